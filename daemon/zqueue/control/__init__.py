@@ -1,0 +1,1 @@
+"""The control socket: its messages, its server, its client, and where it is."""

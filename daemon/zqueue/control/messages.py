@@ -1,0 +1,351 @@
+"""The messages of the control socket, as both ends validate them.
+
+Transport: a ROUTER on ``ipc://``. A caller is a DEALER or a REQ; each message is one JSON
+object in one frame, after the empty delimiter frame that a REQ puts there (a DEALER may leave it
+out; the reply comes back the same way). Every message carries the protocol version ``v``; a request
+carries an ``id`` that the caller chose and that every reply to it repeats.
+
+A request gets exactly one ``result`` or ``error``. Before it there may be any number of
+``progress`` replies, if the request said ``"progress": true``, and to ``events`` any number of
+``event`` replies.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+MAX_REQUEST_BYTES = 1 << 20
+"""A request longer than this is answered with an error."""
+
+
+class Message(BaseModel):
+    """What all messages have in common: frozen, and no key that is not named here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# -- requests --------------------------------------------------------------------------------
+
+
+class _Request(Message):
+    v: Literal[1] = PROTOCOL_VERSION
+    id: str = Field(min_length=1, max_length=128)
+    progress: bool = False
+
+
+class Selection(Message):
+    """Which queues a verb is for: some by name, or all. With neither: the only one there is."""
+
+    queues: tuple[str, ...] = ()
+    all: bool = False
+
+
+class Status(_Request):
+    """State and figures of the daemon and of every queue. Result: :class:`StatusResult`."""
+
+    verb: Literal["status"] = "status"
+
+
+class Pause(_Request, Selection):
+    """Give no further request to a worker. With ``wait``, answer when nothing is in flight.
+
+    ``timeout`` (seconds) bounds the wait. Result: :class:`SteerResult`.
+    """
+
+    verb: Literal["pause"] = "pause"
+    wait: bool = False
+    timeout: float | None = Field(default=None, ge=0)
+
+
+class Resume(_Request, Selection):
+    """Pass requests again; ends a drain. Result: :class:`SteerResult`."""
+
+    verb: Literal["resume"] = "resume"
+
+
+class Drain(_Request, Selection):
+    """Take no new request, finish what is in flight, then pause or terminate.
+
+    ``timeout`` in seconds; ``None`` is the queue's ``drain_timeout``. Result: :class:`SteerResult`.
+    """
+
+    verb: Literal["drain"] = "drain"
+    then: Literal["pause", "terminate"] = "pause"
+    timeout: float | None = Field(default=None, ge=0)
+
+
+class Terminate(_Request, Selection):
+    """Stop the queue now: its sockets are closed. Result: :class:`SteerResult`."""
+
+    verb: Literal["terminate"] = "terminate"
+
+
+class Start(_Request, Selection):
+    """Start a queue that is stopped or failed. Result: :class:`SteerResult`."""
+
+    verb: Literal["start"] = "start"
+
+
+class Reload(_Request):
+    """Read the config again and apply the difference. Result: :class:`ReloadResult`."""
+
+    verb: Literal["reload"] = "reload"
+
+
+class Shutdown(_Request):
+    """End the daemon: drain every queue first, or with ``now`` at once. Result: :class:`ShutdownResult`."""
+
+    verb: Literal["shutdown"] = "shutdown"
+    now: bool = False
+
+
+class LogLevel(_Request):
+    """Tell the log level, or change it. Result: :class:`LogLevelResult`."""
+
+    verb: Literal["log-level"] = "log-level"
+    level: Literal["debug", "info", "warning", "error"] | None = None
+
+
+class Events(_Request):
+    """Send every event as it happens, until ``cancel`` or the caller leaves. Events of all levels.
+
+    ``queue`` picks one queue's. Replies: :class:`EventReply`.
+    """
+
+    verb: Literal["events"] = "events"
+    queue: str | None = None
+
+
+class Cancel(_Request):
+    """End the ``events`` request whose id is ``request``. Result: :class:`CancelResult`."""
+
+    verb: Literal["cancel"] = "cancel"
+    request: str
+
+
+class Config(_Request):
+    """The config in force, and where each value came from. Result: :class:`ConfigResult`."""
+
+    verb: Literal["config"] = "config"
+
+
+class Version(_Request):
+    """Version and pid of the daemon. Result: :class:`VersionResult`."""
+
+    verb: Literal["version"] = "version"
+
+
+Request = Annotated[
+    Status
+    | Pause
+    | Resume
+    | Drain
+    | Terminate
+    | Start
+    | Reload
+    | Shutdown
+    | LogLevel
+    | Events
+    | Cancel
+    | Config
+    | Version,
+    Field(discriminator="verb"),
+]
+"""Any request, told apart by its ``verb``."""
+
+# -- results ---------------------------------------------------------------------------------
+
+
+class Traffic(Message):
+    """What has passed one way since the queue was configured; rates are per second, of late."""
+
+    messages: int = 0
+    frames: int = 0
+    bytes: int = 0
+    messages_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+
+
+class Peers(Message):
+    """Connections of one side: now, and counted since the queue was configured."""
+
+    connected: int = 0
+    accepted: int = 0
+    disconnected: int = 0
+    rejected: int = 0
+
+
+class QueueStatus(Message):
+    """One queue. Times are seconds since the epoch, ``uptime`` is seconds.
+
+    With ``estimated`` the counts of messages, ``waiting`` and ``in_flight`` are estimates, since
+    libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine cannot know.
+    ``stale``: the queue did not answer in time, and these are its last known figures.
+    """
+
+    name: str
+    type: Literal["queue", "forwarder", "streamer"]
+    engine: Literal["libzmq", "wire"]
+    state: Literal["starting", "running", "paused", "draining", "stopped", "failed"]
+    since: float
+    by: str
+    reason: str = ""
+    frontend: tuple[str, ...]
+    backend: tuple[str, ...]
+    capture: str | None = None
+    control: str | None = None
+    uptime: float = 0.0
+    restarts: int = 0
+    last_activity: float | None = None
+    requests: Traffic = Traffic()
+    replies: Traffic = Traffic()
+    waiting: int | None = None
+    in_flight: int | None = None
+    lost: int = 0
+    estimated: bool = True
+    clients: Peers = Peers()
+    workers: Peers = Peers()
+    stale: bool = False
+
+
+class StatusResult(Message):
+    """The daemon and its queues."""
+
+    queues: tuple[QueueStatus, ...]
+    name: str
+    version: str
+    pid: int
+    started: float
+    uptime: float
+    config: str | None
+    control: str
+    state: Literal["starting", "running", "stopping"]
+    log_level: str
+
+
+class Steered(Message):
+    """What became of one queue.
+
+    ``outcome``: ``done``; ``timed_out`` (a drain or a wait, with what is left); ``interrupted``
+    (somebody steered it elsewhere meanwhile); ``failed`` (``detail`` tells).
+    """
+
+    queue: str
+    state: str
+    changed: bool
+    outcome: Literal["done", "timed_out", "interrupted", "failed"]
+    detail: str = ""
+    waiting: int | None = None
+    in_flight: int | None = None
+    estimated: bool = True
+
+
+class SteerResult(Message):
+    queues: tuple[Steered, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(queue.outcome == "done" for queue in self.queues)
+
+
+class ReloadResult(Message):
+    """Names of queues; ``changed`` maps a queue to the keys that changed, ``rebound`` are those
+    whose sockets had to be made anew; ``settings`` are changed keys outside queues, and
+    ``needs_restart`` those of them that only a restart applies."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: dict[str, tuple[str, ...]] = {}
+    rebound: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ShutdownResult(Message):
+    """The daemon has begun to stop; it answers no more once it has."""
+
+    drain_timeout: float
+
+
+class LogLevelResult(Message):
+    level: str
+
+
+class CancelResult(Message):
+    cancelled: bool
+
+
+class ConfigValue(Message):
+    key: str
+    value: Any
+    origin: str
+
+
+class ConfigResult(Message):
+    path: str | None
+    values: tuple[ConfigValue, ...]
+
+
+class VersionResult(Message):
+    version: str
+    protocol: int
+    pid: int
+    libzmq: str
+    pyzmq: str
+    python: str
+
+
+# -- replies ---------------------------------------------------------------------------------
+
+
+class _Reply(Message):
+    v: Literal[1] = PROTOCOL_VERSION
+    id: str | None
+    """The request's id; ``None`` in an error about a request whose id could not be read."""
+
+
+class Result(_Reply):
+    kind: Literal["result"] = "result"
+    result: dict[str, Any]
+
+
+class Progress(_Reply):
+    """How far a drain or a wait has come."""
+
+    kind: Literal["progress"] = "progress"
+    queues: tuple[Steered, ...]
+
+
+class EventReply(_Reply):
+    """One event. ``dropped`` counts those that this caller missed because it read too slowly."""
+
+    kind: Literal["event"] = "event"
+    name: str
+    level: str
+    time: float
+    queue: str | None
+    message: str
+    fields: dict[str, Any]
+    dropped: int = 0
+
+
+class Error(_Reply):
+    """A refusal. ``code`` is for scripts, ``message`` for people.
+
+    Codes: ``malformed`` (frames, JSON, types), ``version`` (protocol), ``unknown_verb``,
+    ``unknown_queue``, ``ambiguous`` (which queue?), ``forbidden``, ``config`` (a refused reload),
+    ``refused`` (not in this state), ``failed``, ``busy`` (too many requests at once).
+    """
+
+    kind: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+Reply = Annotated[Result | Progress | EventReply | Error, Field(discriminator="kind")]
+"""Any reply, told apart by its ``kind``."""
