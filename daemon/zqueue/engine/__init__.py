@@ -75,6 +75,15 @@ class Statistics:
     taken_at: float = 0.0
 
 
+@dataclass
+class ConnectionCounts:
+    """Connections of one side, counted since the engine was opened."""
+
+    accepted: int = 0
+    disconnected: int = 0
+    rejected: int = 0
+
+
 @dataclass(frozen=True)
 class Report:
     """Something that happened in the engine: an event's name and its fields."""
@@ -105,8 +114,18 @@ class Engine(Protocol):
     def held(self) -> bool:
         """True once the hold has taken effect: no request has gone out since."""
 
-    def close(self) -> int:
-        """Close the sockets now, whatever is under way; returns how many requests were let go."""
+    def close(self, flush: float) -> int:
+        """Close the sockets now, whatever is under way; returns how many requests were let go.
+
+        What is on its way to peers already may take up to ``flush`` seconds to get out.
+        """
+
+    @property
+    def settling(self) -> bool:
+        """True while an order has not taken effect; tick more often then."""
+
+    def refresh(self) -> None:
+        """Ask for fresh counters; ``statistics.taken_at`` tells when they came."""
 
     def pollables(self) -> Sequence[zmq.Socket[bytes]]:
         """The sockets that become readable when :meth:`reports` has work to do."""
@@ -114,7 +133,7 @@ class Engine(Protocol):
     def reports(self) -> Iterable[Report]:
         """Read what is readable, without waiting, and tell what happened."""
 
-    def tick(self) -> None:
+    def tick(self) -> Iterable[Report]:
         """Called some four times a second: ask for fresh counters, look for a stuck data path."""
 
     @property
@@ -122,7 +141,10 @@ class Engine(Protocol):
         """The latest counters."""
 
     def peers(self) -> dict[Side, int]:
-        """How many connections each side has now."""
+        """How many connections each side has now, their handshake done."""
+
+    def connection_counts(self) -> dict[Side, ConnectionCounts]:
+        """How many connections each side has had."""
 
     @property
     def failure(self) -> str | None:

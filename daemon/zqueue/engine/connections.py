@@ -1,0 +1,237 @@
+"""Who is connected to one side of a queue, as far as libzmq's socket monitor tells.
+
+The monitor names a connection by its descriptor when it is accepted and when it ends, but not
+when its handshake succeeds; of several that shake hands at once, the oldest is taken to be the one.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from zqueue.engine import ConnectionCounts, Report, Side
+from zqueue.listeners import DescriptorBudget, Listener
+
+_WATCHED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_EVENTS_A_READ = 2000
+
+_LIKELY = {
+    Side.FRONTEND: (
+        "a worker that connects to the clients' port",
+        "a browser, a health check or a TLS client that is no ZeroMQ peer",
+        "a ZeroMQ socket of a type that a client cannot be",
+    ),
+    Side.BACKEND: (
+        "a client that connects to the workers' port",
+        "a browser, a health check or a TLS client that is no ZeroMQ peer",
+        "a ZeroMQ socket of a type that a worker cannot be",
+    ),
+}
+
+
+@dataclass
+class _Connection:
+    peer: str
+    endpoint: str
+    since: float
+    ready: bool = False
+
+
+class Connections:
+    """Reads the monitor of one socket and turns what it says into reports.
+
+    Its listeners' gates are closed when descriptors run out and opened when there is room again.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        watched: zmq.Socket[bytes],
+        listeners: tuple[Listener, ...],
+        context: zmq.Context[zmq.Socket[bytes]],
+    ) -> None:
+        self._side = side
+        self._watched = watched
+        self._listeners = listeners
+        self._open: dict[int, _Connection] = {}
+        self._handshake_failure: str | None = None
+        self._budget = DescriptorBudget()
+        self.counts = ConnectionCounts()
+        address = f"inproc://monitor-{side}"
+        watched.monitor(address, _WATCHED)
+        self.monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        # A monitor that is full blocks libzmq's I/O thread, and all its peers with it.
+        self.monitor.set(zmq.RCVHWM, 0)
+        self.monitor.set(zmq.LINGER, 0)
+        self.monitor.connect(address)
+
+    @property
+    def established(self) -> int:
+        """How many connections have finished their handshake."""
+        return sum(connection.ready for connection in self._open.values())
+
+    @property
+    def gate_closed(self) -> bool:
+        return any(listener.gate_closed for listener in self._listeners)
+
+    def reports(self) -> Iterator[Report]:
+        """What the monitor has to tell, without waiting for more."""
+        for _ in range(_EVENTS_A_READ):
+            try:
+                message = self.monitor.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            event = parse_monitor_message(message)
+            endpoint = event["endpoint"].decode(errors="replace")
+            yield from self._report(event["event"], event["value"], endpoint)
+
+    def reopen_gates(self) -> Iterator[Report]:
+        """Open the gates that were closed for want of descriptors, if there is room again."""
+        if not self.gate_closed or not self._budget.has_room():
+            return
+        for listener in self._listeners:
+            if listener.gate_closed:
+                listener.open_gate()
+                yield Report(
+                    "listener.opened_gate", {"side": self._side, "endpoint": listener.asked}
+                )
+
+    def close(self) -> None:
+        """Stop watching. Call it from the thread that owns the watched socket, or after it ended."""
+        self._watched.disable_monitor()
+        self.monitor.close()
+
+    def _report(self, event: int, value: int, endpoint: str) -> Iterator[Report]:
+        side = self._side
+        if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
+            peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value)
+            self._open[value] = _Connection(peer, endpoint, time.time())
+            self.counts.accepted += 1
+            if self._budget.nearly_spent(value):
+                yield from self._close_gates(value)
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            connection = self._shaking_hands(endpoint)
+            if connection is not None:
+                connection.ready = True
+                yield Report("peer.connected", {"side": side, "peer": connection.peer})
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._handshake_failure = f"it broke the ZMTP handshake (0x{value:08x})"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._handshake_failure = f"authentication failed ({value})"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            detail = f" ({os.strerror(value)})" if value else ""
+            self._handshake_failure = f"the handshake did not finish{detail}"
+        elif event == zmq.EVENT_DISCONNECTED:
+            yield from self._disconnected(value)
+        elif event == zmq.EVENT_ACCEPT_FAILED:
+            yield from self._accept_failed(value)
+        elif event == zmq.EVENT_CONNECT_RETRIED:
+            yield Report(
+                "peer.connect_retried",
+                {"side": side, "endpoint": endpoint, "error": f"tried again in {value} ms"},
+            )
+
+    def _shaking_hands(self, endpoint: str) -> _Connection | None:
+        waiting = [c for c in self._open.values() if not c.ready]
+        same_endpoint = [c for c in waiting if c.endpoint == endpoint]
+        return next(iter(same_endpoint or waiting), None)
+
+    def _disconnected(self, descriptor: int) -> Iterator[Report]:
+        connection = self._open.pop(descriptor, None)
+        failure, self._handshake_failure = self._handshake_failure, None
+        if connection is None:
+            return
+        if connection.ready and failure is not None:
+            # The handshake that failed was this one: the success was another's.
+            mistaken = self._shaking_hands(connection.endpoint)
+            if mistaken is not None:
+                mistaken.ready, connection.ready = True, False
+        if connection.ready:
+            self.counts.disconnected += 1
+            lasted = round(time.time() - connection.since, 3)
+            yield Report(
+                "peer.disconnected",
+                {"side": self._side, "peer": connection.peer, "connected_for": lasted},
+            )
+        else:
+            self.counts.rejected += 1
+            yield Report(
+                "peer.rejected",
+                {
+                    "side": self._side,
+                    "peer": connection.peer,
+                    "reason": failure or "it left, or was sent away, before its handshake was done",
+                    "likely": "; or ".join(_LIKELY[self._side]),
+                },
+            )
+
+    def _close_gates(self, descriptor: int) -> Iterator[Report]:
+        for listener in self._listeners:
+            if not listener.gate_closed and listener.close_gate():
+                yield Report(
+                    "listener.closed_gate",
+                    {
+                        "side": self._side,
+                        "endpoint": listener.asked,
+                        "descriptors": descriptor,
+                        "limit": self._budget.limit,
+                    },
+                )
+
+    def _accept_failed(self, error: int) -> Iterator[Report]:
+        yield Report(
+            "listener.accept_failed",
+            {
+                "side": self._side,
+                "endpoint": ", ".join(listener.asked for listener in self._listeners),
+                "error": os.strerror(error),
+            },
+        )
+        yield from self._close_gates(self._budget.limit)
+        for listener in self._listeners:
+            listener.turn_away()
+        # It was said as often as libzmq tried; once is enough.
+        while self.monitor.poll(0):
+            message = self.monitor.recv_multipart()
+            event = parse_monitor_message(message)
+            if event["event"] != zmq.EVENT_ACCEPT_FAILED:
+                endpoint = event["endpoint"].decode(errors="replace")
+                yield from self._report(event["event"], event["value"], endpoint)
+                return
+
+
+def peer_name(descriptor: int) -> str:
+    """The address at the other end of a connected descriptor, as an endpoint; "unknown" if it is
+    gone already."""
+    try:
+        connection = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return "unknown"
+    with connection:
+        try:
+            if connection.family == socket.AF_UNIX:
+                raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                pid, uid, _ = array.array("i", raw)
+                return f"ipc:pid={pid},uid={uid}"
+            name = connection.getpeername()
+        except OSError:
+            return "unknown"
+    host = f"[{name[0]}]" if connection.family == socket.AF_INET6 else name[0]
+    return f"tcp://{host}:{name[1]}"

@@ -1,0 +1,340 @@
+"""The libzmq engine: ``zmq.proxy_steerable`` in a thread of its own.
+
+To libzmq's proxy only words whose meaning was established are ever sent. A hold is a departure from
+the proxy, which leaves the sockets as they are; see :mod:`zqueue.engine.proxy_thread` for what
+happens meanwhile. The proxy counts frames; its messages, and with them what is in flight, are
+estimates: frames divided by how many a message had among those that were seen singly.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import zmq
+
+from zqueue.engine import ConnectionCounts, Plan, Report, Side, SocketPlan, Statistics, Traffic
+from zqueue.engine.capture import CaptureRelay
+from zqueue.engine.connections import Connections
+from zqueue.engine.proxy_thread import FAILED, LEFT, OVERFLOW_ADDRESS, ProxyThread
+
+_SOCKET_TYPES = {
+    "queue": (zmq.ROUTER, zmq.DEALER),
+    "forwarder": (zmq.XSUB, zmq.XPUB),
+    "streamer": (zmq.PULL, zmq.PUSH),
+}
+_FRAMES_A_MESSAGE = {"queue": 3.0, "forwarder": 1.0, "streamer": 1.0}
+_BLOCKED_AFTER = 0.02
+_SPINNING_CPU = 0.01
+_CLOSE_WITHIN = 5.0
+
+_ProxyFigures = tuple[int, int, int, int]
+"""Frames and bytes of requests, frames and bytes of replies."""
+
+
+class LibzmqEngine:
+    """One queue on libzmq's own proxy. See :class:`zqueue.engine.Engine` for the methods."""
+
+    name = "libzmq"
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._past: _ProxyFigures = (0, 0, 0, 0)
+        self._now: _ProxyFigures = (0, 0, 0, 0)
+        self._lost = 0
+        self._failure: str | None = None
+        self._asked_at: float | None = None
+        self._taken_at = 0.0
+        self._leaving_since: float | None = None
+        self._last_tick: tuple[float, int] | None = None
+        self._reported_stuck = False
+
+    # -- opening and closing -----------------------------------------------------------------
+
+    def open(self, hold: bool) -> None:
+        try:
+            self._open(hold)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+
+    def _open(self, hold: bool) -> None:
+        plan = self._plan
+        front_type, back_type = _SOCKET_TYPES[plan.type]
+        self._frontend = self._data_socket(front_type, plan.frontend)
+        self._backend = self._data_socket(back_type, plan.backend)
+        self._connections = {
+            Side.FRONTEND: Connections(
+                Side.FRONTEND, self._frontend, plan.frontend.listeners, self._context
+            ),
+            Side.BACKEND: Connections(
+                Side.BACKEND, self._backend, plan.backend.listeners, self._context
+            ),
+        }
+        self._control, proxy_control = self._pair("inproc://control")
+        poke, wake = self._pair("inproc://wake")
+        self._capture = CaptureRelay(plan.name, plan.capture, self._context)
+        if back_type in (zmq.DEALER, zmq.PUSH):
+            self._backend.bind(OVERFLOW_ADDRESS)
+        for sock, side in ((self._backend, plan.backend), (self._frontend, plan.frontend)):
+            for listener in side.listeners:
+                listener.attach(sock)
+            for endpoint in side.connect:
+                sock.connect(endpoint)
+        self._thread = ProxyThread(
+            plan.name,
+            self._frontend,
+            self._backend,
+            proxy_control,
+            (wake, poke),
+            answers=plan.type == "queue",
+            two_way=plan.type != "streamer",
+            frames_a_message=_FRAMES_A_MESSAGE[plan.type],
+        )
+        self._thread.start(hold)
+
+    def _data_socket(self, kind: int, side: SocketPlan) -> zmq.Socket[bytes]:
+        sock = self._context.socket(kind)
+        for option, value in side.options.items():
+            sock.setsockopt(option, value)
+        return sock
+
+    def _pair(self, address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        ends = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
+        for end in ends:
+            end.set_hwm(0)
+            end.linger = 0
+        ends[0].bind(address)
+        ends[1].connect(address)
+        return ends
+
+    def close(self, flush: float) -> int:
+        if self._thread.end():
+            self._leave()
+        deadline = time.monotonic() + _CLOSE_WITHIN
+        while not self._thread.join(_BLOCKED_AFTER):
+            self._let_out_if_blocked()
+            if time.monotonic() > deadline:  # cannot be told apart from a broken libzmq
+                raise RuntimeError("libzmq's proxy does not return")
+        self._read_control()
+        for connections in self._connections.values():
+            connections.close()
+        self._capture.close()
+        linger = int(flush * 1000)
+        for sock in (self._frontend, self._backend):
+            sock.linger = max(sock.linger, linger) if sock.linger >= 0 else sock.linger
+            sock.close()
+        self._context.destroy()
+        return self._thread.left_over
+
+    # -- steering ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        if self._thread.hold():
+            self._leave()
+
+    def forward(self) -> None:
+        if self._thread.forward():
+            self._leave()
+
+    @property
+    def held(self) -> bool:
+        return self._thread.held
+
+    @property
+    def settling(self) -> bool:
+        return self._leaving_since is not None
+
+    def refresh(self) -> None:
+        if self._asked_at is None and self._thread.tell_proxy(self._control, b"STATISTICS"):
+            self._asked_at = time.monotonic()
+        elif not self._thread.inside:
+            self._taken_at = time.monotonic()
+
+    def _leave(self) -> None:
+        """Make the proxy return, with its last figures first: held, they are exact."""
+        if self._leaving_since is None and self._thread.tell_proxy(
+            self._control, holding_word(), b"STATISTICS", b"TERMINATE"
+        ):
+            self._leaving_since = time.monotonic()
+
+    def _let_out_if_blocked(self) -> None:
+        """Open a way out for a send that blocks because every worker is full or gone."""
+        if self._leaving_since is None:
+            return
+        if time.monotonic() - self._leaving_since < _BLOCKED_AFTER or not self._thread.inside:
+            return
+        if self._plan.type == "forwarder":
+            return
+        overflow = self._context.socket(zmq.DEALER if self._plan.type == "queue" else zmq.PULL)
+        overflow.rcvhwm = 0
+        overflow.connect(OVERFLOW_ADDRESS)
+        self._leaving_since = None
+        if self._thread.take_in(overflow):
+            self._leave()
+
+    # -- hearing -----------------------------------------------------------------------------
+
+    def pollables(self) -> Sequence[zmq.Socket[bytes]]:
+        return (
+            self._control,
+            *(connections.monitor for connections in self._connections.values()),
+            *self._capture.pollables(),
+        )
+
+    def reports(self) -> Iterator[Report]:
+        self._read_control()
+        for side, connections in self._connections.items():
+            had = connections.established
+            yield from connections.reports()
+            if side is Side.BACKEND and had and not connections.established:
+                yield from self._write_off("the last worker left with requests in flight")
+        for report in self._capture.reports():
+            if self._thread.capture_to(self._capture.feed):
+                self._leave()
+            yield report
+        self._capture.relay()
+
+    def _read_control(self) -> None:
+        while True:
+            try:
+                message = self._control.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            if len(message) == 8:
+                figures = [int.from_bytes(frame, "little") for frame in message]
+                self._now = (figures[0], figures[1], figures[4], figures[5])
+                self._asked_at = None
+                self._taken_at = time.monotonic()
+            elif message[0] == LEFT:
+                past, now = self._past, self._now
+                self._past = (
+                    past[0] + now[0], past[1] + now[1], past[2] + now[2], past[3] + now[3]
+                )
+                self._now = (0, 0, 0, 0)
+                self._asked_at = self._leaving_since = self._last_tick = None
+                self._taken_at = time.monotonic()
+            elif message[0] == FAILED:
+                self._failure = message[1].decode(errors="replace")
+
+    def tick(self) -> Iterator[Report]:
+        self._let_out_if_blocked()
+        for connections in self._connections.values():
+            yield from connections.reopen_gates()
+        if self._thread.inside and self._leaving_since is None and self._is_stuck():
+            if self._thread.review():
+                self._leave()
+        elif self._thread.stuck and not self._reported_stuck:
+            self._reported_stuck = True
+            if self._connections[Side.BACKEND].established:
+                yield Report("queue.congested", {"reason": "every worker is full"})
+            else:
+                yield Report("queue.no_workers")
+        elif not self._thread.stuck:
+            self._reported_stuck = False
+        self.refresh()
+
+    def _is_stuck(self) -> bool:
+        """In the proxy, and it either blocks in a send or spins without moving anything."""
+        if self._asked_at is not None:
+            return time.monotonic() - self._asked_at > _BLOCKED_AFTER
+        moved = self._now[0] + self._now[2]
+        try:
+            cpu = time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+        except OSError:
+            return False
+        before, self._last_tick = self._last_tick, (cpu, moved)
+        return before is not None and moved == before[1] and cpu - before[0] > _SPINNING_CPU
+
+    def _write_off(self, reason: str) -> Iterator[Report]:
+        """What was in flight to workers that are gone will not be answered."""
+        in_flight = self.statistics.in_flight
+        if in_flight and not self._plan.backend.connect:
+            self._lost += in_flight
+            yield Report(
+                "queue.requests_lost",
+                {"requests": in_flight, "estimated": True, "reason": reason},
+            )
+
+    # -- figures -----------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics:
+        thread = self._thread
+        frames_in, bytes_in, frames_out, bytes_out = (
+            past + now for past, now in zip(self._past, self._now, strict=True)
+        )
+        requests = Traffic(
+            thread.requests.messages + round(frames_in / thread.request_shape.frames_a_message),
+            thread.requests.frames + frames_in,
+            thread.requests.bytes + bytes_in,
+        )
+        replies = Traffic(
+            thread.replies.messages + round(frames_out / thread.reply_shape.frames_a_message),
+            thread.replies.frames + frames_out,
+            thread.replies.bytes + bytes_out,
+        )
+        in_flight = None
+        if self._plan.type == "queue":
+            unanswered = requests.messages - replies.messages - self._lost
+            in_flight = max(0, unanswered - thread.parked)
+        return Statistics(
+            requests, replies, thread.parked, in_flight, self._lost, True, self._taken_at
+        )
+
+    def peers(self) -> dict[Side, int]:
+        return {side: connections.established for side, connections in self._connections.items()}
+
+    def connection_counts(self) -> dict[Side, ConnectionCounts]:
+        return {side: connections.counts for side, connections in self._connections.items()}
+
+    @property
+    def failure(self) -> str | None:
+        if self._failure is None and not self._thread.alive:
+            self._failure = "the data thread ended"
+        return self._failure
+
+
+@functools.cache
+def holding_word() -> bytes:
+    """The word that makes this libzmq's proxy hold: ``PAUSE``, or ``RESUME`` where they are swapped
+    (4.3.5; mended later by libzmq PR#4600). Found by trying, because distributions patch."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets = {
+        name: context.socket(kind)
+        for name, kind in (
+            ("source", zmq.PUSH), ("frontend", zmq.PULL), ("backend", zmq.PUSH),
+            ("sink", zmq.PULL), ("steer", zmq.PAIR), ("control", zmq.PAIR),
+        )
+    }
+    for one, other in (("source", "frontend"), ("backend", "sink"), ("steer", "control")):
+        address = f"inproc://{os.urandom(8).hex()}"
+        sockets[one].bind(address)
+        sockets[other].connect(address)
+    steer = sockets["steer"]
+    proxy = threading.Thread(
+        target=zmq.proxy_steerable,
+        args=(sockets["frontend"], sockets["backend"], None, sockets["control"]),
+        daemon=True,
+    )
+    proxy.start()
+    steer.send(b"PAUSE")
+    steer.send(b"STATISTICS")
+    _figures(steer)
+    sockets["source"].send(b"probe")
+    passed = sockets["sink"].poll(50) > 0
+    steer.send(b"TERMINATE")
+    proxy.join(5)
+    context.destroy(linger=0)
+    return b"RESUME" if passed else b"PAUSE"
+
+
+def _figures(steer: zmq.Socket[bytes]) -> list[bytes]:
+    while True:
+        message = steer.recv_multipart()
+        if len(message) == 8:
+            return message

@@ -1,0 +1,343 @@
+"""The thread that moves messages: in libzmq's proxy while traffic flows, in a pump otherwise.
+
+libzmq's proxy (C, no Python for a message) is left whenever it would do harm: while requests are
+held, because its own hold burns a core; while workers are missing or full, because it spins or
+blocks then. The pump, in Python, does then what may be done: it returns replies, passes
+subscriptions, and hands out requests one by one as far as workers take them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+_BURST = 64
+_CALM_AFTER = 1000
+_SAMPLE = 8
+_SAMPLE_ONE_WAY = 64
+_LEFT_OVER_AT_MOST = 100_000
+
+LEFT = b"LEFT"
+"""Sent on the control PAIR when the proxy has returned, after its last statistics."""
+OBEYED = b"OBEYED"
+"""Sent on the control PAIR when an order has been carried out."""
+FAILED = b"FAILED"
+"""Sent on the control PAIR, with the reason, when the thread ends by itself."""
+OVERFLOW_ADDRESS = "inproc://overflow"
+"""Where the backend is bound besides its endpoints, so that a blocked send can be let out."""
+
+
+@dataclass
+class PumpTraffic:
+    """What the pump has moved one way; written by the data thread only."""
+
+    messages: int = 0
+    frames: int = 0
+    bytes: int = 0
+
+    def add(self, message: Sequence[bytes]) -> None:
+        self.messages += 1
+        self.frames += len(message)
+        self.bytes += sum(map(len, message))
+
+
+@dataclass
+class Shape:
+    """How many frames a message has, as seen on those that went through the pump."""
+
+    frames_a_message: float
+    _messages: int = 0
+    _frames: int = 0
+
+    def see(self, message: Sequence[bytes]) -> None:
+        self._messages += 1
+        self._frames += len(message)
+        if self._messages >= _SAMPLE:
+            self.frames_a_message = self._frames / self._messages
+            if self._messages >= 64 * _SAMPLE:
+                self._messages, self._frames = 0, 0
+
+
+class ProxyThread:
+    """Owns the two data sockets for as long as it runs.
+
+    Its orders (:meth:`forward`, :meth:`hold`, …) come from one other thread. Each returns at once,
+    True if the thread is in libzmq's proxy and must be made to leave it, by the words of the
+    proxy's PAIR, before it can obey. What the thread has to say goes out on ``control``, that PAIR,
+    in order with the proxy's own statistics.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frontend: zmq.Socket[bytes],
+        backend: zmq.Socket[bytes],
+        control: zmq.Socket[bytes],
+        wake: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+        *,
+        answers: bool,
+        two_way: bool,
+        frames_a_message: float,
+    ) -> None:
+        self._frontend = frontend
+        self._backend = backend
+        self._control = control
+        self._wake, self._poke = wake
+        self._answers = answers
+        self._two_way = two_way
+        self._capture: zmq.Socket[bytes] | None = None
+        self._lock = threading.Lock()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._inside = False
+        self._hold = True
+        self._closing = False
+        self._parked: deque[list[bytes]] = deque()
+        self._to_sample = _SAMPLE
+        self._replies_to_sample = _SAMPLE
+        self._streak = 0
+        self.requests = PumpTraffic()
+        self.replies = PumpTraffic()
+        self.request_shape = Shape(frames_a_message)
+        self.reply_shape = Shape(frames_a_message)
+        self.held = False
+        self.stuck = False
+        self.left_over = 0
+        self._thread = threading.Thread(target=self._run, name=f"zq-{name}"[:15], daemon=True)
+
+    # -- for the steering thread -------------------------------------------------------------
+
+    def start(self, hold: bool) -> None:
+        self._hold = self.held = hold
+        self._thread.start()
+
+    def forward(self) -> bool:
+        """Pass requests."""
+        return self._order(self._begin_to_forward)
+
+    def hold(self) -> bool:
+        """Return replies and pass subscriptions, but hand out no request."""
+        return self._order(self._begin_to_hold)
+
+    def review(self) -> bool:
+        """Look whether the proxy is the right place to be."""
+        return self._order(lambda: None)
+
+    def capture_to(self, capture: zmq.Socket[bytes] | None) -> bool:
+        """Copy all that passes to ``capture``, or to nobody."""
+        return self._order(lambda: setattr(self, "_capture", capture))
+
+    def take_in(self, overflow: zmq.Socket[bytes]) -> bool:
+        """Park what a blocked send was let out into, and close that way out."""
+        return self._order(lambda: self._take_in(overflow))
+
+    def end(self) -> bool:
+        """Let the thread end; the sockets are the caller's again once it has."""
+        return self._order(lambda: setattr(self, "_closing", True))
+
+    def _order(self, order: Callable[[], None]) -> bool:
+        with self._lock:
+            self._orders.append(order)
+            inside = self._inside
+        if not inside:
+            with contextlib.suppress(zmq.Again):
+                self._poke.send(b"", zmq.DONTWAIT)
+        return inside
+
+    def tell_proxy(self, steer: zmq.Socket[bytes], *words: bytes) -> bool:
+        """Send ``words`` to the proxy, if the thread is in it; False if it is not."""
+        with self._lock:
+            if not self._inside:
+                return False
+            for word in words:
+                steer.send(word, zmq.DONTWAIT)
+            return True
+
+    @property
+    def inside(self) -> bool:
+        """True while the thread is in libzmq's proxy."""
+        return self._inside
+
+    @property
+    def parked(self) -> int:
+        """Requests that were taken from clients and are kept here until workers take them."""
+        return len(self._parked)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def ident(self) -> int:
+        return self._thread.ident or 0
+
+    def join(self, timeout: float) -> bool:
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # A signal that this thread caught would make the proxy return in the middle of a message.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            while True:
+                self._pump()
+                if self._closing:
+                    self.left_over = self._count_left_over()
+                    return
+                with self._lock:
+                    if self._orders:
+                        continue
+                    self._inside = True
+                self._proxy()
+        except Exception as error:  # whatever it is, the queue's thread has to hear of it
+            with contextlib.suppress(zmq.ZMQError):
+                self._control.send_multipart([FAILED, str(error).encode()], zmq.DONTWAIT)
+
+    def _proxy(self) -> None:
+        try:
+            zmq.proxy_steerable(self._frontend, self._backend, self._capture, self._control)
+        except zmq.Again:
+            # A peer vanished between poll and recv; nothing is wrong, and nothing was lost.
+            pass
+        finally:
+            with self._lock:
+                self._inside = False
+                while self._control.poll(0):
+                    self._control.recv_multipart()
+            self._control.send(LEFT, zmq.DONTWAIT)
+
+    def _pump(self) -> None:
+        """Move what may be moved, until the proxy can take over or the queue closes."""
+        self._streak = 0
+        poller = zmq.Poller()
+        poller.register(self._wake, zmq.POLLIN)
+        while True:
+            self._carry_out_orders()
+            if self._closing:
+                return
+            writable = bool(self._backend.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+            passing = not self._hold
+            if passing and writable and self._may_leave():
+                self.stuck = False
+                return
+            self.stuck = passing and not writable and self._request_waits()
+            self._interest(poller, passing, writable)
+            ready = dict(poller.poll())
+            if self._wake in ready:
+                self._empty_wake()
+            if self._two_way:
+                self._return_replies()
+            if passing:
+                self._hand_out_requests()
+
+    def _may_leave(self) -> bool:
+        """True when the proxy would neither spin nor block: workers keep up with clients."""
+        if self._parked:
+            return False
+        if self._to_sample > 0 or (self._answers and self._replies_to_sample > 0):
+            one_way = self.requests.messages - self.replies.messages >= _SAMPLE_ONE_WAY
+            if not (self._to_sample <= 0 and one_way):
+                return False
+        return self._streak >= _CALM_AFTER or not self._frontend.getsockopt(zmq.EVENTS) & zmq.POLLIN
+
+    def _request_waits(self) -> bool:
+        return bool(self._parked or self._frontend.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+    def _interest(self, poller: zmq.Poller, passing: bool, writable: bool) -> None:
+        backend = zmq.POLLIN if self._two_way else 0
+        frontend = 0
+        if passing and writable and not self._parked:
+            frontend = zmq.POLLIN
+        elif passing:
+            backend |= zmq.POLLOUT
+        for sock, events in ((self._frontend, frontend), (self._backend, backend)):
+            if events:
+                poller.register(sock, events)
+            elif sock in poller:
+                poller.unregister(sock)
+
+    def _empty_wake(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._wake.recv(zmq.DONTWAIT)
+
+    def _return_replies(self) -> None:
+        for _ in range(_BURST):
+            try:
+                message = self._backend.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._frontend.send_multipart(message)
+            self.replies.add(message)
+            self.reply_shape.see(message)
+            self._replies_to_sample -= 1
+            self._copy_to_capture(message)
+
+    def _hand_out_requests(self) -> None:
+        for _ in range(_BURST):
+            if not self._backend.getsockopt(zmq.EVENTS) & zmq.POLLOUT:
+                self._streak = 0
+                return
+            if self._parked:
+                # Counted, sampled and captured when the proxy took it from its client.
+                self._backend.send_multipart(self._parked.popleft())
+                continue
+            try:
+                message = self._frontend.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._backend.send_multipart(message)
+            self.requests.add(message)
+            self.request_shape.see(message)
+            self._to_sample -= 1
+            self._streak += 1
+            self._copy_to_capture(message)
+
+    def _copy_to_capture(self, message: list[bytes]) -> None:
+        if self._capture is not None:
+            self._capture.send_multipart(message)
+
+    def _carry_out_orders(self) -> None:
+        while True:
+            with self._lock:
+                if not self._orders:
+                    return
+                order = self._orders.popleft()
+            order()
+            self._control.send(OBEYED, zmq.DONTWAIT)
+
+    def _begin_to_hold(self) -> None:
+        self._hold = self.held = True
+
+    def _begin_to_forward(self) -> None:
+        self._hold = self.held = False
+        self._to_sample = self._replies_to_sample = _SAMPLE
+
+    def _take_in(self, overflow: zmq.Socket[bytes]) -> None:
+        self._receive_all(overflow)
+        overflow.disconnect(OVERFLOW_ADDRESS)
+        # Reading the events makes the backend notice that the pipe is gone.
+        self._backend.getsockopt(zmq.EVENTS)
+        self._receive_all(overflow)
+        overflow.close(0)
+
+    def _receive_all(self, overflow: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._parked.append(overflow.recv_multipart(zmq.DONTWAIT))
+
+    def _count_left_over(self) -> int:
+        """How many requests were taken from clients, or stand in their line, and go no further."""
+        count = len(self._parked)
+        with contextlib.suppress(zmq.ZMQError):
+            while count < _LEFT_OVER_AT_MOST:
+                self._frontend.recv_multipart(zmq.DONTWAIT, copy=False)
+                count += 1
+        return count

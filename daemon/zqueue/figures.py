@@ -1,0 +1,127 @@
+"""One queue's counters over all its runs, and how fast they grow."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import replace
+
+from zqueue.control import messages
+from zqueue.engine import ConnectionCounts, Side, Statistics, Traffic
+
+_WINDOW = 2.0
+
+
+class Figures:
+    """Adds up what each engine of the queue has counted and derives rates of the last seconds."""
+
+    def __init__(self) -> None:
+        self._before = Statistics()
+        self._counts_before = {side: ConnectionCounts() for side in Side}
+        self._now = Statistics()
+        self._counts = {side: ConnectionCounts() for side in Side}
+        self._peers: dict[Side, int] = {}
+        self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
+        self.last_activity: float | None = None
+
+    def see(
+        self, now: Statistics, counts: dict[Side, ConnectionCounts], peers: dict[Side, int]
+    ) -> None:
+        """Take the running engine's latest figures."""
+        if (now.requests.frames, now.replies.frames) != (
+            self._now.requests.frames,
+            self._now.replies.frames,
+        ):
+            self.last_activity = time.time()
+        self._now, self._counts, self._peers = now, counts, peers
+
+    def sample(self) -> None:
+        """Remember where the counters stand, for the rates; call it a few times a second."""
+        clock = time.monotonic()
+        self._samples.append((clock, self._total("requests"), self._total("replies")))
+        while self._samples[0][0] < clock - _WINDOW and len(self._samples) > 2:
+            self._samples.popleft()
+
+    def end_of_run(self, lost: int) -> None:
+        """The engine was closed, ``lost`` requests with it."""
+        self._before = replace(
+            self._before,
+            requests=self._total("requests"),
+            replies=self._total("replies"),
+            lost=self._before.lost + self._now.lost + lost,
+        )
+        for side in Side:
+            now, before = self._counts[side], self._counts_before[side]
+            before.accepted += now.accepted
+            before.disconnected += now.disconnected + self._peers.get(side, 0)
+            before.rejected += now.rejected
+        self._now = Statistics()
+        self._counts = {side: ConnectionCounts() for side in Side}
+        self._peers = {}
+
+    @property
+    def in_flight(self) -> int | None:
+        return self._now.in_flight
+
+    @property
+    def waiting(self) -> int | None:
+        return self._now.waiting
+
+    @property
+    def estimated(self) -> bool:
+        return self._now.estimated
+
+    @property
+    def lost(self) -> int:
+        return self._before.lost + self._now.lost
+
+    @property
+    def moved(self) -> int:
+        """Frames that have passed either way; unchanged while the queue is quiet."""
+        return self._total("requests").frames + self._total("replies").frames
+
+    def traffic(self, way: str) -> messages.Traffic:
+        """The counters of ``"requests"`` or ``"replies"`` with their rates."""
+        total = self._total(way)
+        messages_rate = bytes_rate = 0.0
+        if len(self._samples) > 1:
+            first, last = self._samples[0], self._samples[-1]
+            column = 1 if way == "requests" else 2
+            seconds = last[0] - first[0]
+            old, new = first[column], last[column]
+            assert isinstance(old, Traffic)
+            assert isinstance(new, Traffic)
+            messages_rate = max(0.0, (new.messages - old.messages) / seconds)
+            bytes_rate = (new.bytes - old.bytes) / seconds
+        return messages.Traffic(
+            messages=total.messages,
+            frames=total.frames,
+            bytes=total.bytes,
+            messages_per_second=round(messages_rate, 1),
+            bytes_per_second=round(bytes_rate, 1),
+        )
+
+    def peers(self, side: Side) -> messages.Peers:
+        """The connections of one side."""
+        now, before = self._counts[side], self._counts_before[side]
+        return messages.Peers(
+            connected=self._peers.get(side, 0),
+            accepted=before.accepted + now.accepted,
+            disconnected=before.disconnected + now.disconnected,
+            rejected=before.rejected + now.rejected,
+        )
+
+    def words(self) -> tuple[int, ...]:
+        """The eight counters of libzmq's STATISTICS, in its order, in frames and bytes."""
+        requests, replies = self._total("requests"), self._total("replies")
+        return (
+            requests.frames, requests.bytes, replies.frames, replies.bytes,
+            replies.frames, replies.bytes, requests.frames, requests.bytes,
+        )
+
+    def _total(self, way: str) -> Traffic:
+        before: Traffic = getattr(self._before, way)
+        now: Traffic = getattr(self._now, way)
+        return Traffic(
+            before.messages + now.messages, before.frames + now.frames, before.bytes + now.bytes
+        )

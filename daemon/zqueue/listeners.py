@@ -1,0 +1,466 @@
+"""Listening sockets of our own, which libzmq then accepts on.
+
+zqueue opens every listening socket itself and lends libzmq a duplicate (``ZMQ_USE_FD``), because
+libzmq's own ``bind`` steals a living ipc endpoint without a word (libzmq#2059), and because an
+``unbind`` ends the connections that were accepted on it. Owning the socket, we can say who holds a
+port, hand it to the next engine without closing it, and stop new connections for a while.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import socket
+import stat
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
+
+from zqueue import endpoints
+from zqueue.endpoints import Endpoint
+from zqueue.errors import AlreadyRunning, EndpointError
+
+_SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
+_SIOCGIFADDR = 0x8915
+_BPF_RETURN_CONSTANT = 0x06
+_DESCRIPTOR_HEADROOM = 64
+_FOLDER_LOCK_SECONDS = 5.0
+
+
+class Listener:
+    """One listening socket: lent to libzmq by :meth:`attach`, closed by :meth:`close`.
+
+    ``endpoint`` is as a peer on this machine would connect to it, with the port that was really
+    taken; ``asked`` is as the config wrote it.
+    """
+
+    def __init__(self, asked: str, sock: socket.socket, path: str | None) -> None:
+        self.asked = asked
+        self.endpoint = _endpoint_of(sock, path)
+        self._socket = sock
+        self._path = path
+        self._inode = os.stat(path).st_ino if path else None
+        self._gate_closed = False
+
+    def attach(self, zmq_socket: zmq.Socket[bytes]) -> None:
+        """Let ``zmq_socket`` accept connections here, on a duplicate of the descriptor."""
+        zmq_socket.setsockopt(zmq.USE_FD, os.dup(self._socket.fileno()))
+        try:
+            zmq_socket.bind(self.endpoint)
+        finally:
+            zmq_socket.setsockopt(zmq.USE_FD, -1)
+
+    @property
+    def gate_closed(self) -> bool:
+        return self._gate_closed
+
+    def close_gate(self) -> bool:
+        """Take no new connections; those that exist stay. False where that cannot be done.
+
+        tcp: the kernel drops the packets of new connections, so that clients go on trying and wait
+        in their own connect. ipc: the path is put aside, and clients try again.
+        """
+        if self._gate_closed:
+            return True
+        if self._socket.family in (socket.AF_INET, socket.AF_INET6):
+            instructions = ctypes.create_string_buffer(
+                struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, 0)
+            )
+            program = struct.pack("@HP", 1, ctypes.addressof(instructions))
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        elif self._path is not None:
+            os.rename(self._path, self._path + ".full")
+        else:
+            return False
+        self._gate_closed = True
+        return True
+
+    def open_gate(self) -> None:
+        """Take new connections again."""
+        if not self._gate_closed:
+            return
+        if self._path is None:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        else:
+            os.rename(self._path + ".full", self._path)
+        self._gate_closed = False
+
+    def turn_away(self) -> int:
+        """Accept and close what waits to be accepted; returns how many that were.
+
+        For when accepting has failed for want of descriptors: libzmq would try again for ever, at
+        full speed, as long as a connection waits.
+        """
+        turned_away = 0
+        with _descriptor_headroom():
+            while True:
+                try:
+                    connection, _ = self._socket.accept()
+                except OSError:
+                    return turned_away
+                connection.close()
+                turned_away += 1
+
+    def close(self) -> None:
+        """Close the socket and remove an ipc path that is still ours."""
+        if self._socket.fileno() < 0:
+            return
+        self.open_gate()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
+        self._socket.close()
+
+
+def listen(
+    endpoint: str,
+    *,
+    backlog: int = 1024,
+    ipv6: bool = False,
+    mode: int = 0o660,
+    group: str | None = None,
+) -> Listener:
+    """Open a listening socket for ``endpoint`` (``tcp://host:port``, ``ipc://path``).
+
+    ``mode`` and ``group`` are for the path of an ipc endpoint. A socket file that a killed process
+    left behind is replaced, that of a living one never.
+
+    Raises:
+        EndpointError: it cannot be had; the message says why, by whom, and what to do.
+    """
+    parsed = endpoints.parse(endpoint, "bind")
+    if parsed.transport == "ipc":
+        return _listen_ipc(endpoint, parsed, backlog, mode, group)
+    return _listen_tcp(endpoint, parsed, backlog, ipv6)
+
+
+def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
+    """:func:`listen` for the control socket, where a living holder is another zqueued.
+
+    Raises:
+        AlreadyRunning: a daemon answers there.
+        EndpointError: as for :func:`listen`.
+    """
+    try:
+        return listen(endpoint, backlog=128, mode=mode, group=group)
+    except EndpointError as error:
+        pid = holder_of_ipc(endpoint)
+        if pid is not None:
+            raise AlreadyRunning(endpoint, pid) from error
+        raise
+
+
+# -- tcp -------------------------------------------------------------------------------------
+
+
+def _listen_tcp(endpoint: str, parsed: Endpoint, backlog: int, ipv6: bool) -> Listener:
+    family, address = _tcp_address(endpoint, parsed, ipv6)
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            any_host = address[0] == "::"
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if any_host else 1)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _tcp_error(endpoint, int(address[1]), error) from error
+    return Listener(endpoint, sock, None)
+
+
+def _tcp_address(
+    endpoint: str, parsed: Endpoint, ipv6: bool
+) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:
+    host, port = parsed.host or "*", parsed.port or 0
+    if host == "*":
+        if ipv6 and socket.has_ipv6:
+            return socket.AF_INET6, ("::", port, 0, 0)
+        return socket.AF_INET, ("0.0.0.0", port)
+    interface = _interface_address(host)
+    if interface is not None:
+        return socket.AF_INET, (interface, port)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise EndpointError(
+            endpoint, f'"{host}" is neither an address, nor an interface, nor a host name known here',
+            "write an address of this machine, or * for all of them",
+        ) from error
+    wanted = [entry for entry in found if ipv6 or entry[0] == socket.AF_INET] or found
+    family, _, _, _, address = wanted[0]
+    if family == socket.AF_INET6:
+        return socket.AF_INET6, (str(address[0]), int(address[1]), 0, int(address[3]))  # type: ignore[misc]
+    return socket.AF_INET, (str(address[0]), int(address[1]))
+
+
+def _interface_address(name: str) -> str | None:
+    if name not in {interface for _, interface in socket.if_nameindex()}:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", name[:15].encode()))
+        except OSError:
+            return None
+    return socket.inet_ntoa(answer[20:24])
+
+
+def _tcp_error(endpoint: str, port: int, error: OSError) -> EndpointError:
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of_port(port)
+        return EndpointError(
+            endpoint,
+            f"port {port} is in use" + (f" by {holder}" if holder else " by another process"),
+            f"stop it, or choose another port (ss -ltnp 'sport = :{port}' shows the holder)",
+        )
+    if error.errno == errno.EACCES:
+        return EndpointError(
+            endpoint,
+            f"port {port} is a privileged port and this user may not take it",
+            "choose a port from 1024 up, or give the service "
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return EndpointError(
+            endpoint, "that is not an address of this machine", "`ip address` lists them; * is all"
+        )
+    return EndpointError(endpoint, os.strerror(error.errno or 0), "")
+
+
+def holder_of_port(port: int) -> str | None:
+    """``name (pid N)`` of a process that listens on tcp ``port``, as far as /proc tells us."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{columns[9]}]")
+    if not inodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor) in inodes:
+                        return _named(int(process.name))
+    return None
+
+
+def _named(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+    return f"pid {pid}"
+
+
+# -- ipc -------------------------------------------------------------------------------------
+
+
+def _listen_ipc(
+    endpoint: str, parsed: Endpoint, backlog: int, mode: int, group: str | None
+) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if parsed.abstract:
+            sock.bind("\0" + parsed.address[1:])
+            sock.listen(backlog)
+            return Listener(endpoint, sock, None)
+        path = _real_path(parsed)
+        with _locked_folder(endpoint, os.path.dirname(path)):
+            _make_way(endpoint, path)
+            # Nobody may connect before the mode and the group are right.
+            os.fchmod(sock.fileno(), 0o600)
+            sock.bind(path)
+            try:
+                if group is not None:
+                    _give_to_group(endpoint, path, group)
+                os.chmod(path, mode)
+                sock.listen(backlog)
+            except BaseException:
+                os.unlink(path)
+                raise
+        return Listener(endpoint, sock, path)
+    except OSError as error:
+        sock.close()
+        raise _ipc_error(endpoint, parsed, error) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _real_path(parsed: Endpoint) -> str:
+    path = parsed.address
+    if path == "*":
+        return os.path.join(tempfile.mkdtemp(prefix="zqueue-"), "socket")
+    return os.path.abspath(path)
+
+
+@contextlib.contextmanager
+def _locked_folder(endpoint: str, folder: str) -> Iterator[None]:
+    """Keep two daemons from replacing the same stale socket file at the same time."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _FOLDER_LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise EndpointError(
+                        endpoint, f"another process keeps the folder {folder} locked", ""
+                    ) from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_way(endpoint: str, path: str) -> None:
+    for left_over in (path, path + ".full"):
+        try:
+            kind = os.lstat(left_over).st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISSOCK(kind):
+            raise EndpointError(
+                endpoint, f"{left_over} exists and is not a socket",
+                "move it away, or choose another path",
+            )
+        pid = _listening_pid(left_over)
+        if pid is not None:
+            raise EndpointError(
+                endpoint, f"{_named(pid)} listens there already",
+                "stop it, or choose another path",
+            )
+        os.unlink(left_over)
+
+
+def _listening_pid(address: str) -> int | None:
+    """The pid that listens on this path (``"\\0name"``: an abstract one); ``None`` if nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(address)
+        except BlockingIOError:
+            return 0
+        except PermissionError:
+            return 0
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(array.array("i", credentials)[0])
+
+
+def holder_of_ipc(endpoint: str) -> int | None:
+    """The pid of the process that listens on this ipc endpoint; 0 if it will not say."""
+    parsed = endpoints.parse(endpoint, "bind")
+    if parsed.transport != "ipc":
+        return None
+    return _listening_pid("\0" + parsed.address[1:] if parsed.abstract else _real_path(parsed))
+
+
+def _give_to_group(endpoint: str, path: str, group: str) -> None:
+    import grp
+
+    try:
+        number = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise EndpointError(
+            endpoint, f'there is no group "{group}"', f"groupadd --system {group}"
+        ) from None
+    try:
+        os.chown(path, -1, number)
+    except PermissionError:
+        raise EndpointError(
+            endpoint, f'this user may not give {path} to the group "{group}"',
+            f"run zqueued as a member of {group}, or set another [control] group",
+        ) from None
+
+
+def _ipc_error(endpoint: str, parsed: Endpoint, error: OSError) -> EndpointError:
+    folder = os.path.dirname(os.path.abspath(parsed.address))
+    if error.errno == errno.ENOENT:
+        return EndpointError(
+            endpoint, f"the folder {folder} does not exist",
+            f"mkdir -p {folder} (under systemd, RuntimeDirectory= makes it)",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EndpointError(
+            endpoint, f"this user may not write in the folder {folder}",
+            f"give it to the user that runs zqueued, or choose another path",
+        )
+    if error.errno == errno.EADDRINUSE:
+        pid = holder_of_ipc(endpoint)
+        return EndpointError(
+            endpoint, (_named(pid) if pid else "another process") + " listens there already",
+            "stop it, or choose another name",
+        )
+    return EndpointError(endpoint, os.strerror(error.errno or 0), "")
+
+
+def _endpoint_of(sock: socket.socket, path: str | None) -> str:
+    if path is not None:
+        return f"ipc://{path}"
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return "ipc://@" + bytes(name)[1:].decode(errors="replace")
+    host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
+    return f"tcp://{host}:{name[1]}"
+
+
+# -- file descriptors --------------------------------------------------------------------------
+
+
+class DescriptorBudget:
+    """Tells from a descriptor's number whether the process is about to run out of them.
+
+    The kernel gives the lowest free number, so the number of a connection that was just accepted
+    tells how full the table is: nothing has to be counted.
+    """
+
+    def __init__(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.limit = soft
+        self.reserve = max(16, min(512, soft // 8))
+
+    def nearly_spent(self, descriptor: int) -> bool:
+        return descriptor >= self.limit - self.reserve
+
+    def has_room(self) -> bool:
+        """True once there is room for new connections again, with some to spare."""
+        try:
+            probe = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        os.close(probe)
+        return probe < self.limit - self.reserve - self.reserve // 4
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the hard limit, less a headroom for :meth:`Listener.turn_away`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    wanted = ceiling - min(_DESCRIPTOR_HEADROOM, ceiling // 8)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def _descriptor_headroom() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

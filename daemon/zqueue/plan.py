@@ -1,0 +1,189 @@
+"""From a queue's config to what its engine works with: listening sockets and socket options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from zqueue import endpoints
+from zqueue.config import QueueConfig, SocketConfig
+from zqueue.engine import Plan, SocketPlan
+from zqueue.listeners import Listener, listen
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A listening socket that a queue wants: where, and how it is to be opened."""
+
+    endpoint: str
+    backlog: int = 1024
+    ipv6: bool = False
+    mode: int = 0o660
+
+    def open(self) -> Listener:
+        return listen(self.endpoint, backlog=self.backlog, ipv6=self.ipv6, mode=self.mode)
+
+
+class Claims:
+    """The listening sockets of one queue: claimed before it starts, released when it stops."""
+
+    def __init__(self, name: str, config: QueueConfig) -> None:
+        self.name = name
+        self.config = config
+        self._held: dict[_Wanted, Listener] = {}
+
+    def claim(self) -> None:
+        """Open every listening socket that is not open yet.
+
+        Raises:
+            EndpointError: one cannot be had; those opened by this call are closed again.
+        """
+        self._claim(self._wanted())
+
+    def claim_free(self, others: Iterable[Claims]) -> None:
+        """As :meth:`claim`, but leave out what ``others`` hold now and will hand over later."""
+        held = [wanted for other in others for wanted in other._held]
+        self._claim(
+            wanted
+            for wanted in self._wanted()
+            if not any(_overlap(wanted.endpoint, taken.endpoint) for taken in held)
+        )
+
+    def take_over(self, other: Claims) -> None:
+        """Take from ``other`` those of its open sockets that this queue wants just so."""
+        for wanted in self._wanted():
+            if wanted in other._held and wanted not in self._held:
+                self._held[wanted] = other._held.pop(wanted)
+
+    def release(self) -> None:
+        """Close all sockets but that of the queue's own PAIR, which outlives a stop."""
+        pair = self._pair_wanted()
+        for wanted in [wanted for wanted in self._held if wanted != pair]:
+            self._held.pop(wanted).close()
+
+    def close(self) -> None:
+        """Close every socket."""
+        for listener in self._held.values():
+            listener.close()
+        self._held.clear()
+
+    @property
+    def pair(self) -> Listener | None:
+        """Where the queue's own PAIR listens, if it has one."""
+        wanted = self._pair_wanted()
+        return self._held[wanted] if wanted is not None else None
+
+    def plan(self) -> Plan:
+        """What the engine needs; every socket must have been claimed."""
+        config = self.config
+        capture = self._capture_wanted()
+        return Plan(
+            name=self.name,
+            type=config.type,
+            frontend=self._side(config.frontend, _frontend_options(config)),
+            backend=self._side(config.backend, _backend_options(config)),
+            capture=self._held[capture] if capture is not None else None,
+        )
+
+    def endpoints(self, side: SocketConfig) -> tuple[str, ...]:
+        """The endpoints of one side: bound ones with the port that was really taken."""
+        bound = (
+            self._held[wanted].asked if wanted in self._held and not _wild_port(wanted.endpoint)
+            else self._held[wanted].endpoint if wanted in self._held
+            else wanted.endpoint
+            for wanted in _side_wanted(side)
+        )
+        return (*bound, *(f"connect {endpoint}" for endpoint in side.connect))
+
+    def _claim(self, wanted: Iterable[_Wanted]) -> None:
+        opened: list[_Wanted] = []
+        try:
+            for each in wanted:
+                if each not in self._held:
+                    self._held[each] = each.open()
+                    opened.append(each)
+        except BaseException:
+            for each in opened:
+                self._held.pop(each).close()
+            raise
+
+    def _wanted(self) -> Iterator[_Wanted]:
+        yield from _side_wanted(self.config.frontend)
+        yield from _side_wanted(self.config.backend)
+        for wanted in (self._capture_wanted(), self._pair_wanted()):
+            if wanted is not None:
+                yield wanted
+
+    def _capture_wanted(self) -> _Wanted | None:
+        return _Wanted(self.config.capture) if self.config.capture else None
+
+    def _pair_wanted(self) -> _Wanted | None:
+        return _Wanted(self.config.control) if self.config.control else None
+
+    def _side(self, side: SocketConfig, options: dict[int, int]) -> SocketPlan:
+        listeners = tuple(self._held[wanted] for wanted in _side_wanted(side))
+        return SocketPlan(listeners, tuple(side.connect), options)
+
+
+def _side_wanted(side: SocketConfig) -> Iterator[_Wanted]:
+    for endpoint in side.bind:
+        yield _Wanted(endpoint, side.backlog, side.ipv6, int(side.mode, 8))
+
+
+def _overlap(one: str, other: str) -> bool:
+    return endpoints.overlaps(endpoints.parse(one, "bind"), endpoints.parse(other, "bind"))
+
+
+def _wild_port(endpoint: str) -> bool:
+    parsed = endpoints.parse(endpoint, "bind")
+    return parsed.transport == "tcp" and not parsed.port or parsed.address == "*"
+
+
+def _frontend_options(config: QueueConfig) -> dict[int, int]:
+    options = _options(config.frontend)
+    if config.type == "queue":
+        # A ROUTER drops what does not fit; nothing may be dropped, unless the config says so.
+        options[zmq.SNDHWM] = config.frontend.reply_high_water_mark
+    return options
+
+
+def _backend_options(config: QueueConfig) -> dict[int, int]:
+    options = _options(config.backend)
+    if config.type != "forwarder":
+        # Otherwise requests would be given to workers that are not there yet.
+        options[zmq.IMMEDIATE] = 1
+    return options
+
+
+def _options(side: SocketConfig) -> dict[int, int]:
+    options = {
+        zmq.SNDHWM: side.high_water_mark,
+        zmq.RCVHWM: side.high_water_mark,
+        zmq.LINGER: _milliseconds(side.linger),
+        zmq.HANDSHAKE_IVL: _milliseconds(side.handshake_timeout),
+        zmq.RECONNECT_IVL: _milliseconds(side.reconnect),
+        zmq.RECONNECT_IVL_MAX: _milliseconds(side.reconnect_max),
+        zmq.IPV6: int(side.ipv6 or any("[" in endpoint for endpoint in side.connect)),
+    }
+    if side.tcp_keepalive is False:
+        options[zmq.TCP_KEEPALIVE] = 0
+    elif side.tcp_keepalive is not None:
+        options[zmq.TCP_KEEPALIVE] = 1
+        options[zmq.TCP_KEEPALIVE_IDLE] = max(1, round(side.tcp_keepalive))
+    if side.heartbeat is not None:
+        options[zmq.HEARTBEAT_IVL] = _milliseconds(side.heartbeat)
+        if side.heartbeat_timeout is not None:
+            options[zmq.HEARTBEAT_TIMEOUT] = _milliseconds(side.heartbeat_timeout)
+    if side.max_message_size is not None:
+        options[zmq.MAXMSGSIZE] = side.max_message_size
+    if side.send_buffer is not None:
+        options[zmq.SNDBUF] = side.send_buffer
+    if side.receive_buffer is not None:
+        options[zmq.RCVBUF] = side.receive_buffer
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

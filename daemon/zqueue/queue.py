@@ -1,0 +1,481 @@
+"""One queue: its thread, its state, its PAIR.
+
+The thread steers the engine and never touches a message. It is itself steered by words on a PAIR:
+the daemon's end of it is inproc, and a config may bind a second one for scripts written for
+``zmq_proxy_steerable``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from zqueue.config import QueueConfig
+from zqueue.control.messages import QueueStatus
+from zqueue.engine import Engine, Plan, Side
+from zqueue.errors import EndpointError
+from zqueue.figures import Figures
+from zqueue.plan import Claims
+from zqueue.states import FOLLOWS, Standing, State, StateMachine
+
+Emit = Callable[..., None]
+
+_TICK = 0.25
+_SETTLING_TICK = 0.02
+_FRESH_WITHIN = 0.1
+_QUIET_FOR = 0.1
+_FLUSH = 1.0
+_FIRST_RETRY = 1.0
+_LONGEST_RETRY = 60.0
+_WORDS_A_TURN = 100
+
+
+class Refused(Exception):
+    """A word that this queue cannot follow in its present state."""
+
+
+class Queue:
+    """A queue and its thread. All methods and properties here may be used from any thread.
+
+    ``steer`` is the daemon's end of the PAIR. On it go ``[word, id, by, JSON arguments]``; back come
+    ``[id, JSON answer]``, and ``[b"", b"changed"]`` after each change worth a look.
+
+    Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START``, ``STATISTICS`` (answered with a fresh
+    status), ``DRAIN`` (``{"timeout": seconds, "then": "pause" | "terminate"}``) and ``END``, after
+    which the thread is no more.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        make_engine: Callable[[Plan], Engine],
+        emit: Emit,
+        context: zmq.Context[zmq.Socket[bytes]],
+    ) -> None:
+        self.name = claims.name
+        self.claims = claims
+        self.alive_at = time.monotonic()
+        address = f"inproc://queue-{id(self)}"
+        self._inner: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        self._inner.set_hwm(0)
+        self._inner.linger = 0
+        self._inner.bind(address)
+        self.steer_address = address
+        self._context = context
+        self._make_engine = make_engine
+        self._emit: Emit = lambda name, **fields: emit(name, queue=self.name, **fields)
+        self._machine = StateMachine(self._state_changed)
+        self._figures = Figures()
+        self._engine: Engine | None = None
+        self._engine_name = "libzmq"
+        self._outer: zmq.Socket[bytes] | None = None
+        self._drain: _Drain | None = None
+        self._retry_at: float | None = None
+        self._retry_after = _FIRST_RETRY
+        self._opened_at = 0.0
+        self._restarts = -1
+        self._asked: list[tuple[float, Callable[[], None]]] = []
+        self._ended = False
+        self._next_tick = 0.0
+        self.status = self._make_status()
+        self._thread = threading.Thread(target=self._run, name=f"zq.{self.name}"[:15], daemon=True)
+        self._thread.start()
+
+    @property
+    def config(self) -> QueueConfig:
+        return self.claims.config
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Take a config that differs only in what needs no new sockets."""
+        self.claims.config = config
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread to end after ``END``; False if it has not in time."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread: one turn after the other -------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ended:
+            try:
+                self._turn()
+            except Exception as error:  # a queue that fails must not take the others down
+                self._fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+        self._inner.close(0)
+
+    def _turn(self) -> None:
+        self._wait()
+        self.alive_at = time.monotonic()
+        self._follow_words()
+        self._follow_script()
+        self._hear_engine()
+        self._keep_time()
+        self._answer_the_asked()
+        self.status = self._make_status()
+
+    def _wait(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._inner, zmq.POLLIN)
+        if self._outer is not None:
+            poller.register(self._outer, zmq.POLLIN)
+        if self._engine is not None:
+            for sock in self._engine.pollables():
+                poller.register(sock, zmq.POLLIN)
+        pause = self._next_tick - time.monotonic()
+        if self._asked or (self._engine is not None and self._engine.settling):
+            pause = min(pause, _SETTLING_TICK)
+        poller.poll(max(0, pause) * 1000)
+
+    # -- words ---------------------------------------------------------------------------------
+
+    def _follow_words(self) -> None:
+        while True:
+            try:
+                word, number, by, arguments = self._inner.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                if word == b"STATISTICS":
+                    self._ask(lambda number=number: self._answer(number, {"ok": True}))
+                    continue
+                changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
+            except (Refused, EndpointError) as error:
+                self._answer(number, {"ok": False, "detail": str(error)})
+            else:
+                self._answer(number, {"ok": True, "changed": changed})
+
+    def _answer(self, number: bytes, answer: dict[str, Any]) -> None:
+        self.status = self._make_status()
+        answer |= {"state": self.status.state}
+        self._inner.send_multipart([number, json.dumps(answer).encode()], zmq.DONTWAIT)
+
+    def _follow_script(self) -> None:
+        """Words from a script on the PAIR that the config bound; they mean what libzmq's manual
+        says, and only STATISTICS is answered."""
+        if self._outer is None:
+            return
+        for _ in range(_WORDS_A_TURN):
+            try:
+                frames = self._outer.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            word = frames[0].bytes if len(frames) == 1 else b""
+            by = _caller_on_pair(frames[0])
+            if word == b"STATISTICS":
+                self._ask(self._answer_script)
+                continue
+            try:
+                if word not in (b"PAUSE", b"RESUME", b"TERMINATE"):
+                    raise Refused("the words are PAUSE, RESUME, TERMINATE and STATISTICS")
+                self._follow(word.decode(), by, {})
+            except Refused as error:
+                shown = frames[0].bytes[:32].decode("ascii", "backslashreplace")
+                self._emit("queue.steering_refused", by=by, word=shown, error=str(error))
+
+    def _answer_script(self) -> None:
+        if self._outer is not None:
+            counters = [struct.pack("=Q", counter) for counter in self._figures.words()]
+            try:
+                self._outer.send_multipart(counters, zmq.DONTWAIT)
+            except zmq.Again:
+                return
+
+    def _ask(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` once the counters are fresh, or cannot be had soon."""
+        self._asked.append((time.monotonic(), answer))
+        if self._engine is not None:
+            self._engine.refresh()
+
+    def _answer_the_asked(self) -> None:
+        now = time.monotonic()
+        taken_at = self._engine.statistics.taken_at if self._engine is not None else now
+        waiting = []
+        for asked_at, answer in self._asked:
+            if taken_at >= asked_at or now - asked_at > _FRESH_WITHIN:
+                self.status = self._make_status()
+                answer()
+            else:
+                waiting.append((asked_at, answer))
+        self._asked = waiting
+        if waiting and self._engine is not None:
+            self._engine.refresh()
+
+    # -- what each word does: true if it changed anything ----------------------------------------
+
+    def _follow(self, word: str, by: str, arguments: dict[str, Any]) -> bool:
+        if word == "PAUSE":
+            return self._pause(by)
+        if word == "RESUME":
+            return self._resume(by)
+        if word == "DRAIN":
+            return self._begin_to_drain(by, arguments["timeout"], arguments["then"])
+        if word == "TERMINATE":
+            return self._terminate(by, arguments.get("reason", ""))
+        if word == "START":
+            return self._start(by, arguments.get("paused", self.config.start == "paused"))
+        if word == "END":
+            self._end(by, arguments.get("reason", ""))
+            return True
+        raise Refused(f'there is no word "{word}"')
+
+    def _pause(self, by: str) -> bool:
+        state = self._machine.state
+        if state is State.PAUSED:
+            return False
+        self._must_be_able(State.PAUSED)
+        self._running_engine().hold()
+        self._drain = None
+        self._machine.change(State.PAUSED, by)
+        return True
+
+    def _resume(self, by: str) -> bool:
+        if self._machine.state is State.RUNNING:
+            return False
+        self._must_be_able(State.RUNNING)
+        self._running_engine().forward()
+        self._drain = None
+        self._machine.change(State.RUNNING, by)
+        return True
+
+    def _begin_to_drain(self, by: str, timeout: float, then: str) -> bool:
+        if self._machine.state is State.STOPPED:
+            return False
+        if self._drain is None:
+            self._must_be_able(State.DRAINING)
+            self._running_engine().hold()
+            self._drain = _Drain(by, timeout, then)
+            self._machine.change(State.DRAINING, by)
+        else:
+            self._drain = _Drain(by, timeout, then)
+        return True
+
+    def _terminate(self, by: str, reason: str) -> bool:
+        if self._machine.state is State.STOPPED:
+            return False
+        self._stop(State.STOPPED, by, reason)
+        self.claims.release()
+        return True
+
+    def _start(self, by: str, paused: bool) -> bool:
+        if self._machine.state not in (State.STOPPED, State.FAILED):
+            return False
+        self._machine.change(State.STARTING, by)
+        self._retry_at = None
+        try:
+            self.claims.claim()
+            self._open_script_pair()
+            engine = self._make_engine(self.claims.plan())
+            engine.open(hold=paused)
+        except Exception as error:
+            self.claims.release()
+            self._failed(str(error))
+            raise
+        self._engine, self._engine_name = engine, engine.name
+        self._opened_at = time.time()
+        self._restarts += 1
+        self._machine.change(State.PAUSED if paused else State.RUNNING, by)
+        return True
+
+    def _end(self, by: str, reason: str) -> None:
+        self._terminate(by, reason)
+        if self._outer is not None:
+            self._outer.close(0)
+            self._outer = None
+        self._ended = True
+
+    def _must_be_able(self, state: State) -> None:
+        if state not in FOLLOWS[self._machine.state]:
+            hint = "" if self._engine else "; start it first"
+            raise Refused(f"the queue is {self._machine.state}{hint}")
+
+    def _running_engine(self) -> Engine:
+        assert self._engine is not None
+        return self._engine
+
+    def _open_script_pair(self) -> None:
+        listener = self.claims.pair
+        if listener is not None and self._outer is None:
+            self._outer = self._context.socket(zmq.PAIR)
+            self._outer.linger = 0
+            listener.attach(self._outer)
+
+    # -- the engine ------------------------------------------------------------------------------
+
+    def _hear_engine(self) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        for report in engine.reports():
+            self._emit(report.event, **report.fields)
+        self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
+        if engine.failure is not None:
+            self._fail(engine.failure)
+
+    def _fail(self, reason: str, detail: str = "") -> None:
+        if self._engine is not None:
+            self._close_engine()
+        if State.FAILED in FOLLOWS[self._machine.state]:
+            self._failed(reason, detail)
+
+    def _failed(self, reason: str, detail: str = "") -> None:
+        if time.time() - self._opened_at > _LONGEST_RETRY:
+            self._retry_after = _FIRST_RETRY
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY)
+        self._drain = None
+        self._machine.change(State.FAILED, "zqueued", reason)
+
+    def _stop(self, state: State, by: str, reason: str) -> None:
+        lost = self._close_engine() if self._engine is not None else 0
+        self._drain = None
+        self._retry_at = None
+        self._stopped_with = lost
+        self._machine.change(state, by, reason)
+
+    def _close_engine(self) -> int:
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        for report in engine.reports():
+            self._emit(report.event, **report.fields)
+        try:
+            left_over = engine.close(_FLUSH)
+        finally:
+            self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
+            unanswered = self._figures.in_flight or 0
+            self._figures.end_of_run(unanswered)
+        return left_over + unanswered
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry()
+        if self._drain is not None:
+            self._watch_drain(self._drain)
+        settling = self._engine is not None and self._engine.settling
+        if now < self._next_tick and not settling:
+            return
+        if self._engine is not None:
+            for report in self._engine.tick():
+                self._emit(report.event, **report.fields)
+        if now >= self._next_tick:
+            self._figures.sample()
+            self._next_tick = now + (_SETTLING_TICK if self._drain else _TICK)
+
+    def _retry(self) -> None:
+        try:
+            self._start("zqueued", self.config.start == "paused")
+        except Exception:  # said already, and tried again later
+            return
+
+    def _watch_drain(self, drain: _Drain) -> None:
+        held = self._running_engine().held
+        if drain.is_over(held, self._figures):
+            self._emit(
+                "queue.drained", by=drain.by, seconds=round(time.monotonic() - drain.began, 3)
+            )
+            self._end_drain(drain, "drained")
+        elif time.monotonic() >= drain.deadline:
+            self._emit(
+                "queue.drain_timed_out",
+                by=drain.by,
+                in_flight=self._figures.in_flight,
+                waiting=self._figures.waiting,
+                estimated=self._figures.estimated,
+            )
+            self._end_drain(drain, "the drain's time was up")
+
+    def _end_drain(self, drain: _Drain, reason: str) -> None:
+        if drain.then == "terminate":
+            self._terminate(drain.by, reason)
+        else:
+            self._drain = None
+            self._machine.change(State.PAUSED, drain.by, reason)
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _state_changed(self, old: Standing, new: Standing) -> None:
+        fields: dict[str, Any] = {"by": new.by}
+        if new.state is State.RUNNING:
+            fields |= {
+                "type": self.config.type,
+                "engine": self._engine_name,
+                "frontend": ", ".join(self.claims.endpoints(self.config.frontend)),
+                "backend": ", ".join(self.claims.endpoints(self.config.backend)),
+            }
+        elif new.state is State.PAUSED:
+            fields |= {"reason": new.reason}
+        elif new.state is State.STOPPED:
+            fields |= {"reason": new.reason, "lost": self._stopped_with}
+        elif new.state is State.DRAINING and self._drain is not None:
+            fields |= {"timeout": self._drain.timeout}
+        elif new.state is State.FAILED:
+            retry_in = max(0.0, (self._retry_at or 0.0) - time.monotonic())
+            fields = {"reason": new.reason, "retry_in": round(retry_in, 1)}
+        self._emit(f"queue.{new.state}", **fields)
+        self.status = self._make_status()
+        self._inner.send_multipart([b"", b"changed"], zmq.DONTWAIT)
+
+    def _make_status(self) -> QueueStatus:
+        standing, config, figures = self._machine.standing, self.config, self._figures
+        return QueueStatus(
+            name=self.name,
+            type=config.type,
+            engine=self._engine_name,  # type: ignore[arg-type]
+            state=standing.state.value,
+            since=standing.since,
+            by=standing.by,
+            reason=standing.reason,
+            frontend=self.claims.endpoints(config.frontend),
+            backend=self.claims.endpoints(config.backend),
+            capture=config.capture,
+            control=config.control,
+            uptime=round(time.time() - self._opened_at, 3) if self._engine else 0.0,
+            restarts=max(0, self._restarts),
+            last_activity=figures.last_activity,
+            requests=figures.traffic("requests"),
+            replies=figures.traffic("replies"),
+            waiting=figures.waiting,
+            in_flight=figures.in_flight,
+            lost=figures.lost,
+            estimated=figures.estimated,
+            clients=figures.peers(Side.FRONTEND),
+            workers=figures.peers(Side.BACKEND),
+        )
+
+
+class _Drain:
+    """A drain under way: it is over when nothing is in flight and nothing has moved for a while."""
+
+    def __init__(self, by: str, timeout: float, then: str) -> None:
+        self.by = by
+        self.timeout = timeout
+        self.then = then
+        self.began = time.monotonic()
+        self.deadline = self.began + timeout
+        self._moved = -1
+        self._quiet_since = self.began
+
+    def is_over(self, held: bool, figures: Figures) -> bool:
+        now = time.monotonic()
+        if figures.moved != self._moved or not held:
+            self._moved, self._quiet_since = figures.moved, now
+        nothing_left = not figures.in_flight and not figures.waiting
+        return nothing_left and now - self._quiet_since >= _QUIET_FOR
+
+
+def _caller_on_pair(frame: zmq.Frame) -> str:
+    try:
+        _, uid, _, pid = str(frame.get("Peer-Address")).split(":")
+    except (zmq.ZMQError, KeyError, ValueError):
+        return "pair"
+    return f"pair uid={uid} pid={pid}"
