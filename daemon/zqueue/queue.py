@@ -7,6 +7,7 @@ the daemon's end of it is inproc, and a config may bind a second one for scripts
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import threading
@@ -47,9 +48,10 @@ class Queue:
     ``steer`` is the daemon's end of the PAIR. On it go ``[word, id, by, JSON arguments]``; back come
     ``[id, JSON answer]``, and ``[b"", b"changed"]`` after each change worth a look.
 
-    Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START``, ``STATISTICS`` (answered with a fresh
-    status), ``DRAIN`` (``{"timeout": seconds, "then": "pause" | "terminate"}``) and ``END``, after
-    which the thread is no more.
+    Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
+    (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
+    "terminate"}``, answered when it has ended, with its ``outcome``) and ``END``, after which the
+    thread is no more.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Queue:
         self._retry_after = _FIRST_RETRY
         self._opened_at = 0.0
         self._restarts = -1
+        self._lost_at_stop = 0
         self._asked: list[tuple[float, Callable[[], None]]] = []
         self._ended = False
         self._next_tick = 0.0
@@ -144,7 +147,10 @@ class Queue:
                 return
             try:
                 if word == b"STATISTICS":
-                    self._ask(lambda number=number: self._answer(number, {"ok": True}))
+                    self._ask(functools.partial(self._answer, number, {"ok": True}))
+                    continue
+                if word == b"DRAIN":
+                    self._begin_to_drain(number, by.decode(), **json.loads(arguments))
                     continue
                 changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
             except (Refused, EndpointError) as error:
@@ -215,8 +221,6 @@ class Queue:
             return self._pause(by)
         if word == "RESUME":
             return self._resume(by)
-        if word == "DRAIN":
-            return self._begin_to_drain(by, arguments["timeout"], arguments["then"])
         if word == "TERMINATE":
             return self._terminate(by, arguments.get("reason", ""))
         if word == "START":
@@ -232,8 +236,8 @@ class Queue:
             return False
         self._must_be_able(State.PAUSED)
         self._running_engine().hold()
-        self._drain = None
         self._machine.change(State.PAUSED, by)
+        self._answer_drain("interrupted")
         return True
 
     def _resume(self, by: str) -> bool:
@@ -241,26 +245,26 @@ class Queue:
             return False
         self._must_be_able(State.RUNNING)
         self._running_engine().forward()
-        self._drain = None
         self._machine.change(State.RUNNING, by)
+        self._answer_drain("interrupted")
         return True
 
-    def _begin_to_drain(self, by: str, timeout: float, then: str) -> bool:
+    def _begin_to_drain(self, number: bytes, by: str, timeout: float, then: str) -> None:
         if self._machine.state is State.STOPPED:
-            return False
-        if self._drain is None:
-            self._must_be_able(State.DRAINING)
-            self._running_engine().hold()
-            self._drain = _Drain(by, timeout, then)
-            self._machine.change(State.DRAINING, by)
-        else:
-            self._drain = _Drain(by, timeout, then)
-        return True
+            self._answer(number, {"ok": True, "changed": False, "outcome": "done"})
+            return
+        if self._drain is not None:
+            self._drain.join(number, timeout, then)
+            return
+        self._must_be_able(State.DRAINING)
+        self._running_engine().hold()
+        self._drain = _Drain(number, by, timeout, then)
+        self._machine.change(State.DRAINING, by)
 
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:
             return False
-        self._stop(State.STOPPED, by, reason)
+        self._stop(by, reason)
         self.claims.release()
         return True
 
@@ -330,15 +334,15 @@ class Queue:
             self._retry_after = _FIRST_RETRY
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY)
-        self._drain = None
         self._machine.change(State.FAILED, "zqueued", reason)
+        self._answer_drain("failed")
 
-    def _stop(self, state: State, by: str, reason: str) -> None:
+    def _stop(self, by: str, reason: str) -> None:
         lost = self._close_engine() if self._engine is not None else 0
-        self._drain = None
         self._retry_at = None
-        self._stopped_with = lost
-        self._machine.change(state, by, reason)
+        self._lost_at_stop = lost
+        self._machine.change(State.STOPPED, by, reason)
+        self._answer_drain("interrupted")
 
     def _close_engine(self) -> int:
         engine, self._engine = self._engine, None
@@ -378,28 +382,37 @@ class Queue:
             return
 
     def _watch_drain(self, drain: _Drain) -> None:
-        held = self._running_engine().held
-        if drain.is_over(held, self._figures):
-            self._emit(
-                "queue.drained", by=drain.by, seconds=round(time.monotonic() - drain.began, 3)
-            )
-            self._end_drain(drain, "drained")
+        figures = self._figures
+        if drain.is_over(self._running_engine().held, figures):
+            seconds = round(time.monotonic() - drain.began, 3)
+            self._emit("queue.drained", by=drain.by, seconds=seconds)
+            self._end_drain(drain, "done", "drained")
         elif time.monotonic() >= drain.deadline:
             self._emit(
                 "queue.drain_timed_out",
                 by=drain.by,
-                in_flight=self._figures.in_flight,
-                waiting=self._figures.waiting,
-                estimated=self._figures.estimated,
+                in_flight=figures.in_flight,
+                waiting=figures.waiting,
+                estimated=figures.estimated,
             )
-            self._end_drain(drain, "the drain's time was up")
+            self._end_drain(drain, "timed_out", "the drain's time was up")
 
-    def _end_drain(self, drain: _Drain, reason: str) -> None:
+    def _end_drain(self, drain: _Drain, outcome: str, reason: str) -> None:
+        left = {"waiting": self._figures.waiting, "in_flight": self._figures.in_flight}
+        self._drain = None
         if drain.then == "terminate":
             self._terminate(drain.by, reason)
         else:
-            self._drain = None
             self._machine.change(State.PAUSED, drain.by, reason)
+        for number in drain.numbers:
+            self._answer(number, {"ok": True, "changed": True, "outcome": outcome} | left)
+
+    def _answer_drain(self, outcome: str) -> None:
+        """The drain under way, if there is one, has been ended by something else."""
+        drain, self._drain = self._drain, None
+        if drain is not None:
+            for number in drain.numbers:
+                self._answer(number, {"ok": True, "changed": True, "outcome": outcome})
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -415,7 +428,7 @@ class Queue:
         elif new.state is State.PAUSED:
             fields |= {"reason": new.reason}
         elif new.state is State.STOPPED:
-            fields |= {"reason": new.reason, "lost": self._stopped_with}
+            fields |= {"reason": new.reason, "lost": self._lost_at_stop}
         elif new.state is State.DRAINING and self._drain is not None:
             fields |= {"timeout": self._drain.timeout}
         elif new.state is State.FAILED:
@@ -456,7 +469,8 @@ class Queue:
 class _Drain:
     """A drain under way: it is over when nothing is in flight and nothing has moved for a while."""
 
-    def __init__(self, by: str, timeout: float, then: str) -> None:
+    def __init__(self, number: bytes, by: str, timeout: float, then: str) -> None:
+        self.numbers = [number]
         self.by = by
         self.timeout = timeout
         self.then = then
@@ -464,6 +478,12 @@ class _Drain:
         self.deadline = self.began + timeout
         self._moved = -1
         self._quiet_since = self.began
+
+    def join(self, number: bytes, timeout: float, then: str) -> None:
+        """Somebody else asks for the same drain; the latest wish about its end counts."""
+        self.numbers.append(number)
+        self.timeout, self.then = timeout, then
+        self.deadline = time.monotonic() + timeout
 
     def is_over(self, held: bool, figures: Figures) -> bool:
         now = time.monotonic()

@@ -1,0 +1,66 @@
+"""``zqueued``: the daemon's command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+import zqueue
+from zqueue.errors import ZqueueError
+
+_PATH = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "path", type=_PATH, metavar="FILE",
+    help="The config to read. Default: /etc/zqueue.toml if it exists, else a built-in one: "
+    "one queue from tcp://*:5559 to tcp://*:5560.",
+)
+@click.option("--check", is_flag=True, help="Check the config, say what is wrong with it, and end.")
+@click.version_option(zqueue.__version__, prog_name="zqueued")
+def main(path: Path | None, check: bool) -> None:
+    """Run the queues that the config describes until SIGTERM.
+
+    SIGTERM and SIGINT drain every queue, then end; a second one ends at once. SIGHUP reloads.
+
+    Exit codes: 0 ended as asked, 1 could not start or run, 2 usage, 78 config.
+    """
+    try:
+        if check:
+            _check(path)
+        else:
+            _serve(path)
+    except ZqueueError as error:
+        click.echo(f"zqueued: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _check(path: Path | None) -> None:
+    from zqueue import config
+
+    loaded = config.load(path)
+    for warning in (*loaded.warnings, *config.check(loaded)):
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{loaded.path or 'the built-in default'}: good, {len(loaded.config.queues)} queues")
+
+
+def _serve(path: Path | None) -> None:
+    import asyncio
+
+    from zqueue import config
+    from zqueue.daemon import Daemon
+    from zqueue.logs import Log
+
+    loaded = config.load(path)
+    log = Log(loaded.config.log.level, loaded.config.log.format)
+    try:
+        asyncio.run(Daemon(path, loaded, log).run())
+    finally:
+        log.close(2.0)
+
+
+if __name__ == "__main__":
+    main()

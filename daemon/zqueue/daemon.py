@@ -1,0 +1,361 @@
+"""The supervisor: it owns the queues, the control socket, signals, reload and what systemd hears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import zmq
+
+import zqueue
+from zqueue import config as configuration
+from zqueue import systemd
+from zqueue.config import Config, LoadedConfig
+from zqueue.control import location
+from zqueue.control.messages import QueueStatus, ReloadResult
+from zqueue.control.server import ControlServer
+from zqueue.engine.choice import make_engine
+from zqueue.errors import ConfigError, EndpointError, ZqueueError
+from zqueue.events import EventBus
+from zqueue.listeners import Listener, listen_control, raise_descriptor_limit
+from zqueue.logs import Log
+from zqueue.plan import Claims
+from zqueue.queue import Queue
+from zqueue.steering import Steering
+from zqueue.verbs import Verbs
+
+_STATUS_EVERY = 1.0
+_STALLED_AFTER = 3.0
+_END_WITHIN = 10.0
+
+
+class StartError(ZqueueError):
+    """zqueued could not start; the message says why."""
+
+
+class Daemon:
+    """One zqueued, from its config to its end. :meth:`run` is the table of contents."""
+
+    def __init__(self, path: Path | None, loaded: LoadedConfig, log: Log) -> None:
+        self._path = path
+        self.loaded = loaded
+        self.log = log
+        self.bus = EventBus()
+        self.bus.subscribe(log)
+        self.started = time.time()
+        self.phase = "starting"
+        self.queues: dict[str, Steering] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._notifier = systemd.Notifier()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._control: Listener | None = None
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def control_endpoint(self) -> str:
+        return self._control.endpoint if self._control is not None else ""
+
+    # -- the life of a daemon ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start, serve until asked to stop, drain, end.
+
+        Raises:
+            ZqueueError: it could not start.
+        """
+        self._say_hello()
+        try:
+            self._control = self._open_control()
+            await self._start_queues()
+            async with self._serving(self._control), self._watching():
+                self._say_ready()
+                await self._stop.wait()
+                self.phase = "stopping"
+                self._notifier.stopping()
+                await self._drain_all()
+                await self._end(list(self.queues.values()), "shutdown")
+        finally:
+            await self._end(list(self.queues.values()), "shutdown")
+            if self._control is not None:
+                self._control.close()
+        self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
+
+    def stop(self, by: str, *, now: bool = False) -> None:
+        """Begin to end: drain every queue first, or with ``now`` (or the second time) at once."""
+        if self._stop.is_set() or now:
+            self._stop_now.set()
+        if not self._stop.is_set():
+            self.bus.emit(
+                "daemon.stopping", by=by, drain_timeout=0.0 if now else self.longest_drain()
+            )
+            self._stop.set()
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def _say_hello(self) -> None:
+        raise_descriptor_limit()
+        self.bus.emit(
+            "daemon.starting",
+            version=zqueue.__version__,
+            pid=os.getpid(),
+            config=str(self.loaded.path or "built-in default"),
+        )
+        for warning in (*self.loaded.warnings, *configuration.check(self.loaded)):
+            self.bus.emit("config.warning", warning=warning)
+
+    def _open_control(self) -> Listener:
+        settings = self.config.control
+        endpoint = location.choose_to_bind(settings.endpoint)
+        return listen_control(
+            endpoint, mode=int(settings.mode, 8), group=location.group(settings.group)
+        )
+
+    async def _start_queues(self) -> None:
+        problems = []
+        for name, queue in self.config.queues.items():
+            claims = Claims(name, queue)
+            try:
+                claims.claim()
+            except EndpointError as error:
+                problems.append(f"queues.{name}: {error}")
+            else:
+                self._add(claims)
+        for name, answer in await self._ask_all(self.queues, "START", "config"):
+            if not answer["ok"]:
+                problems.append(f"queues.{name}: {answer['detail']}")
+        if problems:
+            raise StartError("\n".join(problems))
+
+    def _add(self, claims: Claims) -> Steering:
+        queue = Queue(claims, make_engine, self.bus.emit, self._context)
+        self.queues[claims.name] = steering = Steering(queue, self._context)
+        return steering
+
+    def _say_ready(self) -> None:
+        self.phase = "running"
+        self.bus.emit("daemon.ready", control=self.control_endpoint, queues=len(self.queues))
+        self._notifier.ready(self._status_line())
+
+    # -- serve -----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, control: Listener) -> AsyncIterator[None]:
+        server = asyncio.create_task(ControlServer(control, Verbs(self), self.bus).serve())
+        server.add_done_callback(self._server_ended)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
+        try:
+            yield
+        finally:
+            server.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await server
+
+    def _server_ended(self, server: asyncio.Task[None]) -> None:
+        if not server.cancelled() and not self._stop.is_set():
+            error = server.exception()
+            self.bus.emit("daemon.failed", error=f"the control socket ended: {error}")
+            self.stop("zqueued")
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    async def _watch(self) -> None:
+        """Tell systemd the live numbers, and that all is well for as long as it is."""
+        interval = min(_STATUS_EVERY, systemd.watchdog_interval() or _STATUS_EVERY)
+        stalled: list[str] = []
+        while True:
+            before, stalled = stalled, self._stalled()
+            if stalled and stalled != before:
+                self.bus.emit("daemon.stalled", queues=", ".join(stalled))
+            if not stalled:
+                self._notifier.watchdog()
+            self._notifier.status(self._status_line())
+            await asyncio.sleep(interval)
+
+    def _stalled(self) -> list[str]:
+        oldest = time.monotonic() - _STALLED_AFTER
+        return [name for name, queue in self.queues.items() if queue.alive_at < oldest]
+
+    def _status_line(self) -> str:
+        statuses = [queue.status for queue in self.queues.values()]
+        states = {state: 0 for state in sorted({status.state for status in statuses})}
+        for status in statuses:
+            states[status.state] += 1
+        rate = sum(status.requests.messages_per_second for status in statuses)
+        in_flight = sum(status.in_flight or 0 for status in statuses)
+        waiting = sum(status.waiting or 0 for status in statuses)
+        counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "no queues"
+        about = "~" if any(status.estimated for status in statuses) else ""
+        return (
+            f"{counted}; {about}{rate:.0f} requests/s, {about}{in_flight} in flight, "
+            f"{about}{waiting} waiting"
+        )
+
+    async def fresh_statuses(self) -> list[QueueStatus]:
+        """The status of each queue now; a queue that does not answer gives its last, marked stale."""
+        return list(await asyncio.gather(*(queue.fresh() for queue in self.queues.values())))
+
+    # -- reload ----------------------------------------------------------------------------------
+
+    def _reload_on_signal(self) -> None:
+        self._signalled_reload = asyncio.create_task(self._reload_quietly())
+
+    async def _reload_quietly(self) -> None:
+        with contextlib.suppress(ZqueueError):
+            await self.reload("SIGHUP")
+
+    async def reload(self, by: str) -> ReloadResult:
+        """Read the config again and apply the difference.
+
+        Raises:
+            ConfigError: the file is refused; nothing has changed.
+            EndpointError: an endpoint cannot be had; nothing has changed.
+        """
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                result = await self._reload(by)
+            except ZqueueError as error:
+                self.bus.emit("config.refused", by=by, error=str(error))
+                raise
+            finally:
+                self._notifier.ready(self._status_line())
+            self.bus.emit(
+                "config.reloaded",
+                by=by,
+                added=list(result.added),
+                removed=list(result.removed),
+                changed=list(result.changed),
+                unchanged=len(result.unchanged),
+            )
+            return result
+
+    async def _reload(self, by: str) -> ReloadResult:
+        loaded = configuration.load(self._path)
+        difference = configuration.difference(self.config, loaded.config)
+        rebound = [
+            name for name, keys in difference.changed.items() if configuration.needs_rebind(keys)
+        ]
+        leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
+        arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
+
+        # From here on nothing is refused any more.
+        self.loaded = loaded
+        self.log.level = loaded.config.log.level
+        paused = {queue.name for queue in leaving if queue.status.state == "paused"}
+        await self._drain(leaving, by)
+        for claims in arriving:
+            for queue in leaving:
+                claims.take_over(queue.claims)
+        await self._end(leaving, by, reason="the config was reloaded")
+        starting = {claims.name: self._add(claims) for claims in arriving}
+        await asyncio.gather(
+            *(
+                queue.ask("START", by, paused=True if name in paused else queue.starts_paused)
+                for name, queue in starting.items()
+            )
+        )
+        for name, keys in difference.changed.items():
+            if name not in rebound:
+                self.queues[name].reconfigure(loaded.config.queues[name])
+            self.bus.emit(
+                "queue.changed", queue=name, by=by, keys=list(keys), rebound=name in rebound
+            )
+        self.queues = {name: self.queues[name] for name in loaded.config.queues}
+        return ReloadResult(
+            added=difference.added,
+            removed=difference.removed,
+            changed=difference.changed,
+            rebound=tuple(rebound),
+            unchanged=difference.unchanged,
+            settings=difference.settings,
+            needs_restart=tuple(
+                key
+                for key in difference.settings
+                if key.startswith("control.") or key in ("log.format", "daemon.name")
+            ),
+            warnings=(*loaded.warnings, *configuration.check(loaded)),
+        )
+
+    def _claim_for_reload(
+        self, config: Config, names: Iterable[str], leaving: list[Steering]
+    ) -> list[Claims]:
+        arriving = [Claims(name, config.queues[name]) for name in names]
+        held = [queue.claims for queue in leaving]
+        try:
+            for claims in arriving:
+                claims.claim_free(held)
+        except EndpointError as error:
+            for claims in arriving:
+                claims.close()
+            raise EndpointError(
+                error.endpoint, error.reason, error.hint, where=f"queues.{claims.name}"
+            ) from error
+        return arriving
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def longest_drain(self) -> float:
+        """The longest that a drain of all queues may take, in seconds."""
+        timeouts = [
+            queue.drain_timeout or self.config.daemon.drain_timeout
+            for queue in self.config.queues.values()
+        ]
+        return max(timeouts, default=self.config.daemon.drain_timeout)
+
+    async def _drain_all(self) -> None:
+        drain = asyncio.create_task(self._drain(list(self.queues.values()), "shutdown"))
+        hurry = asyncio.create_task(self._stop_now.wait())
+        while not drain.done() and not hurry.done():
+            self._notifier.extend_timeout(_END_WITHIN)
+            await asyncio.wait((drain, hurry), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drain, hurry):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _drain(self, queues: list[Steering], by: str) -> None:
+        await asyncio.gather(
+            *(queue.drain(by, self.drain_timeout(queue), "pause") for queue in queues)
+        )
+
+    def drain_timeout(self, queue: Steering) -> float:
+        """How long a drain of this queue may take, in seconds."""
+        return queue.claims.config.drain_timeout or self.config.daemon.drain_timeout
+
+    async def _end(self, queues: list[Steering], by: str, reason: str = "") -> None:
+        """Close these queues for good; their threads have ended then."""
+        for queue in queues:
+            queue.tell("END", by, reason=reason)
+        deadline = time.monotonic() + _END_WITHIN
+        for queue in queues:
+            if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
+                self.bus.emit("daemon.stalled", queues=queue.name)
+            queue.close()
+            self.queues.pop(queue.name, None)
+
+    async def _ask_all(
+        self, queues: dict[str, Steering], word: str, by: str
+    ) -> list[tuple[str, dict[str, object]]]:
+        answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues.values()))
+        return list(zip(queues, answers, strict=True))

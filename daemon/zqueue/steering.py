@@ -1,0 +1,123 @@
+"""The daemon's end of a queue's PAIR: ask for something, wait for what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from zqueue.config import QueueConfig
+from zqueue.control.messages import QueueStatus
+from zqueue.plan import Claims
+from zqueue.queue import Queue
+
+_ANSWER_WITHIN = 15.0
+_STATUS_WITHIN = 0.5
+
+
+class Steering:
+    """Steers one :class:`~zqueue.queue.Queue` from the event loop. A queue that is stuck costs its
+    caller a wait with an end, and nobody else anything."""
+
+    def __init__(self, queue: Queue, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._queue = queue
+        self._pair = zmq.asyncio.Socket(context, zmq.PAIR)
+        self._pair.set_hwm(0)
+        self._pair.linger = 0
+        self._pair.connect(queue.steer_address)
+        self._numbers = itertools.count(1)
+        self._asked: dict[bytes, asyncio.Future[dict[str, Any]]] = {}
+        self._changed = asyncio.Event()
+        self._hearing = asyncio.create_task(self._hear())
+
+    @property
+    def name(self) -> str:
+        return self._queue.name
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue last said of itself."""
+        return self._queue.status
+
+    @property
+    def claims(self) -> Claims:
+        return self._queue.claims
+
+    @property
+    def alive_at(self) -> float:
+        """When the queue's thread last came round, on the monotonic clock."""
+        return self._queue.alive_at
+
+    @property
+    def starts_paused(self) -> bool:
+        return self._queue.config.start == "paused"
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        self._queue.reconfigure(config)
+
+    def join(self, timeout: float) -> bool:
+        return self._queue.join(timeout)
+
+    def close(self) -> None:
+        """Close this end, and the listening sockets that nobody took over."""
+        self._hearing.cancel()
+        self._pair.close(0)
+        self._queue.claims.close()
+        self._changed.set()
+
+    def tell(self, word: str, by: str, **arguments: Any) -> bytes:
+        """Send a word without waiting for its answer; returns the word's number."""
+        number = str(next(self._numbers)).encode()
+        message = [word.encode(), number, by.encode(), json.dumps(arguments).encode()]
+        zmq.Socket.send_multipart(self._pair, message, zmq.DONTWAIT)
+        return number
+
+    async def ask(
+        self, word: str, by: str, *, within: float = _ANSWER_WITHIN, **arguments: Any
+    ) -> dict[str, Any]:
+        """Send a word and wait for ``{"ok": …, "changed": …, "state": …, "detail": …}``."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        number = self.tell(word, by, **arguments)
+        self._asked[number] = future
+        try:
+            return await asyncio.wait_for(future, within)
+        except TimeoutError:
+            detail = f"the queue did not answer within {within:g} s"
+            return {"ok": False, "changed": False, "state": self.status.state, "detail": detail}
+        finally:
+            self._asked.pop(number, None)
+
+    async def fresh(self) -> QueueStatus:
+        """The queue's status with fresh counters, or its last one marked ``stale``."""
+        answer = await self.ask("STATISTICS", "", within=_STATUS_WITHIN)
+        return self.status if answer["ok"] else self.status.model_copy(update={"stale": True})
+
+    async def drain(self, by: str, timeout: float, then: str) -> dict[str, Any]:
+        """Drain to the end; the answer has an ``outcome`` and what was left at the end."""
+        within = timeout + _ANSWER_WITHIN
+        answer = await self.ask("DRAIN", by, within=within, timeout=timeout, then=then)
+        return {"outcome": "failed", "detail": ""} | answer
+
+    async def change(self, within: float | None = None) -> None:
+        """Wait until the queue says that something has changed, or ``within`` seconds are up."""
+        self._changed.clear()
+        with_deadline = asyncio.wait_for(self._changed.wait(), within)
+        try:
+            await with_deadline
+        except TimeoutError:
+            return
+
+    async def _hear(self) -> None:
+        while True:
+            number, answer = await self._pair.recv_multipart()
+            if number == b"":
+                self._changed.set()
+                continue
+            future = self._asked.get(number)
+            if future is not None and not future.done():
+                future.set_result(json.loads(answer))
+

@@ -1,0 +1,245 @@
+"""What each verb of the control socket does to the daemon: one method a verb."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+import zqueue
+from zqueue.control import messages
+from zqueue.control.messages import Steered, SteerResult
+from zqueue.control.server import Caller, Refusal
+from zqueue.errors import ConfigError, ZqueueError
+from zqueue.steering import Steering
+
+if TYPE_CHECKING:
+    from zqueue.daemon import Daemon
+
+_PROGRESS_EVERY = 0.5
+
+Progress = Callable[[tuple[Steered, ...]], None]
+
+
+class Verbs:
+    """Answers the requests of the control socket. See :mod:`zqueue.control.messages` for each."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._verbs: dict[type[messages.Message], Callable[..., Awaitable[messages.Message]]] = {
+            messages.Status: self._status,
+            messages.Pause: self._pause,
+            messages.Resume: self._resume,
+            messages.Drain: self._drain,
+            messages.Terminate: self._terminate,
+            messages.Start: self._start,
+            messages.Reload: self._reload,
+            messages.Shutdown: self._shutdown,
+            messages.LogLevel: self._log_level,
+            messages.Config: self._config,
+            messages.Version: self._version,
+        }
+
+    async def handle(
+        self, request: messages.Request, caller: Caller, progress: Progress
+    ) -> messages.Message:
+        """Do what ``request`` asks for.
+
+        Raises:
+            Refusal: it cannot be done; the code and the message say why.
+        """
+        return await self._verbs[type(request)](request, str(caller), progress)
+
+    # -- steering --------------------------------------------------------------------------------
+
+    async def _pause(self, request: messages.Pause, by: str, progress: Progress) -> SteerResult:
+        queues = self._select(request)
+        steered = await self._each(queues, "PAUSE", by)
+        if not request.wait or not all(each.outcome == "done" for each in steered):
+            return SteerResult(queues=steered)
+        waits = [self._until_quiet(queue, request.timeout) for queue in queues]
+        return await self._with_progress(queues, waits, progress)
+
+    async def _resume(self, request: messages.Resume, by: str, _: Progress) -> SteerResult:
+        return SteerResult(queues=await self._each(self._select(request), "RESUME", by))
+
+    async def _terminate(self, request: messages.Terminate, by: str, _: Progress) -> SteerResult:
+        return SteerResult(queues=await self._each(self._select(request), "TERMINATE", by))
+
+    async def _start(self, request: messages.Start, by: str, _: Progress) -> SteerResult:
+        return SteerResult(queues=await self._each(self._select(request), "START", by))
+
+    async def _drain(self, request: messages.Drain, by: str, progress: Progress) -> SteerResult:
+        queues = self._select(request)
+
+        async def drain(queue: Steering) -> Steered:
+            timeout = request.timeout
+            if timeout is None:
+                timeout = self._daemon.drain_timeout(queue)
+            return _steered(queue, await queue.drain(by, timeout, request.then))
+
+        return await self._with_progress(queues, [drain(queue) for queue in queues], progress)
+
+    async def _each(self, queues: list[Steering], word: str, by: str) -> tuple[Steered, ...]:
+        answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues))
+        return tuple(
+            _steered(queue, answer) for queue, answer in zip(queues, answers, strict=True)
+        )
+
+    async def _until_quiet(self, queue: Steering, timeout: float | None) -> Steered:
+        """Wait until a paused queue has nothing in flight; ends early if it is steered elsewhere."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            status = await queue.fresh()
+            if status.state != "paused":
+                return _told(queue, "interrupted", f"the queue is {status.state} again")
+            if not status.in_flight:
+                return _told(queue, "done")
+            if deadline is not None and time.monotonic() >= deadline:
+                return _told(queue, "timed_out", "requests are still in flight")
+            await queue.change(within=0.1)
+
+    async def _with_progress(
+        self, queues: list[Steering], waits: list[Any], progress: Progress
+    ) -> SteerResult:
+        waiting = asyncio.gather(*waits)
+        try:
+            while not waiting.done():
+                await asyncio.wait((waiting,), timeout=_PROGRESS_EVERY)
+                if not waiting.done():
+                    progress(tuple(_told(queue, "done") for queue in queues))
+            return SteerResult(queues=tuple(waiting.result()))
+        finally:
+            waiting.cancel()
+
+    def _select(self, request: messages.Selection) -> list[Steering]:
+        queues = self._daemon.queues
+        if request.all:
+            return list(queues.values())
+        if not request.queues:
+            if len(queues) != 1:
+                names = ", ".join(queues) or "none"
+                raise Refusal("ambiguous", f"which queue? There are: {names}. Or say --all")
+            return list(queues.values())
+        for name in request.queues:
+            if name not in queues:
+                names = ", ".join(queues) or "none"
+                raise Refusal("unknown_queue", f'there is no queue "{name}"; there are: {names}')
+        return [queues[name] for name in dict.fromkeys(request.queues)]
+
+    # -- the daemon ------------------------------------------------------------------------------
+
+    async def _status(
+        self, _request: messages.Status, _by: str, _progress: Progress
+    ) -> messages.StatusResult:
+        daemon = self._daemon
+        return messages.StatusResult(
+            queues=tuple(await daemon.fresh_statuses()),
+            name=daemon.config.daemon.name,
+            version=zqueue.__version__,
+            pid=os.getpid(),
+            started=daemon.started,
+            uptime=round(time.time() - daemon.started, 3),
+            config=str(daemon.loaded.path) if daemon.loaded.path else None,
+            control=daemon.control_endpoint,
+            state=daemon.phase,
+            log_level=daemon.log.level,
+        )
+
+    async def _reload(
+        self, _request: messages.Reload, by: str, progress: Progress
+    ) -> messages.ReloadResult:
+        reload = asyncio.ensure_future(self._daemon.reload(by))
+        try:
+            while not reload.done():
+                await asyncio.wait((reload,), timeout=_PROGRESS_EVERY)
+                if not reload.done():
+                    progress(())
+            return reload.result()
+        except ConfigError as error:
+            raise Refusal("config", str(error)) from error
+        except ZqueueError as error:
+            raise Refusal("failed", str(error)) from error
+
+    async def _shutdown(
+        self, request: messages.Shutdown, by: str, _: Progress
+    ) -> messages.ShutdownResult:
+        timeout = 0.0 if request.now else self._daemon.longest_drain()
+        self._daemon.stop(by, now=request.now)
+        return messages.ShutdownResult(drain_timeout=timeout)
+
+    async def _log_level(
+        self, request: messages.LogLevel, by: str, _: Progress
+    ) -> messages.LogLevelResult:
+        log = self._daemon.log
+        if request.level is not None and request.level != log.level:
+            old, log.level = log.level, request.level
+            self._daemon.bus.emit("log.level_changed", by=by, old=old, new=request.level)
+        return messages.LogLevelResult(level=log.level)
+
+    async def _config(
+        self, _request: messages.Config, _by: str, _progress: Progress
+    ) -> messages.ConfigResult:
+        loaded = self._daemon.loaded
+        return messages.ConfigResult(
+            path=str(loaded.path) if loaded.path else None,
+            values=tuple(
+                messages.ConfigValue(key=key, value=value, origin=origin)
+                for key, value, origin in loaded.effective()
+            ),
+        )
+
+    async def _version(
+        self, _request: messages.Version, _by: str, _progress: Progress
+    ) -> messages.VersionResult:
+        return messages.VersionResult(
+            version=zqueue.__version__,
+            protocol=messages.PROTOCOL_VERSION,
+            pid=os.getpid(),
+            libzmq=zmq.zmq_version(),
+            pyzmq=zmq.pyzmq_version(),
+            python=platform.python_version(),
+        )
+
+
+def _steered(queue: Steering, answer: dict[str, Any]) -> Steered:
+    """What became of ``queue``, from its answer to a word."""
+    outcome = answer.get("outcome", "done") if answer["ok"] else "failed"
+    status = queue.status
+    return Steered(
+        queue=queue.name,
+        state=answer["state"],
+        changed=answer.get("changed", False),
+        outcome=outcome,
+        detail=answer.get("detail", "") or _explain(outcome, answer["state"]),
+        waiting=answer.get("waiting", status.waiting),
+        in_flight=answer.get("in_flight", status.in_flight),
+        estimated=status.estimated,
+    )
+
+
+def _told(queue: Steering, outcome: str, detail: str = "") -> Steered:
+    status = queue.status
+    return Steered(
+        queue=queue.name,
+        state=status.state,
+        changed=True,
+        outcome=outcome,  # type: ignore[arg-type]
+        detail=detail,
+        waiting=status.waiting,
+        in_flight=status.in_flight,
+        estimated=status.estimated,
+    )
+
+
+def _explain(outcome: str, state: str) -> str:
+    if outcome == "timed_out":
+        return "the time was up before everything in flight was answered"
+    if outcome == "interrupted":
+        return f"somebody steered the queue meanwhile: it is {state}"
+    return ""
