@@ -89,13 +89,13 @@ class Claims:
 
     def endpoints(self, side: SocketConfig) -> tuple[str, ...]:
         """The endpoints of one side: bound ones with the port that was really taken."""
-        bound = (
-            self._held[wanted].asked if wanted in self._held and not _wild_port(wanted.endpoint)
-            else self._held[wanted].endpoint if wanted in self._held
-            else wanted.endpoint
-            for wanted in _side_wanted(side)
-        )
+        bound = (self._shown(wanted) for wanted in _side_wanted(side))
         return (*bound, *(f"connect {endpoint}" for endpoint in side.connect))
+
+    def _shown(self, wanted: _Wanted) -> str:
+        listener = self._held.get(wanted)
+        chosen_by_kernel = listener is not None and _wild_port(wanted.endpoint)
+        return listener.endpoint if listener and chosen_by_kernel else wanted.endpoint
 
     def _claim(self, wanted: Iterable[_Wanted]) -> None:
         opened: list[_Wanted] = []

@@ -13,14 +13,14 @@ import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
-from zqueue.engine import Engine, Plan, Side
+from zqueue.engine import Engine, Plan, Report, Side
 from zqueue.errors import EndpointError
 from zqueue.figures import Figures
 from zqueue.plan import Claims
@@ -311,14 +311,17 @@ class Queue:
             self._outer.linger = 0
             listener.attach(self._outer)
 
+    def _say(self, reports: Iterable[Report]) -> None:
+        for report in reports:
+            self._emit(report.event, **report.fields)
+
     # -- the engine ------------------------------------------------------------------------------
 
     def _hear_engine(self) -> None:
         engine = self._engine
         if engine is None:
             return
-        for report in engine.reports():
-            self._emit(report.event, **report.fields)
+        self._say(engine.reports())
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
         if engine.failure is not None:
             self._fail(engine.failure)
@@ -347,8 +350,7 @@ class Queue:
     def _close_engine(self) -> int:
         engine, self._engine = self._engine, None
         assert engine is not None
-        for report in engine.reports():
-            self._emit(report.event, **report.fields)
+        self._say(engine.reports())
         try:
             left_over = engine.close(_FLUSH)
         finally:
@@ -369,8 +371,7 @@ class Queue:
         if now < self._next_tick and not settling:
             return
         if self._engine is not None:
-            for report in self._engine.tick():
-                self._emit(report.event, **report.fields)
+            self._say(self._engine.tick())
         if now >= self._next_tick:
             self._figures.sample()
             self._next_tick = now + (_SETTLING_TICK if self._drain else _TICK)
@@ -396,6 +397,9 @@ class Queue:
                 estimated=figures.estimated,
             )
             self._end_drain(drain, "timed_out", "the drain's time was up")
+            if self._engine is not None:
+                reason = "a worker left, and a drain waited for its answers in vain"
+                self._say(self._engine.write_off_orphans(reason))
 
     def _end_drain(self, drain: _Drain, outcome: str, reason: str) -> None:
         left = {"waiting": self._figures.waiting, "in_flight": self._figures.in_flight}

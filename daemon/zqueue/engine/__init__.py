@@ -124,6 +124,9 @@ class Engine(Protocol):
     def settling(self) -> bool:
         """True while an order has not taken effect; tick more often then."""
 
+    def write_off_orphans(self, reason: str) -> Iterable[Report]:
+        """Give up for lost what workers that left may have taken with them."""
+
     def refresh(self) -> None:
         """Ask for fresh counters; ``statistics.taken_at`` tells when they came."""
 

@@ -46,6 +46,8 @@ class LibzmqEngine:
         self._past: _ProxyFigures = (0, 0, 0, 0)
         self._now: _ProxyFigures = (0, 0, 0, 0)
         self._lost = 0
+        self._orphans = 0
+        self._worker_left_at = 0.0
         self._failure: str | None = None
         self._asked_at: float | None = None
         self._taken_at = 0.0
@@ -126,7 +128,7 @@ class LibzmqEngine:
         self._capture.close()
         linger = int(flush * 1000)
         for sock in (self._frontend, self._backend):
-            sock.linger = max(sock.linger, linger) if sock.linger >= 0 else sock.linger
+            sock.linger = max(sock.linger, linger)
             sock.close()
         self._context.destroy()
         return self._thread.left_over
@@ -191,8 +193,8 @@ class LibzmqEngine:
         for side, connections in self._connections.items():
             had = connections.established
             yield from connections.reports()
-            if side is Side.BACKEND and had and not connections.established:
-                yield from self._write_off("the last worker left with requests in flight")
+            if side is Side.BACKEND and connections.established < had:
+                self._worker_left()
         for report in self._capture.reports():
             if self._thread.capture_to(self._capture.feed):
                 self._leave()
@@ -223,6 +225,7 @@ class LibzmqEngine:
 
     def tick(self) -> Iterator[Report]:
         self._let_out_if_blocked()
+        yield from self._write_off_if_bereft()
         for connections in self._connections.values():
             yield from connections.reopen_gates()
         if self._thread.inside and self._leaving_since is None and self._is_stuck():
@@ -250,14 +253,25 @@ class LibzmqEngine:
         before, self._last_tick = self._last_tick, (cpu, moved)
         return before is not None and moved == before[1] and cpu - before[0] > _SPINNING_CPU
 
-    def _write_off(self, reason: str) -> Iterator[Report]:
-        """What was in flight to workers that are gone will not be answered."""
-        in_flight = self.statistics.in_flight
-        if in_flight and not self._plan.backend.connect:
-            self._lost += in_flight
+    def _worker_left(self) -> None:
+        """It may have taken requests with it, any number of those that are in flight."""
+        self._worker_left_at = time.monotonic()
+        self._orphans = self.statistics.in_flight or 0
+        self.refresh()
+
+    def _write_off_if_bereft(self) -> Iterator[Report]:
+        """Without any worker, nothing that is in flight will be answered."""
+        bereft = not self._connections[Side.BACKEND].established
+        if bereft and self._orphans and self._taken_at > self._worker_left_at + _BLOCKED_AFTER:
+            yield from self.write_off_orphans("the last worker left with requests in flight")
+
+    def write_off_orphans(self, reason: str) -> Iterator[Report]:
+        orphans = min(self._orphans, self.statistics.in_flight or 0)
+        self._orphans = 0
+        if orphans and not self._plan.backend.connect:
+            self._lost += orphans
             yield Report(
-                "queue.requests_lost",
-                {"requests": in_flight, "estimated": True, "reason": reason},
+                "queue.requests_lost", {"requests": orphans, "estimated": True, "reason": reason}
             )
 
     # -- figures -----------------------------------------------------------------------------
@@ -278,13 +292,13 @@ class LibzmqEngine:
             thread.replies.frames + frames_out,
             thread.replies.bytes + bytes_out,
         )
-        in_flight = None
+        in_flight, lost = None, self._lost
         if self._plan.type == "queue":
-            unanswered = requests.messages - replies.messages - self._lost
-            in_flight = max(0, unanswered - thread.parked)
-        return Statistics(
-            requests, replies, thread.parked, in_flight, self._lost, True, self._taken_at
-        )
+            unanswered = requests.messages - replies.messages - thread.parked
+            # What was given up for lost may be answered after all.
+            lost = max(0, min(lost, unanswered))
+            in_flight = max(0, unanswered - lost)
+        return Statistics(requests, replies, thread.parked, in_flight, lost, True, self._taken_at)
 
     def peers(self) -> dict[Side, int]:
         return {side: connections.established for side, connections in self._connections.items()}
