@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from tests.peers import Peers
+from tests.zqueued import ONE_QUEUE, Zqueued
+
+StartZqueued = Callable[..., Zqueued]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    report: Any = yield
+    setattr(item, f"report_{report.when}", report)
+    return report
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+@pytest.fixture
+def peers() -> Iterator[Peers]:
+    """Clients and workers in threads of their own; all are gone after the test."""
+    peers = Peers()
+    yield peers
+    peers.close()
+
+
+@pytest.fixture
+def start_zqueued(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartZqueued]:
+    """Starts real daemons; a test that fails prints their logs."""
+    daemons: list[Zqueued] = []
+
+    def start(config: str = ONE_QUEUE, *, ready: bool = True, **how: Any) -> Zqueued:
+        folder = tmp_path / f"zqueued-{len(daemons)}"
+        folder.mkdir()
+        daemon = Zqueued(folder, config, **how)
+        daemons.append(daemon)
+        return daemon.wait_ready() if ready else daemon
+
+    yield start
+    failed = getattr(request.node, "report_call", None)
+    for daemon in daemons:
+        daemon.kill()
+        if failed is not None and failed.failed:
+            print(f"--- log of {daemon.folder.name}:\n{daemon.log_path.read_text()[-20000:]}")
+
+
+@pytest.fixture
+def zqueued(start_zqueued: StartZqueued) -> Zqueued:
+    """A running daemon with one queue, ``default``, on ports that the kernel chose."""
+    return start_zqueued()
