@@ -1,4 +1,4 @@
-"""The supervisor: it owns the queues, the control socket, signals, reload and what systemd hears."""
+"""The supervisor: owns the queues, the control socket, signals, reload, what systemd hears."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zqueue import config as configuration
 from zqueue import systemd
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
-from zqueue.control.messages import QueueStatus, ReloadResult
+from zqueue.control.messages import Phase, QueueStatus, ReloadResult
 from zqueue.control.server import ControlServer
 from zqueue.engine.choice import make_engine
-from zqueue.errors import ConfigError, EndpointError, ZqueueError
+from zqueue.errors import EndpointError, ZqueueError
 from zqueue.events import EventBus
 from zqueue.listeners import Listener, listen_control, raise_descriptor_limit
 from zqueue.logs import Log
@@ -48,7 +48,7 @@ class Daemon:
         self.bus = EventBus()
         self.bus.subscribe(log)
         self.started = time.time()
-        self.phase = "starting"
+        self.phase: Phase = "starting"
         self.queues: dict[str, Steering] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
@@ -143,8 +143,14 @@ class Daemon:
 
     def _say_ready(self) -> None:
         self.phase = "running"
+        self._warn_of_open_doors(self.queues.values())
         self.bus.emit("daemon.ready", control=self.control_endpoint, queues=len(self.queues))
         self._notifier.ready(self._status_line())
+
+    def _warn_of_open_doors(self, queues: Iterable[Steering]) -> None:
+        doors = [endpoint for queue in queues for endpoint in queue.claims.open_to_anyone()]
+        if doors:
+            self.bus.emit("daemon.open_to_anyone", endpoints=", ".join(doors))
 
     # -- serve -----------------------------------------------------------------------------------
 
@@ -198,7 +204,7 @@ class Daemon:
 
     def _status_line(self) -> str:
         statuses = [queue.status for queue in self.queues.values()]
-        states = {state: 0 for state in sorted({status.state for status in statuses})}
+        states = dict.fromkeys(sorted({status.state for status in statuses}), 0)
         for status in statuses:
             states[status.state] += 1
         rate = sum(status.requests.messages_per_second for status in statuses)
@@ -212,7 +218,7 @@ class Daemon:
         )
 
     async def fresh_statuses(self) -> list[QueueStatus]:
-        """The status of each queue now; a queue that does not answer gives its last, marked stale."""
+        """The status of each queue; one that does not answer gives its last, marked stale."""
         return list(await asyncio.gather(*(queue.fresh() for queue in self.queues.values())))
 
     # -- reload ----------------------------------------------------------------------------------
@@ -275,6 +281,7 @@ class Daemon:
                 for name, queue in starting.items()
             )
         )
+        self._warn_of_open_doors(starting.values())
         for name, keys in difference.changed.items():
             if name not in rebound:
                 self.queues[name].reconfigure(loaded.config.queues[name])

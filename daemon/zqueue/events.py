@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,45 +37,149 @@ class Event:
 
 _KINDS = (
     Kind("daemon.starting", "info", ("version", "pid", "config"), "zqueued begins to start"),
-    Kind("daemon.ready", "info", ("control", "queues"), "every queue is bound; clients can connect"),
-    Kind("daemon.open_to_anyone", "warning", ("endpoints",), "a tcp://* endpoint serves anybody who can reach it"),
-    Kind("daemon.stopping", "info", ("by", "drain_timeout"), "shutting down: every queue drains first"),
+    Kind(
+        "daemon.ready", "info", ("control", "queues"), "every queue is bound; clients can connect"
+    ),
+    Kind(
+        "daemon.open_to_anyone",
+        "warning",
+        ("endpoints",),
+        "a tcp://* endpoint serves anybody who can reach it",
+    ),
+    Kind(
+        "daemon.stopping",
+        "info",
+        ("by", "drain_timeout"),
+        "shutting down: every queue drains first",
+    ),
     Kind("daemon.stopped", "info", ("uptime",), "the end of the run"),
-    Kind("daemon.stalled", "error", ("queues",), "a queue's thread does not answer; the watchdog is not pinged"),
+    Kind(
+        "daemon.stalled",
+        "error",
+        ("queues",),
+        "a queue's thread does not answer; the watchdog is not pinged",
+    ),
     Kind("daemon.failed", "critical", ("error",), "zqueued ends because of an unexpected error"),
-    Kind("control.refused", "warning", ("by", "verb", "error"), "a request on the control socket was malformed or refused"),
+    Kind(
+        "control.refused",
+        "warning",
+        ("by", "verb", "error"),
+        "a request on the control socket was malformed or refused",
+    ),
     Kind("config.warning", "warning", ("warning",), "something in the config deserves a look"),
-    Kind("config.reloaded", "info", ("by", "added", "removed", "changed", "unchanged"), "a new config is in force"),
-    Kind("config.refused", "error", ("by", "error"), "a reload was refused; the old config stays in force"),
+    Kind(
+        "config.reloaded",
+        "info",
+        ("by", "added", "removed", "changed", "unchanged"),
+        "a new config is in force",
+    ),
+    Kind(
+        "config.refused",
+        "error",
+        ("by", "error"),
+        "a reload was refused; the old config stays in force",
+    ),
     Kind("log.level_changed", "info", ("by", "old", "new"), "the log level was changed live"),
     Kind("queue.starting", "debug", ("by",), "the queue opens its sockets"),
-    Kind("queue.running", "info", ("by", "type", "engine", "frontend", "backend"), "requests and replies pass"),
+    Kind(
+        "queue.running",
+        "info",
+        ("by", "type", "engine", "frontend", "backend"),
+        "requests and replies pass",
+    ),
     Kind("queue.paused", "info", ("by", "reason"), "no request goes to a worker; replies return"),
-    Kind("queue.draining", "info", ("by", "timeout"), "no new request is taken; what is in flight is finished"),
+    Kind(
+        "queue.draining",
+        "info",
+        ("by", "timeout"),
+        "no new request is taken; what is in flight is finished",
+    ),
     Kind("queue.drained", "info", ("by", "seconds"), "the drain ended with nothing left"),
-    Kind("queue.drain_timed_out", "warning", ("by", "in_flight", "waiting", "estimated"), "the drain's time was up"),
+    Kind(
+        "queue.drain_timed_out",
+        "warning",
+        ("by", "in_flight", "waiting", "estimated"),
+        "the drain's time was up",
+    ),
     Kind("queue.stopped", "info", ("by", "reason", "lost"), "the queue's sockets are closed"),
-    Kind("queue.failed", "error", ("reason", "retry_in"), "the queue cannot work; it is tried again with back-off"),
+    Kind(
+        "queue.failed",
+        "error",
+        ("reason", "retry_in"),
+        "the queue cannot work; it is tried again with back-off",
+    ),
     Kind("queue.changed", "info", ("by", "keys", "rebound"), "a reload changed this queue"),
-    Kind("queue.steering_refused", "warning", ("by", "word", "error"), "a word on the queue's PAIR means nothing or is not allowed now"),
-    Kind("queue.requests_lost", "warning", ("requests", "estimated", "reason"), "requests that no worker can answer any more"),
-    Kind("queue.congested", "debug", ("reason",), "workers are missing or full: requests are held by back-pressure"),
+    Kind(
+        "queue.steering_refused",
+        "warning",
+        ("by", "word", "error"),
+        "a word on the queue's PAIR means nothing or is not allowed now",
+    ),
+    Kind(
+        "queue.requests_lost",
+        "warning",
+        ("requests", "estimated", "reason"),
+        "requests that no worker can answer any more",
+    ),
+    Kind(
+        "queue.congested",
+        "debug",
+        ("reason",),
+        "workers are missing or full: requests are held by back-pressure",
+    ),
     Kind("queue.no_workers", "warning", (), "requests are waiting and no worker is connected"),
     Kind("peer.connected", "info", ("side", "peer"), "a client or worker finished its handshake"),
     Kind("peer.disconnected", "info", ("side", "peer", "connected_for"), "a client or worker left"),
-    Kind("peer.rejected", "warning", ("side", "peer", "reason", "likely"), "a connection never became a ZeroMQ peer of the right type"),
-    Kind("peer.connect_retried", "debug", ("side", "endpoint", "error"), "a connect endpoint is not there yet"),
-    Kind("listener.closed_gate", "error", ("side", "endpoint", "descriptors", "limit"), "file descriptors run out: new connections wait in the kernel"),
-    Kind("listener.opened_gate", "info", ("side", "endpoint"), "file descriptors are to be had again: new connections are accepted"),
-    Kind("listener.accept_failed", "error", ("side", "endpoint", "error"), "a connection could not be accepted"),
-    Kind("capture.subscribed", "info", ("subscriptions",), "somebody reads the capture: the relay is on"),
-    Kind("capture.unsubscribed", "info", (), "nobody reads the capture any more: it costs nothing again"),
+    Kind(
+        "peer.rejected",
+        "warning",
+        ("side", "peer", "reason", "likely"),
+        "a connection never became a ZeroMQ peer of the right type",
+    ),
+    Kind(
+        "peer.connect_retried",
+        "debug",
+        ("side", "endpoint", "error"),
+        "a connect endpoint is not there yet",
+    ),
+    Kind(
+        "listener.closed_gate",
+        "error",
+        ("side", "endpoint", "descriptors", "limit"),
+        "file descriptors run out: new connections wait in the kernel",
+    ),
+    Kind(
+        "listener.opened_gate",
+        "info",
+        ("side", "endpoint"),
+        "file descriptors are to be had again: new connections are accepted",
+    ),
+    Kind(
+        "listener.accept_failed",
+        "error",
+        ("side", "endpoint", "error"),
+        "a connection could not be accepted",
+    ),
+    Kind(
+        "capture.subscribed",
+        "info",
+        ("subscriptions",),
+        "somebody reads the capture: the relay is on",
+    ),
+    Kind(
+        "capture.unsubscribed",
+        "info",
+        (),
+        "nobody reads the capture any more: it costs nothing again",
+    ),
 )
 
 CATALOGUE: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
 """Every kind of event by its name."""
 
 Subscriber = Callable[[Event], None]
+
+_REMEMBERED = 500
 
 
 class EventBus:
@@ -86,7 +191,13 @@ class EventBus:
 
     def __init__(self) -> None:
         self._subscribers: tuple[Subscriber, ...] = ()
+        self._recent: deque[Event] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
+
+    def recent(self) -> list[Event]:
+        """The last events, oldest first."""
+        with self._lock:
+            return list(self._recent)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Add ``subscriber``; the returned function takes it away again."""
@@ -112,5 +223,6 @@ class EventBus:
             raise TypeError(f"event {name} has no field {', '.join(sorted(unknown))}")
         with self._lock:
             event = Event(name, kind.level, time.time(), queue, kind.meaning, fields)
+            self._recent.append(event)
             for subscriber in self._subscribers:
                 subscriber(event)

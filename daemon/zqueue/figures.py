@@ -115,8 +115,14 @@ class Figures:
         """The eight counters of libzmq's STATISTICS, in its order, in frames and bytes."""
         requests, replies = self._total("requests"), self._total("replies")
         return (
-            requests.frames, requests.bytes, replies.frames, replies.bytes,
-            replies.frames, replies.bytes, requests.frames, requests.bytes,
+            requests.frames,
+            requests.bytes,
+            replies.frames,
+            replies.bytes,
+            replies.frames,
+            replies.bytes,
+            requests.frames,
+            requests.bytes,
         )
 
     def _total(self, way: str) -> Traffic:

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -52,7 +53,7 @@ class Listener:
         self._inode = os.stat(path).st_ino if path else None
         self._gate_closed = False
 
-    def attach(self, zmq_socket: zmq.Socket[bytes]) -> None:
+    def attach(self, zmq_socket: zmq.Socket[Any]) -> None:
         """Let ``zmq_socket`` accept connections here, on a duplicate of the descriptor."""
         zmq_socket.setsockopt(zmq.USE_FD, os.dup(self._socket.fileno()))
         try:
@@ -153,7 +154,7 @@ def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
         EndpointError: as for :func:`listen`.
     """
     try:
-        return listen(endpoint, backlog=128, mode=mode, group=group)
+        return listen(endpoint, backlog=1024, mode=mode, group=group)
     except EndpointError as error:
         pid = holder_of_ipc(endpoint)
         if pid is not None:
@@ -195,7 +196,8 @@ def _tcp_address(
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise EndpointError(
-            endpoint, f'"{host}" is neither an address, nor an interface, nor a host name known here',
+            endpoint,
+            f'"{host}" is neither an address, nor an interface, nor a host name known here',
             "write an address of this machine, or * for all of them",
         ) from error
     wanted = [entry for entry in found if ipv6 or entry[0] == socket.AF_INET] or found
@@ -335,20 +337,22 @@ def _make_way(endpoint: str, path: str) -> None:
             continue
         if not stat.S_ISSOCK(kind):
             raise EndpointError(
-                endpoint, f"{left_over} exists and is not a socket",
+                endpoint,
+                f"{left_over} exists and is not a socket",
                 "move it away, or choose another path",
             )
         pid = _listening_pid(left_over)
         if pid is not None:
             raise EndpointError(
-                endpoint, f"{_named(pid)} listens there already",
+                endpoint,
+                f"{_named(pid)} listens there already",
                 "stop it, or choose another path",
             )
         os.unlink(left_over)
 
 
 def _listening_pid(address: str) -> int | None:
-    """The pid that listens on this path (``"\\0name"``: an abstract one); ``None`` if nobody does."""
+    """The pid that listens at a path, or at an abstract ``"\\0name"``; ``None`` if nobody does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(address)
@@ -383,7 +387,8 @@ def _give_to_group(endpoint: str, path: str, group: str) -> None:
         os.chown(path, -1, number)
     except PermissionError:
         raise EndpointError(
-            endpoint, f'this user may not give {path} to the group "{group}"',
+            endpoint,
+            f'this user may not give {path} to the group "{group}"',
             f"run zqueued as a member of {group}, or set another [control] group",
         ) from None
 
@@ -392,18 +397,21 @@ def _ipc_error(endpoint: str, parsed: Endpoint, error: OSError) -> EndpointError
     folder = os.path.dirname(os.path.abspath(parsed.address))
     if error.errno == errno.ENOENT:
         return EndpointError(
-            endpoint, f"the folder {folder} does not exist",
+            endpoint,
+            f"the folder {folder} does not exist",
             f"mkdir -p {folder} (under systemd, RuntimeDirectory= makes it)",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EndpointError(
-            endpoint, f"this user may not write in the folder {folder}",
-            f"give it to the user that runs zqueued, or choose another path",
+            endpoint,
+            f"this user may not write in the folder {folder}",
+            "give it to the user that runs zqueued, or choose another path",
         )
     if error.errno == errno.EADDRINUSE:
         pid = holder_of_ipc(endpoint)
         return EndpointError(
-            endpoint, (_named(pid) if pid else "another process") + " listens there already",
+            endpoint,
+            (_named(pid) if pid else "another process") + " listens there already",
             "stop it, or choose another name",
         )
     return EndpointError(endpoint, os.strerror(error.errno or 0), "")
@@ -448,8 +456,8 @@ class DescriptorBudget:
 
 
 def raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the hard limit, less a headroom for :meth:`Listener.turn_away`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Allow what the hard limit allows, less a headroom for :meth:`Listener.turn_away`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ceiling = 1 << 20 if hard == resource.RLIM_INFINITY else hard
     wanted = ceiling - min(_DESCRIPTOR_HEADROOM, ceiling // 8)
     with contextlib.suppress(ValueError, OSError):

@@ -92,6 +92,14 @@ class Claims:
         bound = (self._shown(wanted) for wanted in _side_wanted(side))
         return (*bound, *(f"connect {endpoint}" for endpoint in side.connect))
 
+    def open_to_anyone(self) -> list[str]:
+        """The listening endpoints that serve anybody who can reach this machine."""
+        return [
+            wanted.endpoint
+            for wanted in self._wanted()
+            if endpoints.parse(wanted.endpoint, "bind").host in ("*", "0.0.0.0", "::")
+        ]
+
     def _shown(self, wanted: _Wanted) -> str:
         listener = self._held.get(wanted)
         chosen_by_kernel = listener is not None and _wild_port(wanted.endpoint)
@@ -138,7 +146,7 @@ def _overlap(one: str, other: str) -> bool:
 
 def _wild_port(endpoint: str) -> bool:
     parsed = endpoints.parse(endpoint, "bind")
-    return parsed.transport == "tcp" and not parsed.port or parsed.address == "*"
+    return (parsed.transport == "tcp" and not parsed.port) or parsed.address == "*"
 
 
 def _frontend_options(config: QueueConfig) -> dict[int, int]:

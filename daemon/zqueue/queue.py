@@ -45,7 +45,7 @@ class Refused(Exception):
 class Queue:
     """A queue and its thread. All methods and properties here may be used from any thread.
 
-    ``steer`` is the daemon's end of the PAIR. On it go ``[word, id, by, JSON arguments]``; back come
+    At ``steer_address`` is the PAIR. On it go ``[word, id, by, JSON arguments]``; back come
     ``[id, JSON answer]``, and ``[b"", b"changed"]`` after each change worth a look.
 
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
@@ -135,7 +135,7 @@ class Queue:
         pause = self._next_tick - time.monotonic()
         if self._asked or (self._engine is not None and self._engine.settling):
             pause = min(pause, _SETTLING_TICK)
-        poller.poll(max(0, pause) * 1000)
+        poller.poll(int(max(0, pause) * 1000))
 
     # -- words ---------------------------------------------------------------------------------
 

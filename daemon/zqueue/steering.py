@@ -120,4 +120,3 @@ class Steering:
             future = self._asked.get(number)
             if future is not None and not future.done():
                 future.set_result(json.loads(answer))
-

@@ -87,12 +87,10 @@ class Verbs:
 
     async def _each(self, queues: list[Steering], word: str, by: str) -> tuple[Steered, ...]:
         answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues))
-        return tuple(
-            _steered(queue, answer) for queue, answer in zip(queues, answers, strict=True)
-        )
+        return tuple(_steered(queue, answer) for queue, answer in zip(queues, answers, strict=True))
 
     async def _until_quiet(self, queue: Steering, timeout: float | None) -> Steered:
-        """Wait until a paused queue has nothing in flight; ends early if it is steered elsewhere."""
+        """Wait until a paused queue has nothing in flight, or is steered elsewhere."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status = await queue.fresh()
@@ -209,7 +207,7 @@ class Verbs:
 
 def _steered(queue: Steering, answer: dict[str, Any]) -> Steered:
     """What became of ``queue``, from its answer to a word."""
-    outcome = answer.get("outcome", "done") if answer["ok"] else "failed"
+    outcome: messages.Outcome = answer.get("outcome", "done") if answer["ok"] else "failed"
     status = queue.status
     return Steered(
         queue=queue.name,
@@ -223,13 +221,13 @@ def _steered(queue: Steering, answer: dict[str, Any]) -> Steered:
     )
 
 
-def _told(queue: Steering, outcome: str, detail: str = "") -> Steered:
+def _told(queue: Steering, outcome: messages.Outcome, detail: str = "") -> Steered:
     status = queue.status
     return Steered(
         queue=queue.name,
         state=status.state,
         changed=True,
-        outcome=outcome,  # type: ignore[arg-type]
+        outcome=outcome,
         detail=detail,
         waiting=status.waiting,
         in_flight=status.in_flight,

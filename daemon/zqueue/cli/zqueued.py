@@ -15,7 +15,10 @@ _PATH = click.Path(dir_okay=False, path_type=Path)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--config", "path", type=_PATH, metavar="FILE",
+    "--config",
+    "path",
+    type=_PATH,
+    metavar="FILE",
     help="The config to read. Default: /etc/zqueue.toml if it exists, else a built-in one: "
     "one queue from tcp://*:5559 to tcp://*:5560.",
 )

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION: Literal[1] = 1
 MAX_REQUEST_BYTES = 1 << 20
 """A request longer than this is answered with an error."""
 
@@ -96,7 +96,10 @@ class Reload(_Request):
 
 
 class Shutdown(_Request):
-    """End the daemon: drain every queue first, or with ``now`` at once. Result: :class:`ShutdownResult`."""
+    """End the daemon: drain every queue first, or with ``now`` at once.
+
+    Result: :class:`ShutdownResult`.
+    """
 
     verb: Literal["shutdown"] = "shutdown"
     now: bool = False
@@ -110,13 +113,17 @@ class LogLevel(_Request):
 
 
 class Events(_Request):
-    """Send every event as it happens, until ``cancel`` or the caller leaves. Events of all levels.
+    """Send up to ``recent`` events that happened before, then with ``follow`` each as it happens,
+    until ``cancel`` or the caller leaves. Events of all levels; ``queue`` picks one queue's.
 
-    ``queue`` picks one queue's. Replies: :class:`EventReply`.
+    With ``progress``, one empty :class:`Progress` tells that from here on none is missed. Replies:
+    :class:`EventReply`. Result: :class:`EventsResult`.
     """
 
     verb: Literal["events"] = "events"
     queue: str | None = None
+    recent: int = Field(default=0, ge=0)
+    follow: bool = True
 
 
 class Cancel(_Request):
@@ -211,6 +218,9 @@ class QueueStatus(Message):
     stale: bool = False
 
 
+Phase = Literal["starting", "running", "stopping"]
+
+
 class StatusResult(Message):
     """The daemon and its queues."""
 
@@ -222,8 +232,11 @@ class StatusResult(Message):
     uptime: float
     config: str | None
     control: str
-    state: Literal["starting", "running", "stopping"]
+    state: Phase
     log_level: str
+
+
+Outcome = Literal["done", "timed_out", "interrupted", "failed"]
 
 
 class Steered(Message):
@@ -236,7 +249,7 @@ class Steered(Message):
     queue: str
     state: str
     changed: bool
-    outcome: Literal["done", "timed_out", "interrupted", "failed"]
+    outcome: Outcome
     detail: str = ""
     waiting: int | None = None
     in_flight: int | None = None
@@ -274,6 +287,10 @@ class ShutdownResult(Message):
 
 class LogLevelResult(Message):
     level: str
+
+
+class EventsResult(Message):
+    """No more events follow."""
 
 
 class CancelResult(Message):

@@ -114,7 +114,7 @@ class Connections:
                 )
 
     def close(self) -> None:
-        """Stop watching. Call it from the thread that owns the watched socket, or after it ended."""
+        """Stop watching. For the thread that owns the watched socket, or after it ended."""
         self._watched.disable_monitor()
         self.monitor.close()
 

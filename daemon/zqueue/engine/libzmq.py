@@ -215,7 +215,10 @@ class LibzmqEngine:
             elif message[0] == LEFT:
                 past, now = self._past, self._now
                 self._past = (
-                    past[0] + now[0], past[1] + now[1], past[2] + now[2], past[3] + now[3]
+                    past[0] + now[0],
+                    past[1] + now[1],
+                    past[2] + now[2],
+                    past[3] + now[3],
                 )
                 self._now = (0, 0, 0, 0)
                 self._asked_at = self._leaving_since = self._last_tick = None
@@ -321,8 +324,12 @@ def holding_word() -> bytes:
     sockets = {
         name: context.socket(kind)
         for name, kind in (
-            ("source", zmq.PUSH), ("frontend", zmq.PULL), ("backend", zmq.PUSH),
-            ("sink", zmq.PULL), ("steer", zmq.PAIR), ("control", zmq.PAIR),
+            ("source", zmq.PUSH),
+            ("frontend", zmq.PULL),
+            ("backend", zmq.PUSH),
+            ("sink", zmq.PULL),
+            ("steer", zmq.PAIR),
+            ("control", zmq.PAIR),
         )
     }
     for one, other in (("source", "frontend"), ("backend", "sink"), ("steer", "control")):

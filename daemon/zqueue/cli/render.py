@@ -1,0 +1,293 @@
+"""How zqueuectl shows to a person what the daemon answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from zqueue.control.messages import (
+    ConfigResult,
+    EventReply,
+    QueueStatus,
+    ReloadResult,
+    StatusResult,
+    Steered,
+)
+
+_NARROWEST = 100
+_STATE_STYLES = {
+    "running": "green",
+    "paused": "yellow",
+    "draining": "yellow",
+    "starting": "yellow",
+    "stopped": "dim",
+    "failed": "bold red",
+}
+_UNITS = ("", "k", "M", "G", "T", "P")
+
+
+def status(result: StatusResult) -> None:
+    """The daemon in a line, its queues in a table, then what needs a look."""
+    _console().print(_status(result))
+
+
+def watch(looks: Iterable[StatusResult]) -> None:
+    """The status, drawn anew with each look; on what is no terminal, a line a queue and look."""
+    console = _console()
+    if not console.is_terminal:
+        for result in looks:
+            for queue in result.queues:
+                clock = datetime.now().strftime("%H:%M:%S")
+                print(f"{clock} {queue.name} {queue.state} {_brief(queue)}", flush=True)
+        return
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        try:
+            for result in looks:
+                live.update(_status(result), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def queues(result: StatusResult) -> None:
+    """The queues with their endpoints."""
+    table = _table("QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL")
+    for queue in result.queues:
+        table.add_row(
+            queue.name,
+            queue.type,
+            queue.engine,
+            _state(queue),
+            "\n".join(queue.frontend),
+            "\n".join(queue.backend),
+            queue.capture or "-",
+            queue.control or "-",
+        )
+    _console().print(table)
+
+
+def stats(result: StatusResult) -> None:
+    """All figures of each queue."""
+    console = _console()
+    for queue in result.queues:
+        about = "~" if queue.estimated else ""
+        heading = Text.assemble(
+            (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", _state(queue)
+        )
+        table = _table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
+        for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
+            table.add_row(
+                name,
+                f"{about}{traffic.messages}",
+                str(traffic.frames),
+                str(traffic.bytes),
+                f"{about}{traffic.messages_per_second:.1f}",
+                f"{traffic.bytes_per_second:.1f}",
+            )
+        peers = _table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
+        for name, side in (("clients", queue.clients), ("workers", queue.workers)):
+            peers.add_row(
+                name,
+                str(side.connected),
+                str(side.accepted),
+                str(side.disconnected),
+                str(side.rejected),
+            )
+        active = _ago(queue.last_activity) if queue.last_activity else "never"
+        console.print(heading, table, peers)
+        console.print(
+            f"waiting {_count(queue.waiting, about)}, in flight {_count(queue.in_flight, about)}, "
+            f"lost {about}{queue.lost}; last activity {active}; up {duration(queue.uptime)}, "
+            f"restarts {queue.restarts}\n"
+        )
+    if any(queue.estimated for queue in result.queues):
+        console.print("~ is an estimate: libzmq's proxy counts frames and bytes, not messages.")
+
+
+def steered(result: Steered, done: str) -> str:
+    """What became of one queue, in a line."""
+    if result.outcome == "done":
+        already = "" if result.changed else "already "
+        state = done if result.changed else result.state
+        return f"{result.queue}: {already}{state}"
+    if result.outcome == "failed":
+        return f"{result.queue}: failed: {result.detail} (it is {result.state})"
+    outcome = "timed out" if result.outcome == "timed_out" else result.outcome
+    return f"{result.queue}: {outcome}: {result.detail}; {_left(result)} (it is {result.state})"
+
+
+def progress(result: Steered) -> str:
+    """How far a drain or a wait has come, in a line."""
+    return f"{result.queue}: {result.state}, {_left(result)}"
+
+
+def reload(result: ReloadResult) -> Iterator[str]:
+    """What a reload has changed, a line each."""
+    yield from (f"warning: {warning}" for warning in result.warnings)
+    yield from (f"{name}: added" for name in result.added)
+    yield from (f"{name}: removed" for name in result.removed)
+    for name, keys in result.changed.items():
+        how = "its sockets were made anew" if name in result.rebound else "applied"
+        yield f"{name}: changed {', '.join(keys)}; {how}"
+    for key in result.settings:
+        how = "needs a restart" if key in result.needs_restart else "applied"
+        yield f"{key}: changed; {how}"
+    if result.unchanged:
+        yield f"unchanged: {', '.join(result.unchanged)}"
+
+
+def event(reply: EventReply) -> str:
+    """One event in a line."""
+    clock = datetime.fromtimestamp(reply.time).strftime("%H:%M:%S.%f")[:-3]
+    queue = f" queue={reply.queue}" if reply.queue else ""
+    fields = "".join(f" {key}={_one_line(value)}" for key, value in reply.fields.items())
+    missed = f" ({reply.dropped} events were missed before this one)" if reply.dropped else ""
+    return f"{clock} {reply.level:<8} {reply.name}{queue}{fields}{missed}"
+
+
+def config(result: ConfigResult) -> None:
+    """Every setting with its origin."""
+    table = _table("KEY", "VALUE", "FROM")
+    for value in result.values:
+        table.add_row(value.key, _value(value.value), value.origin)
+    _console().print(table)
+
+
+def duration(seconds: float) -> str:
+    """``3d 4h``, ``2m 5s``, ``0s``: the two largest units."""
+    rest, parts = int(seconds), []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+# -- pieces ------------------------------------------------------------------------------------
+
+
+def _status(result: StatusResult) -> Group:
+    origin = result.config or "built-in default"
+    head = (
+        f"zqueued {result.version} on {result.name}, pid {result.pid}, {result.state}, "
+        f"up {duration(result.uptime)}\nconfig {origin}, control {result.control}, "
+        f"log level {result.log_level}"
+    )
+    table = _table(
+        "QUEUE",
+        "TYPE",
+        "STATE",
+        "SINCE",
+        "BY",
+        "CLIENTS",
+        "WORKERS",
+        "WAITING",
+        "IN FLIGHT",
+        "REQUESTS",
+        "REQUESTS/S",
+    )
+    for queue in result.queues:
+        about = "~" if queue.estimated else ""
+        table.add_row(
+            queue.name,
+            queue.type,
+            _state(queue),
+            _ago(queue.since),
+            queue.by,
+            str(queue.clients.connected),
+            str(queue.workers.connected),
+            _count(queue.waiting, about),
+            _count(queue.in_flight, about),
+            f"{about}{_short(queue.requests.messages)}",
+            f"{about}{_short(queue.requests.messages_per_second)}",
+        )
+    notes = [f"{queue.name}: {note}" for queue in result.queues for note in _notes(queue)]
+    return Group(head, table, *notes)
+
+
+def _notes(queue: QueueStatus) -> Iterator[str]:
+    if queue.reason and queue.state in ("failed", "stopped", "paused"):
+        yield f"{queue.state}: {queue.reason}"
+    if queue.lost:
+        yield f"~{queue.lost} requests were lost with workers that left"
+    if queue.stale:
+        yield "it did not answer in time; these are its last known figures"
+
+
+def _brief(queue: QueueStatus) -> str:
+    about = "~" if queue.estimated else ""
+    return (
+        f"clients={queue.clients.connected} workers={queue.workers.connected} "
+        f"waiting={_count(queue.waiting, about)} in_flight={_count(queue.in_flight, about)} "
+        f"requests={about}{queue.requests.messages} "
+        f"requests/s={about}{queue.requests.messages_per_second:.1f} "
+        f"replies/s={about}{queue.replies.messages_per_second:.1f}"
+    )
+
+
+def _state(queue: QueueStatus) -> Text:
+    stale = "?" if queue.stale else ""
+    return Text(queue.state + stale, style=_STATE_STYLES[queue.state])
+
+
+def _left(result: Steered) -> str:
+    about = "~" if result.estimated else ""
+    return f"{_count(result.in_flight, about)} in flight, {_count(result.waiting, about)} waiting"
+
+
+def _count(number: int | None, about: str) -> str:
+    return "-" if number is None else f"{about}{number}"
+
+
+def _short(number: float) -> str:
+    """Four digits and a unit; an exact number if it is that short."""
+    for unit in _UNITS:
+        if abs(number) < 10_000:
+            shown = (
+                f"{number:.1f}" if isinstance(number, float) and number < 100 else f"{number:.0f}"
+            )
+            return shown + unit
+        number /= 1000
+    return f"{number:.0f}E"
+
+
+def _ago(moment: float) -> str:
+    return f"{duration(max(0.0, time.time() - moment))} ago"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _one_line(value: object) -> str:
+    text = _value(value)
+    if text and text.isprintable() and not set(text) & set(' "='):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("QUEUE", "KEY", "STATE"))
+    return table
+
+
+def _console() -> Console:
+    """A terminal's own width; for a pipe or a file, wide enough that nothing is folded."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=max(_NARROWEST, 240))
+    return console

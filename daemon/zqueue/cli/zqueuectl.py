@@ -1,0 +1,518 @@
+"""``zqueuectl``: steers and watches a running zqueued.
+
+Whatever is not needed for ``--help`` is imported where it is used, so that help and completion
+answer at once and need no daemon.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+import zqueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zqueue.control.client import ControlClient
+    from zqueue.control.messages import Message, SteerResult
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_ANSWER_WITHIN = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every verb takes, before it or after it."""
+
+    endpoint: str | None = None
+    instance: str | None = None
+    timeout: float | None = None
+    json: bool = False
+
+
+class Seconds(click.ParamType["float"]):
+    """``5``, ``250ms``, ``1m30s``."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from zqueue.quantities import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(
+                f"{value}s" if str(value).replace(".", "", 1).isdigit() else value
+            )
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False:
+            ctx.obj = replace(ctx.obj or Options(), **{name: value})
+
+    return keep
+
+
+def takes_options(command: Command) -> Command:
+    """Give ``command`` the options that all verbs have."""
+    for option in (
+        click.option(
+            "--json",
+            is_flag=True,
+            expose_value=False,
+            callback=_keep("json"),
+            help="Print JSON, in the form that docs/control.md describes.",
+        ),
+        click.option(
+            "--timeout",
+            type=Seconds(),
+            expose_value=False,
+            callback=_keep("timeout"),
+            metavar="DURATION",
+            help="How long to wait for an answer [5s]; for drain and pause --wait, for its end.",
+        ),
+        click.option(
+            "--instance",
+            metavar="NAME",
+            expose_value=False,
+            callback=_keep("instance"),
+            help="The daemon started as zqueue@NAME.",
+        ),
+        click.option(
+            "-e",
+            "--endpoint",
+            metavar="ENDPOINT",
+            envvar="ZQUEUE_ENDPOINT",
+            expose_value=False,
+            callback=_keep("endpoint"),
+            help="The control socket, ipc://…; else it is looked for in the usual places.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def takes_queues(command: Command) -> Command:
+    """Give ``command`` the names of queues, which may be left out where there is only one."""
+    command = click.argument("queues", nargs=-1, metavar="[QUEUE]...")(command)
+    return click.option("--all", "every", is_flag=True, help="Every queue.")(command)
+
+
+class Group(click.Group):
+    """Lists the verbs in the order in which an operator meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@takes_options
+@click.version_option(zqueue.__version__, "--version", prog_name="zqueuectl")
+def main() -> None:
+    """Steer and watch zqueued, the ZeroMQ queue device.
+
+    Exit codes: 0 done, 1 refused or failed by the daemon, 2 usage, 69 daemon unreachable.
+    """
+
+
+# -- to look -----------------------------------------------------------------------------------
+
+
+@main.command()
+@takes_options
+@click.pass_obj
+def status(options: Options | None) -> None:
+    """Show the daemon and the state of every queue."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.status()
+        if not _as_json(how, result):
+            from zqueue.cli import render
+
+            render.status(result)
+
+
+@main.command()
+@takes_options
+@click.pass_obj
+def queues(options: Options | None) -> None:
+    """List the queues and their endpoints."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.status()
+        if how.json:
+            keys = ("name", "type", "engine", "state", "frontend", "backend", "capture", "control")
+            listed = [queue.model_dump(mode="json", include=set(keys)) for queue in result.queues]
+            _print_json({"queues": listed})
+        else:
+            from zqueue.cli import render
+
+            render.queues(result)
+
+
+@main.command()
+@takes_options
+@click.argument("names", nargs=-1, metavar="[QUEUE]...")
+@click.pass_obj
+def stats(options: Options | None, names: tuple[str, ...]) -> None:
+    """Show all figures of every queue, or of some."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.status()
+        chosen = _choose(result.queues, names)
+        result = result.model_copy(update={"queues": tuple(chosen)})
+        if how.json:
+            _print_json({"queues": [queue.model_dump(mode="json") for queue in result.queues]})
+        else:
+            from zqueue.cli import render
+
+            render.stats(result)
+
+
+@main.command()
+@takes_options
+@click.option("--interval", type=Seconds(), default=1.0, metavar="DURATION", help="[1s]")
+@click.option("--count", type=click.IntRange(1), help="End after so many looks.")
+@click.pass_obj
+def watch(options: Options | None, interval: float, count: int | None) -> None:
+    """Show the counters every second until Ctrl-C."""
+    from zqueue.cli import render
+
+    with _zqueued(options) as (zqueued, how):
+        looks = _looks(zqueued, interval, count)
+        if how.json:
+            for result in looks:
+                click.echo(result.model_dump_json())
+        else:
+            render.watch(looks)
+
+
+@main.command()
+@takes_options
+@click.option("-f", "--follow", is_flag=True, help="Go on with each event as it happens.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, help="How many past ones. [20]")
+@click.option("-q", "--queue", metavar="QUEUE", help="Only this queue's.")
+@click.pass_obj
+def events(options: Options | None, follow: bool, lines: int, queue: str | None) -> None:
+    """Show what happened of late, or live what happens. docs/events.md lists every event."""
+    with _zqueued(options) as (zqueued, how):
+        for event in zqueued.events(queue, recent=lines, follow=follow):
+            if how.json:
+                keys = {"name", "level", "time", "queue", "message", "fields", "dropped"}
+                click.echo(event.model_dump_json(include=keys))
+            else:
+                from zqueue.cli import render
+
+                click.echo(render.event(event))
+
+
+# -- to steer ----------------------------------------------------------------------------------
+
+
+@main.command()
+@takes_options
+@takes_queues
+@click.option("--wait", is_flag=True, help="Return when nothing is in flight any more.")
+@click.pass_obj
+def pause(options: Options | None, queues: tuple[str, ...], every: bool, wait: bool) -> None:
+    """Let no further request go to a worker; replies still return, nothing is lost."""
+    with _zqueued(options, _ANSWER_WITHIN if wait else None) as (zqueued, how):
+        result = zqueued.pause(
+            *queues,
+            all=every,
+            wait=wait,
+            timeout=how.timeout if wait else None,
+            on_progress=None if how.json else _show_progress,
+        )
+        _report(how, result, "paused")
+
+
+@main.command()
+@takes_options
+@takes_queues
+@click.pass_obj
+def resume(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
+    """Let requests pass again; ends a drain."""
+    with _zqueued(options) as (zqueued, how):
+        _report(how, zqueued.resume(*queues, all=every), "running")
+
+
+@main.command()
+@takes_options
+@takes_queues
+@click.option(
+    "--then",
+    type=click.Choice(["pause", "terminate"]),
+    default="pause",
+    help="What the queue does when it is empty. [pause]",
+)
+@click.pass_obj
+def drain(options: Options | None, queues: tuple[str, ...], every: bool, then: Any) -> None:
+    """Take no new request, finish what is in flight, then pause or terminate.
+
+    It ends when nothing is left, or when --timeout (else the queue's drain_timeout) is up: that is
+    exit code 1, and it says what is left.
+    """
+    with _zqueued(options, _ANSWER_WITHIN) as (zqueued, how):
+        result = zqueued.drain(
+            *queues,
+            all=every,
+            then=then,
+            timeout=how.timeout,
+            on_progress=None if how.json else _show_progress,
+        )
+        _report(how, result, "drained")
+
+
+@main.command()
+@takes_options
+@takes_queues
+@click.pass_obj
+def terminate(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
+    """Stop queues now; their ports are closed."""
+    with _zqueued(options) as (zqueued, how):
+        _report(how, zqueued.terminate(*queues, all=every), "stopped")
+
+
+@main.command()
+@takes_options
+@takes_queues
+@click.pass_obj
+def start(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
+    """Start queues that are stopped or failed."""
+    with _zqueued(options) as (zqueued, how):
+        _report(how, zqueued.start(*queues, all=every), "started")
+
+
+# -- the daemon --------------------------------------------------------------------------------
+
+
+@main.command()
+@takes_options
+@click.pass_obj
+def reload(options: Options | None) -> None:
+    """Apply the config file's changes; a bad file changes nothing and exits 1."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.reload()
+        if not _as_json(how, result):
+            from zqueue.cli import render
+
+            for line in render.reload(result):
+                click.echo(line)
+
+
+@main.command()
+@takes_options
+@click.option("--now", is_flag=True, help="Do not drain first.")
+@click.option("--wait/--no-wait", default=True, help="Return when it has ended. [wait]")
+@click.pass_obj
+def shutdown(options: Options | None, now: bool, wait: bool) -> None:
+    """End the daemon, after draining every queue."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.shutdown(now=now, wait=wait)
+        if not _as_json(how, result):
+            click.echo("ended" if wait else "shutting down")
+
+
+@main.command("log-level")
+@takes_options
+@click.argument("level", required=False, type=click.Choice(["debug", "info", "warning", "error"]))
+@click.pass_obj
+def log_level(options: Options | None, level: Any) -> None:
+    """Show the log level, or change it until the next restart or reload."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.log_level(level)
+        if not _as_json(how, result):
+            click.echo(result.level)
+
+
+@main.group()
+@takes_options
+def config() -> None:
+    """The config in force."""
+
+
+@config.command("show")
+@takes_options
+@click.pass_obj
+def config_show(options: Options | None) -> None:
+    """Show every setting, and where its value came from."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.config()
+        if not _as_json(how, result):
+            from zqueue.cli import render
+
+            render.config(result)
+
+
+@main.command()
+@takes_options
+@click.pass_obj
+def version(options: Options | None) -> None:
+    """Show the versions of zqueuectl, the daemon and what it runs on."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.version()
+        if how.json:
+            _print_json({"zqueuectl": zqueue.__version__} | result.model_dump(mode="json"))
+            return
+        click.echo(f"zqueuectl {zqueue.__version__}")
+        click.echo(
+            f"zqueued {result.version}, pid {result.pid}, protocol {result.protocol}, libzmq "
+            f"{result.libzmq}, pyzmq {result.pyzmq}, Python {result.python}"
+        )
+
+
+# -- the demo ----------------------------------------------------------------------------------
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """See it work: a broker, two servers, two clients, a pause and a resume, in ten seconds."""
+    if ctx.invoked_subcommand is None:
+        from zqueue.cli import demo as programs
+
+        sys.exit(programs.scene())
+
+
+@demo.command("server")
+@click.option(
+    "-e",
+    "--endpoint",
+    default="tcp://127.0.0.1:5560",
+    metavar="ENDPOINT",
+    help="The broker's backend. [tcp://127.0.0.1:5560]",
+)
+@click.option(
+    "--work", type=Seconds(), default=1.0, metavar="DURATION", help="Time a request takes. [1s]"
+)
+@click.option("--requests", type=click.IntRange(1), help="End after so many. [never]")
+@click.option("--id", "identity", metavar="ID", help="[its pid]")
+def demo_server(endpoint: str, work: float, requests: int | None, identity: str | None) -> None:
+    """A plain REP that connects to the broker and answers "World from server ID"."""
+    from zqueue.cli import demo as programs
+
+    sys.exit(programs.server(endpoint, work, requests, identity))
+
+
+@demo.command("client")
+@click.option(
+    "-e",
+    "--endpoint",
+    default="tcp://127.0.0.1:5559",
+    metavar="ENDPOINT",
+    help="The broker's frontend. [tcp://127.0.0.1:5559]",
+)
+@click.option("--requests", type=click.IntRange(1), default=9, help="[9]")
+@click.option(
+    "--work", type=Seconds(), default=0.0, metavar="DURATION", help="Pause between requests. [0s]"
+)
+@click.option("--id", "identity", metavar="ID", help="[its pid]")
+def demo_client(endpoint: str, requests: int, work: float, identity: str | None) -> None:
+    """A plain REQ that says "Hello from ID" nine times and prints every reply."""
+    from zqueue.cli import demo as programs
+
+    sys.exit(programs.client(endpoint, requests, work, identity))
+
+
+# -- common to the verbs -------------------------------------------------------------------------
+
+
+@contextmanager
+def _zqueued(
+    options: Options | None, silence: float | None = None
+) -> Iterator[tuple[ControlClient, Options]]:
+    """A connection to the daemon; what goes wrong with it ends the command with its exit code.
+
+    ``silence``: how long the daemon may be silent, where --timeout means something else.
+    """
+    from zqueue.control.client import ControlClient, Refused
+    from zqueue.errors import ZqueueError
+
+    how = options or Options()
+    if silence is None:
+        silence = _ANSWER_WITHIN if how.timeout is None else how.timeout
+    try:
+        with ControlClient(how.endpoint, instance=how.instance, timeout=silence) as zqueued:
+            yield zqueued, how
+    except ZqueueError as error:
+        code = error.code if isinstance(error, Refused) else "unreachable"
+        _fail(how, code, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(how: Options, code: str, message: str, exit_code: int) -> NoReturn:
+    if how.json:
+        _print_json({"error": {"code": code, "message": message}})
+    click.echo(f"zqueuectl: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _as_json(how: Options, result: Message) -> bool:
+    if how.json:
+        click.echo(result.model_dump_json(indent=2))
+    return how.json
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2))
+
+
+def _report(how: Options, result: SteerResult, done: str) -> None:
+    """Say what became of each queue; the exit code is 1 unless all is done."""
+    if not _as_json(how, result):
+        from zqueue.cli import render
+
+        for steered in result.queues:
+            click.echo(render.steered(steered, done), err=steered.outcome != "done")
+    if not result.ok:
+        sys.exit(1)
+
+
+def _show_progress(queues: tuple[Any, ...]) -> None:
+    from zqueue.cli import render
+
+    for steered in queues:
+        click.echo(render.progress(steered), err=True)
+
+
+def _choose(queues: tuple[Any, ...], names: tuple[str, ...]) -> list[Any]:
+    from zqueue.control.client import Refused
+
+    known = {queue.name: queue for queue in queues}
+    for name in names:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise Refused("unknown_queue", f'there is no queue "{name}"; there are: {there}')
+    return [known[name] for name in names] if names else list(queues)
+
+
+def _looks(zqueued: ControlClient, interval: float, count: int | None) -> Iterator[Any]:
+    import time
+
+    looked = 0
+    while True:
+        yield zqueued.status()
+        looked += 1
+        if looked == count:
+            return
+        time.sleep(interval)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Talk to a running zqueued from a script; ``zqueuectl`` does nothing else.
+
+::
+
+    from zqueue.control.client import ControlClient
+
+    with ControlClient() as zqueued:
+        zqueued.pause("orders", wait=True)
+        print(zqueued.status().queues[0].in_flight)
+        zqueued.resume("orders")
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, Self, TypeVar
+
+import zmq
+from pydantic import TypeAdapter, ValidationError
+
+from zqueue.control import location, messages
+from zqueue.control.location import Unreachable
+from zqueue.control.messages import Message, Steered
+from zqueue.errors import ZqueueError
+
+__all__ = ["ControlClient", "Refused", "Unreachable"]
+
+OnProgress = Callable[[tuple[Steered, ...]], None]
+"""Called about twice a second while a drain or a wait goes on."""
+
+_REPLIES: TypeAdapter[messages.Reply] = TypeAdapter(messages.Reply)
+_ENDS_AFTER_DRAIN = 15.0
+
+R = TypeVar("R", bound=Message)
+
+
+class Refused(ZqueueError):
+    """The daemon refused or failed; ``code`` is as in :class:`zqueue.control.messages.Error`."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ControlClient:
+    """A connection to the control socket, for one thread. Use it in a ``with``, or close it.
+
+    ``endpoint``: ``ipc://…``; ``None`` looks where a daemon may listen, ``instance`` for the one
+    started as ``zqueue@NAME``. ``timeout``: seconds of silence after which the daemon counts as
+    unreachable; during a drain or a wait it is heard from twice a second.
+
+    The methods for queues take their names; none means the only queue there is, ``all=True``
+    each. What became of them is in the result: its ``ok`` is false if any was not ``done``.
+
+    Raises (the constructor and all methods):
+        Unreachable: no daemon answers; the message says why.
+        Refused: the daemon cannot do it; the message says why.
+    """
+
+    def __init__(
+        self, endpoint: str | None = None, *, instance: str | None = None, timeout: float = 5.0
+    ) -> None:
+        if endpoint is None:
+            endpoint = location.find(instance)
+        else:
+            location.probe(endpoint)
+        self.endpoint = endpoint
+        self.timeout = timeout
+        self._numbers = itertools.count(1)
+        self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.set(zmq.SNDHWM, 0)
+        self._socket.set(zmq.RCVHWM, 0)
+        # Else a daemon that is started later would be sent what was meant for this one.
+        self._socket.set(zmq.RECONNECT_IVL, -1)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise Unreachable(f"{endpoint}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. What was asked for goes on in the daemon."""
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)
+        self._context.term()
+
+    # -- to look ---------------------------------------------------------------------------------
+
+    def status(self) -> messages.StatusResult:
+        """The daemon, and every queue's state and figures."""
+        return self._ask(messages.Status(id=self._next()), messages.StatusResult)
+
+    def config(self) -> messages.ConfigResult:
+        """The config in force, and where each value came from."""
+        return self._ask(messages.Config(id=self._next()), messages.ConfigResult)
+
+    def version(self) -> messages.VersionResult:
+        """Versions and pid of the daemon."""
+        return self._ask(messages.Version(id=self._next()), messages.VersionResult)
+
+    def events(
+        self, queue: str | None = None, *, recent: int = 0, follow: bool = True
+    ) -> Iterator[messages.EventReply]:
+        """The last ``recent`` events, then with ``follow`` each as it happens, without end.
+
+        None is missed that happens after this call has returned.
+        """
+        request = messages.Events(
+            id=self._next(), queue=queue, recent=recent, follow=follow, progress=True
+        )
+        self._send(request)
+        early: list[messages.EventReply] = []
+        for reply in self._replies(request.id, self.timeout):
+            if not isinstance(reply, messages.EventReply):
+                break
+            early.append(reply)
+        return self._events(request.id, early, follow)
+
+    def _events(
+        self, identity: str, early: list[messages.EventReply], follow: bool
+    ) -> Iterator[messages.EventReply]:
+        yield from early
+        if follow:
+            for reply in self._replies(identity, None):
+                if isinstance(reply, messages.EventReply):
+                    yield reply
+
+    # -- to steer --------------------------------------------------------------------------------
+
+    def pause(
+        self,
+        *queues: str,
+        all: bool = False,
+        wait: bool = False,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> messages.SteerResult:
+        """Let no further request go to a worker; with ``wait`` return when nothing is in flight,
+        or after ``timeout`` seconds (``timed_out``), or when somebody resumed (``interrupted``)."""
+        request = messages.Pause(
+            id=self._next(), queues=queues, all=all, wait=wait, timeout=timeout, progress=wait
+        )
+        return self._ask(request, messages.SteerResult, on_progress)
+
+    def resume(self, *queues: str, all: bool = False) -> messages.SteerResult:
+        """Let requests pass again; ends a drain."""
+        request = messages.Resume(id=self._next(), queues=queues, all=all)
+        return self._ask(request, messages.SteerResult)
+
+    def drain(
+        self,
+        *queues: str,
+        all: bool = False,
+        then: Literal["pause", "terminate"] = "pause",
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> messages.SteerResult:
+        """Take no new request, finish what is in flight; return when that is done, or its time is
+        up (``timeout`` seconds, else the queue's ``drain_timeout``)."""
+        request = messages.Drain(
+            id=self._next(), queues=queues, all=all, then=then, timeout=timeout, progress=True
+        )
+        return self._ask(request, messages.SteerResult, on_progress)
+
+    def terminate(self, *queues: str, all: bool = False) -> messages.SteerResult:
+        """Stop queues now."""
+        request = messages.Terminate(id=self._next(), queues=queues, all=all)
+        return self._ask(request, messages.SteerResult)
+
+    def start(self, *queues: str, all: bool = False) -> messages.SteerResult:
+        """Start queues that are stopped or failed."""
+        request = messages.Start(id=self._next(), queues=queues, all=all)
+        return self._ask(request, messages.SteerResult)
+
+    # -- the daemon ------------------------------------------------------------------------------
+
+    def reload(self) -> messages.ReloadResult:
+        """Apply the config file's changes; a bad file changes nothing (``Refused``)."""
+        request = messages.Reload(id=self._next(), progress=True)
+        return self._ask(request, messages.ReloadResult)
+
+    def shutdown(self, *, now: bool = False, wait: bool = True) -> messages.ShutdownResult:
+        """End the daemon, draining first unless ``now``; with ``wait``, return when it is gone."""
+        request = messages.Shutdown(id=self._next(), now=now)
+        result = self._ask(request, messages.ShutdownResult)
+        if wait:
+            self._wait_for_end(result.drain_timeout + _ENDS_AFTER_DRAIN)
+        return result
+
+    def log_level(
+        self, level: Literal["debug", "info", "warning", "error"] | None = None
+    ) -> messages.LogLevelResult:
+        """Tell the log level, or change it."""
+        return self._ask(messages.LogLevel(id=self._next(), level=level), messages.LogLevelResult)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _next(self) -> str:
+        return f"{self._name}-{next(self._numbers)}"
+
+    def _send(self, request: Message) -> None:
+        if self._monitor.poll(0):
+            raise Unreachable(f"{self.endpoint}: the daemon has ended; connect anew")
+        self._socket.send(request.model_dump_json().encode(), zmq.DONTWAIT)
+
+    def _ask(
+        self, request: messages.Request, result: type[R], on_progress: OnProgress | None = None
+    ) -> R:
+        self._send(request)
+        for reply in self._replies(request.id, self.timeout):
+            if isinstance(reply, messages.Result):
+                try:
+                    return result.model_validate(reply.result)
+                except ValidationError as error:
+                    raise Unreachable(_foreign(self.endpoint)) from error
+            if isinstance(reply, messages.Progress) and on_progress is not None:
+                on_progress(reply.queues)
+        raise Unreachable(f"{self.endpoint}: the daemon gave no result")
+
+    def _replies(self, identity: str, silence: float | None) -> Iterator[messages.Reply]:
+        """The replies to one request, to its end; an error among them is raised."""
+        while True:
+            reply = self._receive(silence)
+            if isinstance(reply, messages.Error) and reply.id in (identity, None):
+                raise Refused(reply.code, reply.message)
+            if reply.id == identity:
+                yield reply
+                if isinstance(reply, messages.Result):
+                    return
+
+    def _receive(self, silence: float | None) -> messages.Reply:
+        deadline = None if silence is None else time.monotonic() + silence
+        while True:
+            left = None if deadline is None else int(max(0.0, deadline - time.monotonic()) * 1000)
+            ready = dict(self._poller.poll(left))
+            if self._socket in ready:
+                frames = self._socket.recv_multipart()
+                try:
+                    return _REPLIES.validate_json(frames[-1])
+                except ValidationError as error:
+                    raise Unreachable(_foreign(self.endpoint)) from error
+            if self._monitor in ready:
+                raise Unreachable(f"{self.endpoint}: the daemon ended before it answered")
+            if not ready:
+                raise Unreachable(
+                    f"{self.endpoint}: no answer within {silence:g} s; "
+                    "the daemon is there but stopped or overloaded"
+                )
+
+    def _wait_for_end(self, within: float) -> None:
+        if not self._monitor.poll(int(within * 1000)):
+            raise Unreachable(
+                f"{self.endpoint}: still there {within:g} s after it began to shut down"
+            )
+
+
+def _foreign(endpoint: str) -> str:
+    return (
+        f"{endpoint}: what answers there speaks another protocol; "
+        f"this zqueuectl speaks version {messages.PROTOCOL_VERSION}"
+    )

@@ -1,0 +1,228 @@
+"""Where the control socket is: the daemon binds at the first place it can, and callers look at the
+same places in the same order.
+
+What is configured; ``$RUNTIME_DIRECTORY`` (systemd.exec(5)); ``/run/zqueue``;
+``$XDG_RUNTIME_DIR/zqueue``; ``/tmp/zqueue-UID``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from zqueue.errors import EndpointError, ZqueueError
+
+SOCKET_NAME = "control.sock"
+GROUP = "zqueue"
+_RUN = Path("/run/zqueue")
+_CONFIG = Path("/etc/zqueue.toml")
+_INSTANCE_CONFIGS = Path("/etc/zqueue")
+
+
+class Unreachable(ZqueueError):
+    """No daemon answers; the message says why, and what to do about it."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+# -- for the daemon ----------------------------------------------------------------------------
+
+
+def choose_to_bind(configured: str | None) -> str:
+    """The endpoint where the daemon is to bind its control socket; its folder exists then.
+
+    A configured endpoint is taken as it is: making its folder is the operator's business.
+
+    Raises:
+        EndpointError: there is no place for it.
+    """
+    if configured is not None:
+        return configured
+    for folder in _folders():
+        if _can_be_written(folder):
+            return _endpoint_in(folder)
+    private = _private_folder()
+    endpoint = _endpoint_in(private)
+    try:
+        private.mkdir(mode=0o700, exist_ok=True)
+        _must_be_ours(private)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise EndpointError(endpoint, reason, "set [control] endpoint in the config") from error
+    return endpoint
+
+
+def group(configured: str | None) -> str | None:
+    """The group that the control socket is given to: the configured one, or ``zqueue`` where there
+    is one and this process may give files to it."""
+    if configured is not None:
+        return configured
+    import grp
+
+    try:
+        number = grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None
+    may_give = os.geteuid() == 0 or number in {os.getegid(), *os.getgroups()}
+    return GROUP if may_give else None
+
+
+# -- for its callers ---------------------------------------------------------------------------
+
+
+def find(instance: str | None = None) -> str:
+    """The endpoint at which a daemon listens: the first of the known places where one does.
+
+    ``instance`` is the name of one started as ``zqueue@NAME``.
+
+    Raises:
+        Unreachable: none does; the message names every place that was tried.
+    """
+    reasons = []
+    for endpoint in _candidates(instance):
+        try:
+            probe(endpoint)
+        except Unreachable as error:
+            reasons.append(error)
+        else:
+            return endpoint
+    for error in reasons:
+        if isinstance(error, _Forbidden):
+            raise error
+    unit = f"zqueue@{instance}" if instance else "zqueue"
+    places = "\n".join(f"  {error}" for error in reasons)
+    raise Unreachable(f"no zqueued is running (systemctl start {unit}, or zqueued):\n{places}")
+
+
+def probe(endpoint: str) -> None:
+    """Find out whether anybody listens at ``endpoint``.
+
+    Raises:
+        Unreachable: nobody does, or this user may not connect.
+    """
+    transport, _, path = endpoint.partition("://")
+    if transport != "ipc" or not path:
+        raise Unreachable(
+            f'"{endpoint}" is no endpoint of a control socket; it looks like '
+            "ipc:///run/zqueue/control.sock"
+        )
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            return  # its backlog is full: somebody listens
+        except OSError as error:
+            raise _explain(endpoint, path, error) from None
+
+
+class _Forbidden(Unreachable):
+    """A daemon is there, but this user may not talk to it."""
+
+
+def _explain(endpoint: str, path: str, error: OSError) -> Unreachable:
+    if error.errno == errno.ENOENT:
+        return Unreachable(f"{endpoint}: no socket is there")
+    if error.errno == errno.ECONNREFUSED:
+        return Unreachable(f"{endpoint}: nobody listens; a daemon that was killed left the socket")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return _Forbidden(f"{endpoint}: {_user()} may not use it{_who_may(Path(path))}")
+    return Unreachable(f"{endpoint}: {error.strerror or error}")
+
+
+def _user() -> str:
+    import pwd
+
+    with contextlib.suppress(KeyError):
+        return f'the user "{pwd.getpwuid(os.geteuid()).pw_name}"'
+    return f"the user {os.geteuid()}"
+
+
+def _who_may(path: Path) -> str:
+    import grp
+
+    for place in (path, *path.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        if place == path and not found.st_mode & stat.S_IWGRP:
+            return "; only its owner and root may (set [control] mode and group)"
+        try:
+            name = grp.getgrgid(found.st_gid).gr_name
+        except KeyError:
+            name = str(found.st_gid)
+        what = "it" if place == path else f"the folder {place}"
+        return f'; {what} is open to the group "{name}": usermod -aG {name} USER, then log in again'
+    return ""
+
+
+def _candidates(instance: str | None) -> Iterator[str]:
+    if instance is not None:
+        configured = _configured(_INSTANCE_CONFIGS / f"{instance}.toml")
+        yield configured or _endpoint_in(Path(f"/run/zqueue-{instance}"))
+        return
+    configured = _configured(_CONFIG)
+    if configured is not None:
+        yield configured
+    for folder in _folders():
+        yield _endpoint_in(folder)
+    private = _private_folder()
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            _must_be_ours(private)
+        except PermissionError:
+            return
+    yield _endpoint_in(private)
+
+
+def _configured(path: Path) -> str | None:
+    """The control endpoint of a config file, if it can be read and names one."""
+    try:
+        with path.open("rb") as file:
+            endpoint = tomllib.load(file).get("control", {}).get("endpoint")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return endpoint if isinstance(endpoint, str) else None
+
+
+# -- places ------------------------------------------------------------------------------------
+
+
+def _folders() -> Iterator[Path]:
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if runtime:
+        yield Path(runtime)
+    yield _RUN
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session:
+        yield Path(session) / "zqueue"
+
+
+def _private_folder() -> Path:
+    return Path(f"/tmp/zqueue-{os.geteuid()}")
+
+
+def _endpoint_in(folder: Path) -> str:
+    return f"ipc://{folder / SOCKET_NAME}"
+
+
+def _can_be_written(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o755, exist_ok=True)
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _must_be_ours(folder: Path) -> None:
+    """In /tmp anybody may have made a folder of this name before us."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{folder} exists and is not a folder of this user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(errno.EPERM, f"{folder} is open to others; chmod 700 {folder}")
