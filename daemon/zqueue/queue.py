@@ -25,6 +25,7 @@ from zqueue.errors import EndpointError
 from zqueue.figures import Figures
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
+from zqueue.threads import name_this_thread
 
 Emit = Callable[..., None]
 
@@ -88,7 +89,7 @@ class Queue:
         self._ended = False
         self._next_tick = 0.0
         self.status = self._make_status()
-        self._thread = threading.Thread(target=self._run, name=f"zq.{self.name}"[:15], daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"zq.{self.name}", daemon=True)
         self._thread.start()
 
     @property
@@ -107,6 +108,7 @@ class Queue:
     # -- the thread: one turn after the other -------------------------------------------------
 
     def _run(self) -> None:
+        name_this_thread(self._thread.name)
         while not self._ended:
             try:
                 self._turn()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import zmq
 
+from zqueue.threads import name_this_thread
+
 _BURST = 64
 _CALM_AFTER = 1000
 _SAMPLE = 8
@@ -108,7 +110,7 @@ class ProxyThread:
         self.held = False
         self.stuck = False
         self.left_over = 0
-        self._thread = threading.Thread(target=self._run, name=f"zq-{name}"[:15], daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"zq-{name}", daemon=True)
 
     # -- for the steering thread -------------------------------------------------------------
 
@@ -183,6 +185,7 @@ class ProxyThread:
     # -- the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
+        name_this_thread(self._thread.name)
         # A signal that this thread caught would make the proxy return in the middle of a message.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

@@ -1,0 +1,45 @@
+"""Stops one thread of another process, as a debugger does: the queue whose thread is stuck."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_for
+
+_PTRACE_SEIZE = 0x4206
+_PTRACE_INTERRUPT = 0x4207
+_PTRACE_DETACH = 17
+_WALL = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+@contextlib.contextmanager
+def stopped_thread(pid: int, name: str) -> Iterator[None]:
+    """Keep the thread called ``name`` stopped; skips the test where ptrace is not allowed."""
+    tid = wait_for(lambda: _thread_id(pid, name), f"a thread {name}")
+    if _libc.ptrace(_PTRACE_SEIZE, tid, None, None) != 0:
+        pytest.skip(f"ptrace is not allowed here: {os.strerror(ctypes.get_errno())}")
+    try:
+        _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None)
+        os.waitpid(tid, _WALL)
+        yield
+    finally:
+        _libc.ptrace(_PTRACE_DETACH, tid, None, None)
+        time.sleep(0)
+
+
+def _thread_id(pid: int, name: str) -> int | None:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == name:
+            return int(task.name)
+    return None

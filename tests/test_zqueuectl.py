@@ -1,0 +1,237 @@
+"""zqueuectl as an operator and a deploy script use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartZqueued
+from tests.peers import Peers
+from tests.waiting import wait_for
+from tests.zqueued import Zqueued
+
+VERBS = (
+    "status", "queues", "stats", "watch", "events", "pause", "resume", "drain", "terminate",
+    "start", "reload", "shutdown", "log-level", "config", "version", "demo",
+)  # fmt: skip
+
+
+def zqueuectl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "zqueue.cli.zqueuectl", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+    )
+
+
+def test_help_needs_no_daemon_and_imports_little() -> None:
+    done = zqueuectl("--help")
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
+    for verb in VERBS:
+        assert zqueuectl(verb, "--help").returncode == 0
+    code = (
+        "import sys, zqueue.cli.zqueuectl\n"
+        "print([name for name in ('zmq', 'pydantic', 'rich', 'structlog', 'asyncio')"
+        " if name in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]", "what help does not need makes it slow"
+
+
+def test_completion_needs_no_daemon() -> None:
+    done = zqueuectl(
+        _ZQUEUECTL_COMPLETE="bash_complete", COMP_WORDS="zqueuectl pa", COMP_CWORD="1"
+    )
+    # python -m names the program differently; the completion variable follows the name.
+    program = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from zqueue.cli.zqueuectl import main; main(prog_name='zqueuectl')",
+        ],
+        env=os.environ
+        | {
+            "_ZQUEUECTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": "zqueuectl pa",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert "plain,pause" in program.stdout
+    assert done.returncode in (0, 2)
+
+
+def test_json_status_has_the_fixed_form(zqueued: Zqueued) -> None:
+    done = zqueued.ctl("--json", "status")
+    status = json.loads(done.stdout)
+    queue = status["queues"][0]
+    assert {key: queue[key] for key in ("name", "type", "engine", "state")} == {
+        "name": "default",
+        "type": "queue",
+        "engine": "libzmq",
+        "state": "running",
+    }
+    assert queue["estimated"] is True
+    assert status["control"] == zqueued.control
+
+
+def test_options_may_stand_before_and_after_the_verb(zqueued: Zqueued) -> None:
+    for arguments in (
+        ("-e", zqueued.control, "--json", "--timeout", "5s", "status"),
+        ("status", "--json", "--endpoint", zqueued.control, "--timeout", "5"),
+        ("--json", "status", "-e", zqueued.control),
+        ("-e", "ipc:///nowhere", "status", "-e", zqueued.control, "--json"),
+    ):
+        done = zqueuectl(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["queues"]
+    assert zqueuectl("--json", "version", ZQUEUE_ENDPOINT=zqueued.control).returncode == 0
+
+
+def test_every_view_shows_the_queue(zqueued: Zqueued, peers: Peers) -> None:
+    peers.worker(zqueued.backend())
+    peers.client(zqueued.frontend(), requests=12).finish()
+    for verb in (("status",), ("queues",), ("stats",), ("watch", "--count", "1")):
+        done = zqueued.ctl(*verb)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "default" in done.stdout
+        assert "running" in done.stdout or verb == ("stats",)
+    assert "~12" in zqueued.ctl("status").stdout, "an estimate is shown as one"
+    stats = zqueued.ctl("stats").stdout
+    assert "~12" in stats
+    assert " 36 " in stats, "frames are exact"
+    assert json.loads(zqueued.ctl("stats", "default", "--json").stdout)["queues"][0]["replies"]
+    assert zqueued.ctl("stats", "nobody").returncode == 1
+    lines = zqueued.ctl("--json", "watch", "--count", "2", "--interval", "10ms").stdout.splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["running"] * 2
+
+
+def test_events_are_shown(zqueued: Zqueued) -> None:
+    zqueued.ctl("pause")
+    shown = zqueued.ctl("events").stdout
+    assert "queue.paused queue=default by=0/root" in shown
+    as_json = [json.loads(line) for line in zqueued.ctl("events", "--json").stdout.splitlines()]
+    assert as_json[-1]["name"] == "queue.paused"
+    follower = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "zqueue.cli.zqueuectl", "-e", zqueued.control),
+            *("events", "--follow", "-n", "1"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    assert "queue.paused" in follower.stdout.readline()
+    zqueued.ctl("resume")
+    assert "queue.running" in follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(20) == 130
+
+
+def test_log_level(zqueued: Zqueued) -> None:
+    assert zqueued.ctl("log-level").stdout == "debug\n"
+    assert zqueued.ctl("log-level", "warning").returncode == 0
+    assert zqueued.ctl("log-level").stdout == "warning\n"
+    wait_for(lambda: zqueued.events("log.level_changed") == [])
+    zqueued.ctl("log-level", "info")
+    zqueued.wait_event("log.level_changed", old="warning", new="info")
+    assert zqueued.ctl("log-level", "loud").returncode == 2
+
+
+def test_config_show_tells_where_each_value_came_from(zqueued: Zqueued) -> None:
+    values = {
+        value["key"]: value for value in json.loads(zqueued.ctl("config", "show", "--json").stdout)["values"]
+    }
+    frontend = values["queues.default.frontend.bind"]
+    assert frontend["value"] == ["tcp://127.0.0.1:*"]
+    assert frontend["origin"].startswith(f"{zqueued.path}:")
+    assert values["daemon.drain_timeout"]["origin"] == "default"
+    assert "daemon.drain_timeout" in zqueued.ctl("config", "show").stdout
+
+
+def test_version(zqueued: Zqueued) -> None:
+    assert f"pid {zqueued.process.pid}" in zqueued.ctl("version").stdout
+    assert zqueuectl("--version").returncode == 0
+
+
+def test_shutdown_returns_when_the_daemon_is_gone(zqueued: Zqueued) -> None:
+    done = zqueued.ctl("shutdown")
+    assert (done.returncode, done.stdout) == (0, "ended\n")
+    assert zqueued.process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fly",), ("pause", "--fly"), ("drain", "--timeout", "soon"), ("drain", "--then", "fly")],
+)
+def test_usage(arguments: tuple[str, ...]) -> None:
+    done = zqueuectl(*arguments)
+    assert done.returncode == 2
+    assert "Usage" in done.stderr
+
+
+class TestUnreachable:
+    def test_no_daemon(self, tmp_path: Path) -> None:
+        done = zqueuectl("status", RUNTIME_DIRECTORY=str(tmp_path), XDG_RUNTIME_DIR=str(tmp_path))
+        assert done.returncode == 69
+        assert "no zqueued is running" in done.stderr
+        assert f"ipc://{tmp_path}/control.sock: no socket is there" in done.stderr
+        done = zqueuectl("-e", f"ipc://{tmp_path}/x", "--json", "status")
+        assert done.returncode == 69
+        assert json.loads(done.stdout)["error"]["code"] == "unreachable"
+
+    def test_found_where_the_daemon_put_it(self, start_zqueued: StartZqueued, tmp_path: Path) -> None:
+        environment = {"RUNTIME_DIRECTORY": str(tmp_path)}
+        zqueued = start_zqueued(
+            "[control]\n[queues.default]\nfrontend = 'tcp://127.0.0.1:*'\n"
+            "backend = 'tcp://127.0.0.1:*'\n",
+            ready=False,
+            env=os.environ | environment,
+        )
+        zqueued.wait_event("daemon.ready", control=f"ipc://{tmp_path}/control.sock")
+        assert zqueuectl("status", **environment).returncode == 0
+
+    def test_an_instance(self) -> None:
+        done = zqueuectl("--instance", "nobody", "status")
+        assert done.returncode == 69
+        assert "ipc:///run/zqueue-nobody/control.sock: no socket is there" in done.stderr
+        assert "systemctl start zqueue@nobody" in done.stderr
+
+    def test_no_answer_in_time(self, zqueued: Zqueued) -> None:
+        zqueued.process.send_signal(signal.SIGSTOP)
+        try:
+            done = zqueued.ctl("--timeout", "300ms", "status")
+        finally:
+            zqueued.process.send_signal(signal.SIGCONT)
+        assert done.returncode == 69
+        assert "no answer within 0.3 s" in done.stderr
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+    def test_no_permission(self, zqueued: Zqueued) -> None:
+        for folder in (zqueued.folder, *zqueued.folder.parents):
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o055)
+        os.chown(zqueued.folder / "control.sock", -1, 12345)
+        done = zqueued.ctl("status", user=65534, group=65534, extra_groups=[])
+        assert done.returncode == 69, done.stderr
+        assert "may not use it" in done.stderr
+        assert 'open to the group "12345": usermod -aG' in done.stderr
+        (zqueued.folder / "control.sock").chmod(0o600)
+        done = zqueued.ctl("status", user=65534, group=65534, extra_groups=[])
+        assert "only its owner and root" in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(zqueued: Zqueued) -> None:
+    command = f"{sys.executable} -m zqueue.cli.zqueuectl -e {zqueued.control} --json status | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
