@@ -324,11 +324,7 @@ class Daemon:
 
     def longest_drain(self) -> float:
         """The longest that a drain of all queues may take, in seconds."""
-        timeouts = [
-            queue.drain_timeout or self.config.daemon.drain_timeout
-            for queue in self.config.queues.values()
-        ]
-        return max(timeouts, default=self.config.daemon.drain_timeout)
+        return max(map(self.drain_timeout, self.queues.values()), default=0.0)
 
     async def _drain_all(self) -> None:
         drain = asyncio.create_task(self._drain(list(self.queues.values()), "shutdown"))
@@ -348,7 +344,8 @@ class Daemon:
 
     def drain_timeout(self, queue: Steering) -> float:
         """How long a drain of this queue may take, in seconds."""
-        return queue.claims.config.drain_timeout or self.config.daemon.drain_timeout
+        own = queue.claims.config.drain_timeout
+        return self.config.daemon.drain_timeout if own is None else own
 
     async def _end(self, queues: list[Steering], by: str, reason: str = "") -> None:
         """Close these queues for good; their threads have ended then."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +16,9 @@ _TCP = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*):(?P<port>[^:]*)", re.DOTALL)
 _HOST = re.compile(r"\*|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _KNOWN_ELSEWHERE = {"inproc", "pgm", "epgm", "tipc", "vmci", "udp", "ws", "wss", "norm"}
+
+_EVERYWHERE = {"*", "0.0.0.0", "::"}
+_HERE = {"127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,35 @@ def overlaps(one: Endpoint, other: Endpoint) -> bool:
     if one.transport != other.transport:
         return False
     if one.transport == "ipc":
-        return one.address == other.address != "*"
+        return one.address != "*" and normal_path(one) == normal_path(other)
     if one.port is None or one.port != other.port:
         return False
-    everywhere = {"*", "0.0.0.0", "::"}
-    return one.host == other.host or one.host in everywhere or other.host in everywhere
+    hosts = {_normal_host(one.host), _normal_host(other.host)}
+    return len(hosts) == 1 or not hosts.isdisjoint(_EVERYWHERE)
+
+
+def reaches(connecting: Endpoint, bound: Endpoint) -> bool:
+    """Whether who connects to ``connecting`` on this machine comes to the socket at ``bound``."""
+    if connecting.transport != bound.transport:
+        return False
+    if connecting.transport == "ipc":
+        return bound.address != "*" and normal_path(connecting) == normal_path(bound)
+    if bound.port is None or connecting.port != bound.port:
+        return False
+    host = _normal_host(connecting.host)
+    return host == _normal_host(bound.host) or (host in _HERE and bound.host in _EVERYWHERE)
+
+
+def normal_path(endpoint: Endpoint) -> str:
+    """An ipc address with what does not matter taken out: ``/run//a/../b`` is ``/run/b``."""
+    return endpoint.address if endpoint.abstract else os.path.normpath(endpoint.address)
+
+
+def _normal_host(host: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))
+    host = host.lower().rstrip(".")
+    return "127.0.0.1" if host == "localhost" else host
 
 
 def _tcp(address: str, use: Literal["bind", "connect"]) -> Endpoint:

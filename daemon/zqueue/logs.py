@@ -215,7 +215,7 @@ def _json() -> Render:
     json = JSONRenderer()
 
     def render(event: Event) -> str:
-        return str(json(None, "", _head(event) | {k: _plain(v) for k, v in event.fields.items()}))
+        return str(json(None, "", _plain(_head(event) | event.fields)))
 
     return render
 
@@ -224,7 +224,7 @@ def _logfmt() -> Render:
     logfmt = LogfmtRenderer(bool_as_flag=False)
 
     def render(event: Event) -> str:
-        return logfmt(None, "", _head(event) | _shown(event))
+        return logfmt(None, "", _shown(_head(event) | event.fields))
 
     return render
 
@@ -233,9 +233,9 @@ def _journal() -> Render:
     logfmt = LogfmtRenderer(bool_as_flag=False)
 
     def render(event: Event) -> str:
-        head = {"event": event.name} | _queue(event)
+        fields = _shown({"event": event.name} | _queue(event) | event.fields)
         priority = _PRIORITIES.get(event.level, 6)
-        return f"<{priority}>{_one_line(event.message)} {logfmt(None, '', head | _shown(event))}"
+        return f"<{priority}>{_one_line(event.message)} {logfmt(None, '', fields)}"
 
     return render
 
@@ -262,10 +262,15 @@ def _console(colours: bool) -> Render:
     )
 
     def render(event: Event) -> str:
-        fields = {name: value for name, value in _shown(event).items() if value not in ("", None)}
-        when = datetime.fromtimestamp(event.time).strftime("%Y-%m-%d %H:%M:%S")
-        message = f"{_one_line(event.message)}{':' if fields or event.queue else ''}"
-        return console(None, "", _head(event) | {"time": when, "message": message} | fields)
+        fields = _shown(_queue(event) | event.fields)
+        fields = {name: value for name, value in fields.items() if value not in ("", None)}
+        head = {
+            "time": datetime.fromtimestamp(event.time).strftime("%Y-%m-%d %H:%M:%S"),
+            "level": event.level,
+            "event": event.name,
+            "message": _one_line(event.message) + (":" if fields else ""),
+        }
+        return console(None, "", head | fields)
 
     return render
 
@@ -301,9 +306,9 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _shown(event: Event) -> dict[str, Any]:
+def _shown(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields as one line of text shows them: lists as ``a,b``, nothing that ends a line."""
-    return {name: _text(_plain(value)) for name, value in event.fields.items()}
+    return {name: _text(_plain(value)) for name, value in fields.items()}
 
 
 def _text(value: Any) -> Any:

@@ -9,15 +9,20 @@ import zmq
 
 from zqueue import endpoints
 from zqueue.config import QueueConfig, SocketConfig
-from zqueue.engine import Plan, SocketPlan
+from zqueue.engine import Plan, Side, SocketPlan
 from zqueue.listeners import Listener, listen
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A listening socket that a queue wants: where, and how it is to be opened."""
+    """A listening socket that a queue wants: for what, where, and how it is to be opened.
 
+    ``number`` tells apart those that leave the choice of a port to the kernel.
+    """
+
+    use: str
     endpoint: str
+    number: int = 0
     backlog: int = 1024
     ipv6: bool = False
     mode: int = 0o660
@@ -82,14 +87,15 @@ class Claims:
         return Plan(
             name=self.name,
             type=config.type,
-            frontend=self._side(config.frontend, _frontend_options(config)),
-            backend=self._side(config.backend, _backend_options(config)),
+            frontend=self._side(Side.FRONTEND, config.frontend, _frontend_options(config)),
+            backend=self._side(Side.BACKEND, config.backend, _backend_options(config)),
             capture=self._held[capture] if capture is not None else None,
         )
 
-    def endpoints(self, side: SocketConfig) -> tuple[str, ...]:
+    def endpoints(self, use: Side) -> tuple[str, ...]:
         """The endpoints of one side: bound ones with the port that was really taken."""
-        bound = (self._shown(wanted) for wanted in _side_wanted(side))
+        side = self.config.frontend if use is Side.FRONTEND else self.config.backend
+        bound = (self._shown(wanted) for wanted in _side_wanted(use, side))
         return (*bound, *(f"connect {endpoint}" for endpoint in side.connect))
 
     def open_to_anyone(self) -> list[str]:
@@ -118,26 +124,27 @@ class Claims:
             raise
 
     def _wanted(self) -> Iterator[_Wanted]:
-        yield from _side_wanted(self.config.frontend)
-        yield from _side_wanted(self.config.backend)
+        yield from _side_wanted(Side.FRONTEND, self.config.frontend)
+        yield from _side_wanted(Side.BACKEND, self.config.backend)
         for wanted in (self._capture_wanted(), self._pair_wanted()):
             if wanted is not None:
                 yield wanted
 
     def _capture_wanted(self) -> _Wanted | None:
-        return _Wanted(self.config.capture) if self.config.capture else None
+        return _Wanted("capture", self.config.capture) if self.config.capture else None
 
     def _pair_wanted(self) -> _Wanted | None:
-        return _Wanted(self.config.control) if self.config.control else None
+        return _Wanted("control", self.config.control) if self.config.control else None
 
-    def _side(self, side: SocketConfig, options: dict[int, int]) -> SocketPlan:
-        listeners = tuple(self._held[wanted] for wanted in _side_wanted(side))
+    def _side(self, use: Side, side: SocketConfig, options: dict[int, int]) -> SocketPlan:
+        listeners = tuple(self._held[wanted] for wanted in _side_wanted(use, side))
         return SocketPlan(listeners, tuple(side.connect), options)
 
 
-def _side_wanted(side: SocketConfig) -> Iterator[_Wanted]:
-    for endpoint in side.bind:
-        yield _Wanted(endpoint, side.backlog, side.ipv6, int(side.mode, 8))
+def _side_wanted(use: Side, side: SocketConfig) -> Iterator[_Wanted]:
+    for place, endpoint in enumerate(side.bind):
+        number = side.bind[:place].count(endpoint)
+        yield _Wanted(use, endpoint, number, side.backlog, side.ipv6, int(side.mode, 8))
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -166,7 +173,7 @@ def _backend_options(config: QueueConfig) -> dict[int, int]:
 
 
 def _options(side: SocketConfig) -> dict[int, int]:
-    options = {
+    options: dict[int, int] = {
         zmq.SNDHWM: side.high_water_mark,
         zmq.RCVHWM: side.high_water_mark,
         zmq.LINGER: _milliseconds(side.linger),

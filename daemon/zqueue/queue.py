@@ -428,8 +428,8 @@ class Queue:
             fields |= {
                 "type": self.config.type,
                 "engine": self._engine_name,
-                "frontend": ", ".join(self.claims.endpoints(self.config.frontend)),
-                "backend": ", ".join(self.claims.endpoints(self.config.backend)),
+                "frontend": ", ".join(self.claims.endpoints(Side.FRONTEND)),
+                "backend": ", ".join(self.claims.endpoints(Side.BACKEND)),
             }
         elif new.state is State.PAUSED:
             fields |= {"reason": new.reason}
@@ -454,8 +454,8 @@ class Queue:
             since=standing.since,
             by=standing.by,
             reason=standing.reason,
-            frontend=self.claims.endpoints(config.frontend),
-            backend=self.claims.endpoints(config.backend),
+            frontend=self.claims.endpoints(Side.FRONTEND),
+            backend=self.claims.endpoints(Side.BACKEND),
             capture=config.capture,
             control=config.control,
             uptime=round(time.time() - self._opened_at, 3) if self._engine else 0.0,

@@ -1,4 +1,4 @@
-"""Names for threads that ``top -H`` and a debugger see; Python before 3.14 tells the kernel none."""
+"""Thread names for ``top -H`` and debuggers; Python before 3.14 tells the kernel none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 
 
 def name_this_thread(name: str) -> None:
-    """Give the calling thread a name of at most 15 bytes (proc_pid_comm(5)); longer ones are cut."""
+    """Name the calling thread; the kernel keeps 15 bytes of it (proc_pid_comm(5))."""
     with contextlib.suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(name.encode()[:15])

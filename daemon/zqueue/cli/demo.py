@@ -163,8 +163,8 @@ def _play(stage: _Stage) -> None:
         figures = zqueued.status().queues[0]
         _tell("The end: zqueuectl shutdown.")
         about = "~" if figures.estimated else ""
-        requests, replies = figures.requests.messages, figures.replies.messages
-        _say(f"  {about}{requests} requests, {about}{replies} replies")
+        asked, answered = figures.requests.messages, figures.replies.messages
+        _say(f"  {about}{asked} requests, {about}{answered} replies")
         zqueued.shutdown()
     _tell("Next: run zqueued, then zqueuectl demo server and zqueuectl demo client by yourself.")
 

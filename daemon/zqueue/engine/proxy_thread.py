@@ -25,6 +25,9 @@ _SAMPLE = 8
 _SAMPLE_ONE_WAY = 64
 _LEFT_OVER_AT_MOST = 100_000
 
+Message = Sequence[bytes]
+"""The frames of one message."""
+
 LEFT = b"LEFT"
 """Sent on the control PAIR when the proxy has returned, after its last statistics."""
 OBEYED = b"OBEYED"
@@ -43,7 +46,7 @@ class PumpTraffic:
     frames: int = 0
     bytes: int = 0
 
-    def add(self, message: Sequence[bytes]) -> None:
+    def add(self, message: Message) -> None:
         self.messages += 1
         self.frames += len(message)
         self.bytes += sum(map(len, message))
@@ -57,7 +60,7 @@ class Shape:
     _messages: int = 0
     _frames: int = 0
 
-    def see(self, message: Sequence[bytes]) -> None:
+    def see(self, message: Message) -> None:
         self._messages += 1
         self._frames += len(message)
         if self._messages >= _SAMPLE:
@@ -225,7 +228,7 @@ class ProxyThread:
             self._carry_out_orders()
             if self._closing:
                 return
-            writable = bool(self._backend.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+            writable = bool(self._backend.events & zmq.POLLOUT)
             passing = not self._hold
             if passing and writable and self._may_leave():
                 self.stuck = False
@@ -248,10 +251,10 @@ class ProxyThread:
             one_way = self.requests.messages - self.replies.messages >= _SAMPLE_ONE_WAY
             if not (self._to_sample <= 0 and one_way):
                 return False
-        return self._streak >= _CALM_AFTER or not self._frontend.getsockopt(zmq.EVENTS) & zmq.POLLIN
+        return self._streak >= _CALM_AFTER or not self._frontend.events & zmq.POLLIN
 
     def _request_waits(self) -> bool:
-        return bool(self._parked or self._frontend.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(self._parked or self._frontend.events & zmq.POLLIN)
 
     def _interest(self, poller: zmq.Poller, passing: bool, writable: bool) -> None:
         backend = zmq.POLLIN if self._two_way else 0
@@ -285,7 +288,7 @@ class ProxyThread:
 
     def _hand_out_requests(self) -> None:
         for _ in range(_BURST):
-            if not self._backend.getsockopt(zmq.EVENTS) & zmq.POLLOUT:
+            if not self._backend.events & zmq.POLLOUT:
                 self._streak = 0
                 return
             if self._parked:
@@ -327,7 +330,7 @@ class ProxyThread:
         self._receive_all(overflow)
         overflow.disconnect(OVERFLOW_ADDRESS)
         # Reading the events makes the backend notice that the pipe is gone.
-        self._backend.getsockopt(zmq.EVENTS)
+        self._backend.get(zmq.EVENTS)
         self._receive_all(overflow)
         overflow.close(0)
 

@@ -1,0 +1,182 @@
+"""The catalogue of events, the bus, and their page in docs/.
+
+``python -m tests.test_events`` writes docs/events.md anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zqueue
+from zqueue.events import CATALOGUE, Event, EventBus, Kind
+from zqueue.states import State
+
+PAGE = Path(__file__).parent.parent / "docs" / "events.md"
+SOURCE = Path(zqueue.__file__).parent
+LEVELS = ("debug", "info", "warning", "error", "critical")
+ALWAYS_THERE = ("time", "level", "event", "queue", "message")
+
+_INTRODUCTION = """\
+# Events
+
+Everything that happens in zqueued has a name. An event goes to the log and to
+`zqueuectl events --follow`; in both, each has its time, its level, the queue it is about if it is
+about one, a message for people (below: what it means) and its own fields. Names and fields are
+stable, so that scripts and alerts may rely on them; the messages are not.
+
+`log.level` and `zqueuectl log-level` choose the least level that is written to the log:
+`debug`, `info`, `warning` or `error`; `critical` always is. `zqueuectl events` shows all levels.
+
+This page is made from the source by `python -m tests.test_events`.
+
+| event | level | fields | meaning |
+|---|---|---|---|
+"""
+
+
+def render() -> str:
+    """docs/events.md, as the catalogue would have it."""
+    rows = [
+        f"| `{kind.name}` | {kind.level} | {', '.join(f'`{name}`' for name in kind.fields)} "
+        f"| {kind.meaning} |\n".replace("  |", " |")
+        for kind in CATALOGUE.values()
+    ]
+    return _INTRODUCTION + "".join(rows)
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    """Every call in the source that says an event or reports one."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in ("emit", "_emit", "Report"):
+                yield f"{path.relative_to(SOURCE)}:{node.lineno}", node
+
+
+def names_in_source() -> dict[str, str]:
+    """The names of events that are written out in the source, and where."""
+    return {
+        node.args[0].value: place
+        for place, node in calls()
+        if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+    }
+
+
+def test_the_page_tells_what_the_catalogue_has() -> None:
+    assert PAGE.read_text() == render(), "run: python -m tests.test_events"
+
+
+def test_every_event_that_is_said_is_in_the_catalogue() -> None:
+    unknown = {name: place for name, place in names_in_source().items() if name not in CATALOGUE}
+    assert not unknown
+
+
+def test_every_event_is_said_with_fields_it_has() -> None:
+    wrong = []
+    for place, node in calls():
+        name = getattr(node.args[0], "value", None)
+        if not isinstance(name, str) or name not in CATALOGUE:
+            continue
+        said = {keyword.arg for keyword in node.keywords if keyword.arg}
+        if len(node.args) > 1 and isinstance(node.args[1], ast.Dict):
+            said |= {str(getattr(key, "value", key)) for key in node.args[1].keys}
+        wrong += [
+            f"{place}: {name} has no {field}" for field in said - {*CATALOGUE[name].fields, "queue"}
+        ]
+    assert not wrong
+
+
+def test_every_event_of_the_catalogue_is_said_somewhere() -> None:
+    """A queue says its changes of state by the state's name."""
+    said = names_in_source().keys() | {f"queue.{state}" for state in State}
+    # The log writes this one itself: it is about the log's own lines, and on no bus.
+    assert not CATALOGUE.keys() - said - {"log.lines_lost"}
+
+
+def test_every_state_of_a_queue_has_its_event() -> None:
+    assert {f"queue.{state}" for state in State} <= CATALOGUE.keys()
+
+
+@pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
+def test_a_kind_is_well_formed(kind: Kind) -> None:
+    """No field hides one that every line of the log has, and the page's table stays one."""
+    assert kind.level in LEVELS
+    assert not {*kind.fields} & {*ALWAYS_THERE}
+    assert kind.meaning
+    assert "|" not in kind.meaning
+
+
+def test_emit_refuses_an_unknown_name() -> None:
+    with pytest.raises(KeyError, match=r"queue\.exploded"):
+        EventBus().emit("queue.exploded")
+
+
+def test_emit_refuses_an_unknown_field() -> None:
+    heard: list[Event] = []
+    bus = EventBus()
+    bus.subscribe(heard.append)
+    with pytest.raises(TypeError, match=r"queue\.paused has no field colour"):
+        bus.emit("queue.paused", by="x", colour="red")
+    assert heard == []
+
+
+def test_an_event_has_what_the_catalogue_says_of_it() -> None:
+    heard: list[Event] = []
+    bus = EventBus()
+    bus.subscribe(heard.append)
+    bus.emit("queue.paused", queue="orders", by="x", reason="y")
+    (event,) = heard
+    assert (event.name, event.level, event.queue) == ("queue.paused", "info", "orders")
+    assert event.message == CATALOGUE["queue.paused"].meaning
+    assert event.fields == {"by": "x", "reason": "y"}
+    assert bus.recent() == heard
+
+
+def test_subscribers_hear_the_same_in_the_same_order() -> None:
+    """Also when many threads talk at once."""
+    bus = EventBus()
+    one: list[Event] = []
+    other: list[Event] = []
+    bus.subscribe(one.append)
+    bus.subscribe(other.append)
+
+    def talk(name: str) -> None:
+        for number in range(200):
+            bus.emit("queue.drained", queue=name, seconds=number)
+
+    threads = [threading.Thread(target=talk, args=(str(number),)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert one == other
+    assert len(one) == 1000
+    for name in map(str, range(5)):
+        said = [event.fields["seconds"] for event in one if event.queue == name]
+        assert said == list(range(200))
+    recent = bus.recent()
+    assert recent == one[-len(recent) :]
+
+
+def test_who_unsubscribes_hears_no_more() -> None:
+    bus = EventBus()
+    heard: list[Event] = []
+    leave = bus.subscribe(heard.append)
+    bus.emit("daemon.stopped", uptime=1)
+    leave()
+    bus.emit("daemon.stopped", uptime=2)
+    assert [event.fields["uptime"] for event in heard] == [1]
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(render())
+    sys.stdout.write(f"{PAGE.name}: {len(CATALOGUE)} events\n")
