@@ -23,6 +23,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture
 def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    # For the sockets that a test leaves to the garbage collector, too.
+    context.setsockopt(zmq.LINGER, 0)
     yield context
     context.destroy(linger=0)
 

@@ -102,15 +102,19 @@ def test_a_req_and_a_dealer_are_answered_alike(
     assert dealer.recv_multipart()[0] == b""
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(
     request_=st.one_of(
         st.binary(max_size=200),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["v", "id", "verb", "queues", "all", "timeout", "level"]), inner
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["v", "id", "verb", "queues", "all", "timeout", "level"]), inner
+                )
             ),
         ).map(lambda value: json.dumps(value).encode()),
     )

@@ -85,7 +85,9 @@ def test_statistics_are_answered_in_every_situation(
         assert len(statistics(pair)) == 8
 
 
-@pytest.mark.parametrize("word", [b"", b"pause", b"PAUSE\0", b"FLY", b"\xff" * 300, b"x" * 5_000_000])
+@pytest.mark.parametrize(
+    "word", [b"", b"pause", b"PAUSE\0", b"FLY", b"\xff" * 300, b"x" * 5_000_000]
+)
 def test_a_wrong_word_changes_nothing(
     word: bytes, steered: Zqueued, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:

@@ -82,7 +82,9 @@ def reaches(connecting: Endpoint, bound: Endpoint) -> bool:
 
 def normal_path(endpoint: Endpoint) -> str:
     """An ipc address with what does not matter taken out: ``/run//a/../b`` is ``/run/b``."""
-    return endpoint.address if endpoint.abstract else os.path.normpath(endpoint.address)
+    if endpoint.abstract:
+        return endpoint.address
+    return re.sub("^//", "/", os.path.normpath(endpoint.address))
 
 
 def _normal_host(host: str) -> str:
@@ -114,9 +116,9 @@ def _tcp(address: str, use: Literal["bind", "connect"]) -> Endpoint:
 def _port(text: str, use: Literal["bind", "connect"]) -> int | None:
     if use == "bind" and text in ("*", "0"):
         return None
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 65535:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         choose = ", or * to let the kernel choose" if use == "bind" else ""
-        raise ValueError(f'"{text}" is not a port: a number from 1 to 65535{choose}')
+        raise ValueError(f'"{text[:20]}" is not a port: a number from 1 to 65535{choose}')
     return int(text)
 
 

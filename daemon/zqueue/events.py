@@ -79,7 +79,12 @@ _KINDS = (
         ("by", "error"),
         "a reload was refused; the old config stays in force",
     ),
-    Kind("log.lines_lost", "warning", ("lines",), "stderr took no more; these events are missing from the log here"),
+    Kind(
+        "log.lines_lost",
+        "warning",
+        ("lines",),
+        "stderr took no more; these events are missing from the log here",
+    ),
     Kind("log.level_changed", "info", ("by", "old", "new"), "the log level was changed live"),
     Kind("queue.starting", "debug", ("by",), "the queue opens its sockets"),
     Kind(

@@ -53,7 +53,8 @@ class Claims:
         self._claim(
             wanted
             for wanted in self._wanted()
-            if not any(_overlap(wanted.endpoint, taken.endpoint) for taken in held)
+            if wanted not in held
+            and not any(_overlap(wanted.endpoint, taken.endpoint) for taken in held)
         )
 
     def take_over(self, other: Claims) -> None:

@@ -37,7 +37,8 @@ _LONGEST_TEXT = 64
 
 
 def parse_duration(text: str) -> float:
-    """The seconds in ``text``: numbers with the units d, h, m, s, ms, the largest first.
+    """The seconds in ``text``, to the nanosecond: numbers with the units d, h, m, s, ms, the
+    largest unit first.
 
     Raises:
         ValueError: it is no duration, or longer than :data:`LONGEST_DURATION`.
@@ -48,19 +49,19 @@ def parse_duration(text: str) -> float:
             raise ValueError(f'expected a duration with its unit: write "{text}s"')
         raise ValueError('expected a duration such as "250ms", "30s" or "1m30s"')
     numbers = zip(found.groups(), _SECONDS, strict=True)
-    seconds = float(sum(Decimal(number) * unit for number, unit in numbers if number))
+    seconds = round(float(sum(Decimal(number) * unit for number, unit in numbers if number)), 9)
     if seconds > LONGEST_DURATION:
         raise ValueError(f"expected a duration of at most {format_duration(LONGEST_DURATION)}")
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """``seconds`` as :func:`parse_duration` reads it back, to the last bit.
+    """``seconds``, to the nanosecond, as :func:`parse_duration` reads it back.
 
     Raises:
         ValueError: it is negative or not a finite number.
     """
-    left = Decimal(repr(float(seconds)))
+    left = Decimal(repr(round(float(seconds), 9)))
     if not left.is_finite() or left < 0:
         raise ValueError(f"{seconds} is no duration")
     if 0 < left < 1:

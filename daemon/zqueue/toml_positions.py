@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 Path = tuple[str | int, ...]
 """Where a value is: the keys, and the indices of arrays, that lead to it."""
 
-# What can end a statement of several lines: an array, an inline table, a string. Only lines with
-# one of these are tried, or a long array would be parsed again for each of its lines.
-_ENDS = ("]", "}", '"""', "'''")
+# How a statement of several lines ends: with an array, an inline table or a string, and nothing
+# after it. Only such lines are tried, or a long array would be parsed again for each of its lines.
+_END = re.compile(r"""(\]|\}|\"{3}|'{3})[ \t]*(#.*)?$""")
 
 
 def positions(text: str) -> dict[Path, int]:
@@ -42,9 +43,9 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     an array or a string cannot be accepted without the rest. So nothing here knows TOML's grammar.
     """
     pending: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         pending.append(line)
-        if len(pending) > 1 and not any(end in line for end in _ENDS):
+        if len(pending) > 1 and not _END.search(line):
             continue
         statement = "\n".join(pending)
         try:

@@ -1,0 +1,62 @@
+"""A queue device of libzmq or pyzmq in a process of its own: ``python -m benchmarks.bare NAME``.
+
+It binds two free ports, prints both endpoints in one line, and runs until it is killed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import zmq
+import zmq.devices
+
+_ANY_PORT = "tcp://127.0.0.1:*"
+_UNHEARD = "inproc://monitor"
+
+
+def _bound(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    sock = context.socket(kind)
+    sock.bind(_ANY_PORT)
+    return sock
+
+
+def _tell(frontend: str, backend: str) -> None:
+    print(frontend, backend, flush=True)
+
+
+def _proxy() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    frontend, backend = _bound(context, zmq.ROUTER), _bound(context, zmq.DEALER)
+    _tell(frontend.last_endpoint.decode(), backend.last_endpoint.decode())
+    zmq.proxy(frontend, backend)
+
+
+def _monitored_queue() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    frontend, backend = _bound(context, zmq.ROUTER), _bound(context, zmq.DEALER)
+    monitor = context.socket(zmq.PUB)
+    monitor.bind(_UNHEARD)
+    _tell(frontend.last_endpoint.decode(), backend.last_endpoint.decode())
+    zmq.devices.monitored_queue(frontend, backend, monitor, b"in", b"out")
+
+
+def _thread_proxy() -> None:
+    device = zmq.devices.ThreadProxy(zmq.ROUTER, zmq.DEALER, zmq.PUB)
+    frontend = device.bind_in_to_random_port("tcp://127.0.0.1")
+    backend = device.bind_out_to_random_port("tcp://127.0.0.1")
+    device.bind_mon(_UNHEARD)
+    device.start()
+    _tell(f"tcp://127.0.0.1:{frontend}", f"tcp://127.0.0.1:{backend}")
+    device.join()
+
+
+DEVICES: dict[str, Callable[[], None]] = {
+    "zmq.proxy": _proxy,
+    "ThreadProxy": _thread_proxy,
+    "monitored_queue": _monitored_queue,
+}
+"""By the name that the table shows."""
+
+if __name__ == "__main__":
+    DEVICES[sys.argv[1]]()

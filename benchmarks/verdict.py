@@ -1,0 +1,103 @@
+"""The bars that zqueued is to clear, and whether it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.brokers import BASELINE, ZQUEUED
+from benchmarks.grid import Cell, Figures, Throughput
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One figure of zqueued divided by that of ``zmq.proxy``, in each cell that can tell."""
+
+    name: str
+    limit: float
+    more_is_better: bool
+    ratios: dict[str, float]
+    left_out: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The geometric mean."""
+        return math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The worst cell and its ratio."""
+        pick = min if self.more_is_better else max
+        return pick(self.ratios.items(), key=lambda item: item[1])
+
+    @property
+    def missed(self) -> int:
+        """In how many cells."""
+        return sum(not self._cleared(ratio) for ratio in self.ratios.values())
+
+    def __str__(self) -> str:
+        sign = "≥" if self.more_is_better else "≤"
+        title = f"{self.name} {sign} {self.limit:.2f}"
+        if not self.ratios:
+            return f"{title}: not known, the generator set the pace in every cell"
+        cell, worst = self.worst
+        if not self.missed:
+            outcome = "met"
+        elif self._cleared(self.mean):
+            outcome = f"met on average, missed in {self.missed} of {len(self.ratios)} cells"
+        else:
+            outcome = f"missed, in {self.missed} of {len(self.ratios)} cells"
+        line = f"{title}: {outcome}; geometric mean {self.mean:.3f}, worst {worst:.3f} ({cell})"
+        if self.left_out:
+            line += f"; {self.left_out} left out, where the generator set zmq.proxy's pace"
+        return line
+
+    def _cleared(self, ratio: float) -> bool:
+        return ratio >= self.limit if self.more_is_better else ratio <= self.limit
+
+
+def judge(figures: Figures) -> tuple[Bar, ...]:
+    """The bars in the order of the tables.
+
+    A cell where ``zmq.proxy`` was not busy says nothing about throughput and is left out there. One
+    where only zqueued was not busy counts: it idled with work at hand.
+    """
+    telling = {
+        cell: by_broker
+        for cell, by_broker in figures.throughput.items()
+        if not by_broker[BASELINE].generator_bound
+    }
+    return (
+        Bar(
+            "throughput",
+            0.95,
+            True,
+            _ratios(telling, lambda of_broker: of_broker.requests_per_second),
+            left_out=len(figures.throughput) - len(telling),
+        ),
+        Bar(
+            "CPU a request",
+            1.10,
+            False,
+            _ratios(figures.throughput, lambda of_broker: of_broker.cpu_us_per_request),
+        ),
+        Bar(
+            "round trip p50",
+            1.05,
+            False,
+            {
+                cell.message: by_broker[ZQUEUED].p50_us / by_broker[BASELINE].p50_us
+                for cell, by_broker in figures.round_trip.items()
+            },
+        ),
+    )
+
+
+def _ratios(
+    cells: dict[Cell, dict[str, Throughput]], figure: Callable[[Throughput], float]
+) -> dict[str, float]:
+    return {
+        str(cell): figure(by_broker[ZQUEUED]) / figure(by_broker[BASELINE])
+        for cell, by_broker in cells.items()
+    }

@@ -1,0 +1,509 @@
+"""``zqueue.toml``: its keys and their defaults, reading it, and what differs between two of them.
+
+Everything that is wrong with a file is told at once, each problem in one line that names the key,
+the line in the file, what was found there and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from zqueue import endpoints
+from zqueue.config_conflicts import conflicts, endpoints_written
+from zqueue.config_problems import Plain, dotted, one_line, refusals, told
+from zqueue.errors import ConfigError
+from zqueue.quantities import Duration, Size, format_duration, parse_duration
+from zqueue.toml_positions import Path as KeyPath
+from zqueue.toml_positions import positions
+
+DEFAULT_PATH = Path("/etc/zqueue.toml")
+"""The file that is read when none is named."""
+
+_LARGEST_FILE = 16 << 20
+_LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE of the kernel, in seconds
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MODE = re.compile(r"0?[0-7]{3}")
+_SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_APPLIED_LIVE = {"start", "drain_timeout"}
+_SIDES = ("frontend", "backend")
+
+
+# -- values ------------------------------------------------------------------------------------
+
+
+def _to_bind(value: object) -> str:
+    return _endpoint(value, "bind", 'expected an endpoint such as "tcp://*:5559"')
+
+
+def _to_connect(value: object) -> str:
+    return _endpoint(value, "connect", 'expected an endpoint such as "tcp://HOST:5559"')
+
+
+def _endpoint(value: object, use: Literal["bind", "connect"], expected: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    endpoints.parse(value, use)
+    return value
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if type(value) is list else value
+
+
+def _octal(value: object) -> str:
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError('expected permissions in octal and in quotes, such as "0660"')
+    return value
+
+
+def _queue_name(name: str) -> str:
+    if not _QUEUE_NAME.fullmatch(name):
+        raise Plain(
+            "the name of a queue is a letter or digit, then letters, digits, dots, "
+            "underscores and dashes, 64 at most"
+        )
+    return name
+
+
+def _broker_name(name: str) -> str:
+    if not 1 <= len(name) <= 255 or not name.isprintable():
+        raise ValueError("expected a name of 1 to 255 printable characters")
+    return name
+
+
+def _keepalive(value: object) -> float | Literal[False] | None:
+    if value is False or value is None:
+        return value
+    seconds = parse_duration(value) if isinstance(value, str) else 0
+    if not 1 <= seconds <= _LONGEST_KEEPALIVE:
+        raise ValueError(
+            f'expected false, or a duration such as "60s" from 1s to {_LONGEST_KEEPALIVE}s'
+        )
+    return seconds
+
+
+def _show_keepalive(value: float | Literal[False] | None) -> str | bool | None:
+    return value if value is None or value is False else format_duration(value)
+
+
+def _limit(size: int) -> int:
+    if not size:
+        raise ValueError("expected more than 0; without this key there is no limit")
+    return size
+
+
+def _buffer(size: int) -> int:
+    if not 0 < size < 2**31:
+        raise ValueError("expected more than 0 and less than 2GiB")
+    return size
+
+
+def _pause(seconds: float) -> float:
+    if seconds < 0.001:
+        raise ValueError("expected 1ms or more")
+    return seconds
+
+
+_Text = Annotated[str, Field(strict=True)]
+_Bind = Annotated[str, PlainValidator(_to_bind)]
+_Connect = Annotated[str, PlainValidator(_to_connect)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+_Mode = Annotated[str, PlainValidator(_octal)]
+_Buffer = Annotated[Size, AfterValidator(_buffer)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# -- the tables of the file --------------------------------------------------------------------
+
+
+class DaemonConfig(_Table):
+    """``[daemon]``. ``name`` identifies this broker among others; it is the host's by default."""
+
+    name: Annotated[_Text, AfterValidator(_broker_name)] = Field(
+        default_factory=lambda: os.uname().nodename
+    )
+    drain_timeout: Duration = 30.0
+
+
+class ControlConfig(_Table):
+    """``[control]``: the socket that zqueuectl talks to. ``None`` is chosen by the daemon."""
+
+    endpoint: _Bind | None = None
+    mode: _Mode = "0660"
+    group: _Text | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_path(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            parsed = endpoints.parse(endpoint, "bind")
+            if not parsed.path or parsed.address == "*":
+                raise ValueError('expected an ipc path, such as "ipc:///run/zqueue/control.sock"')
+        return endpoint
+
+
+class LogConfig(_Table):
+    """``[log]``."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "logfmt", "json", "journal"] = "auto"
+
+
+class SocketConfig(_Table):
+    """One side of a queue. In the file it may be just an endpoint to bind to.
+
+    Durations are seconds and sizes bytes; ``mode`` is octal text, for ipc paths. ``None`` leaves
+    an option to libzmq or the kernel.
+    """
+
+    bind: Annotated[tuple[_Bind, ...], BeforeValidator(_several)] = ()
+    connect: Annotated[
+        tuple[_Connect, ...], BeforeValidator(_several), Field(validate_default=True)
+    ] = ()
+    high_water_mark: _Count = 1000
+    reply_high_water_mark: _Count = 0
+    linger: Duration = 0.0
+    tcp_keepalive: Annotated[
+        float | Literal[False] | None,
+        PlainValidator(_keepalive),
+        PlainSerializer(_show_keepalive, when_used="json"),
+    ] = None
+    heartbeat: Duration | None = None
+    heartbeat_timeout: Duration | None = None
+    handshake_timeout: Duration = 30.0
+    max_message_size: Annotated[Size, AfterValidator(_limit)] | None = None
+    backlog: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] = 1024
+    ipv6: Annotated[bool, Field(strict=True)] = False
+    mode: _Mode = "0660"
+    reconnect: Annotated[Duration, AfterValidator(_pause)] = 0.1
+    reconnect_max: Duration = 10.0
+    send_buffer: _Buffer | None = None
+    receive_buffer: _Buffer | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"bind": value}
+        if not isinstance(value, dict | SocketConfig):
+            raise ValueError('expected an endpoint such as "tcp://*:5559", or a table')
+        return value
+
+    @field_validator("connect")
+    @classmethod
+    def _has_an_endpoint(cls, connect: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not connect and info.data.get("bind") == ():
+            raise Plain('no endpoint: say bind = "tcp://*:5559", or connect = "tcp://HOST:5559"')
+        return connect
+
+    @field_validator("heartbeat_timeout")
+    @classmethod
+    def _has_a_heartbeat(cls, timeout: float | None, info: ValidationInfo) -> float | None:
+        if timeout is not None and info.data.get("heartbeat", 1) is None:
+            raise Plain('means nothing without heartbeat; add heartbeat = "10s", or leave it out')
+        return timeout
+
+
+class QueueConfig(_Table):
+    """One queue, ``[queues.NAME]``. ``drain_timeout`` of ``None`` is that of ``[daemon]``."""
+
+    type: Literal["queue", "forwarder", "streamer"] = "queue"
+    engine: Literal["auto", "wire", "libzmq"] = "auto"
+    frontend: SocketConfig
+    backend: SocketConfig
+    capture: _Bind | None = None
+    control: _Bind | None = None
+    start: Literal["running", "paused"] = "running"
+    drain_timeout: Duration | None = None
+
+    @field_validator("engine")
+    @classmethod
+    def _is_here(cls, engine: str) -> str:
+        if engine == "wire":
+            raise Plain("the wire engine is not part of this version; say auto or libzmq")
+        return engine
+
+    @field_validator("frontend", "backend")
+    @classmethod
+    def _sends_replies(cls, side: SocketConfig, info: ValidationInfo) -> SocketConfig:
+        has_replies = info.field_name == "frontend" and info.data.get("type", "queue") == "queue"
+        if "reply_high_water_mark" in side.model_fields_set and not has_replies:
+            raise Plain(
+                'means nothing here; it is for the frontend of type = "queue"',
+                key="reply_high_water_mark",
+            )
+        return side
+
+
+def _default_queues() -> dict[str, QueueConfig]:
+    sides = {"frontend": "tcp://*:5559", "backend": "tcp://*:5560"}
+    return {"default": QueueConfig.model_validate(sides)}
+
+
+class Config(_Table):
+    """The whole file."""
+
+    daemon: DaemonConfig = Field(default_factory=DaemonConfig)
+    control: ControlConfig = Field(default_factory=ControlConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    queues: dict[Annotated[str, AfterValidator(_queue_name)], QueueConfig] = Field(
+        default_factory=_default_queues
+    )
+
+    @field_validator("queues")
+    @classmethod
+    def _are_some(cls, queues: dict[str, QueueConfig]) -> dict[str, QueueConfig]:
+        if not queues:
+            raise Plain("no queue; describe one in [queues.NAME], or leave [queues] out")
+        return queues
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config and where it came from; ``path`` is ``None`` for the built-in default."""
+
+    config: Config
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
+    _lines: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    def origin(self, key: str) -> str:
+        """Where the value of a dotted key was written, as ``FILE:LINE``, or ``default``."""
+        line = self._lines.get(key)
+        return f"{self.path}:{line}" if line is not None else "default"
+
+    def effective(self) -> list[tuple[str, Any, str]]:
+        """Every key, its value as JSON can hold and people write it, and its origin."""
+        return [(key, value, self.origin(key)) for key, value in _flat(self.config).items()]
+
+
+def load(path: Path | None) -> LoadedConfig:
+    """Read a config; ``None`` is :data:`DEFAULT_PATH` if it exists, else the built-in default.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a config; it tells everything at once.
+    """
+    try:
+        text = _read(path or DEFAULT_PATH)
+    except FileNotFoundError:
+        if path is None:
+            return LoadedConfig(Config())
+        raise ConfigError([f"{path}: there is no such file"]) from None
+    return _parse(text, path or DEFAULT_PATH)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError:
+        raise ConfigError([f"{path}: this is a folder, not a file"]) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError([f"{path}: more than {_LARGEST_FILE >> 20} MiB; this is no config"])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: this line is not UTF-8 text"]) from None
+
+
+def _parse(text: str, path: Path) -> LoadedConfig:
+    try:
+        document = tomllib.loads(text)
+        lines = positions(text)
+    except ValueError as error:
+        raise ConfigError([_syntax_problem(error, text, path)]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: too many brackets inside of each other"]) from None
+    problems = list(conflicts(document, lines))
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        problems += refusals(error, document, Config)
+    if problems:
+        raise ConfigError(told(problems, path, lines))
+    origins = {dotted(key): line for key, line in lines.items()}
+    for key, _, _ in endpoints_written(document):
+        if key[-1] in _SIDES:  # the whole side is one endpoint to bind to
+            origins[dotted((*key, "bind"))] = lines[key]
+    loaded = LoadedConfig(config, path, (), origins)
+    return LoadedConfig(config, path, tuple(_warnings(loaded)), origins)
+
+
+def _syntax_problem(error: ValueError, text: str, path: Path) -> str:
+    found = _SYNTAX_ERROR.fullmatch(str(error))
+    if found is None:
+        # Not tomllib's own: int() refuses thousands of digits.
+        return f"{path}: not TOML: a number has too many digits"
+    line = int(found[2] or text.rstrip("\n").count("\n") + 1)
+    column = f":{found[3]}" if found[3] else ""
+    return f"{path}:{line}{column}: not TOML: {one_line(found[1])}"
+
+
+def _warnings(loaded: LoadedConfig) -> Iterator[str]:
+    control = loaded.config.control
+    if int(control.mode, 8) & 0o002:
+        yield _warning(
+            loaded, "control.mode", f'"{control.mode}" lets every user of this machine steer'
+        )
+    for name, queue in loaded.config.queues.items():
+        for side_name in _SIDES:
+            side: SocketConfig = getattr(queue, side_name)
+            written = side.model_fields_set & {"reconnect", "reconnect_max"}
+            if written and 0 < side.reconnect_max < side.reconnect:
+                yield _warning(
+                    loaded,
+                    dotted(("queues", name, side_name, max(written))),
+                    "reconnect_max is shorter than reconnect and changes nothing",
+                )
+
+
+def _warning(loaded: LoadedConfig, key: str, text: str) -> str:
+    origin = loaded.origin(key)
+    return f"{key}: {text}" if origin == "default" else f"{origin}: {key}: {text}"
+
+
+# -- the machine -------------------------------------------------------------------------------
+
+
+def check(loaded: LoadedConfig) -> list[str]:
+    """Warnings about what this machine lacks for the config: folders of ipc paths, a group."""
+    warnings = []
+    for key, text in _paths_used(loaded.config):
+        parsed = endpoints.parse(text, "bind")
+        folder = os.path.dirname(parsed.path)
+        if not parsed.path or parsed.path == "*":
+            continue
+        if not os.path.isabs(parsed.path):
+            what = f"{text} is relative to the folder that zqueued is started in"
+            warnings.append(_warning(loaded, key, what))
+        elif not os.path.isdir(folder):
+            what = (
+                f"the folder {folder} of {text} is missing; make it, unless it is the "
+                "RuntimeDirectory of the systemd unit, which is made at start"
+            )
+            warnings.append(_warning(loaded, key, what))
+    group = loaded.config.control.group
+    if group is not None and not _group_exists(group):
+        what = f'there is no group "{group}"; make it with groupadd --system {group}'
+        warnings.append(_warning(loaded, "control.group", what))
+    return warnings
+
+
+def _paths_used(config: Config) -> Iterator[tuple[str, str]]:
+    if config.control.endpoint is not None:
+        yield "control.endpoint", config.control.endpoint
+    for name, queue in config.queues.items():
+        for side_name in _SIDES:
+            side: SocketConfig = getattr(queue, side_name)
+            for way in ("bind", "connect"):
+                for endpoint in getattr(side, way):
+                    if endpoint.startswith("ipc:"):
+                        yield dotted(("queues", name, side_name, way)), endpoint
+        for key in ("capture", "control"):
+            endpoint = getattr(queue, key)
+            if endpoint is not None:
+                yield dotted(("queues", name, key)), endpoint
+
+
+def _group_exists(name: str) -> bool:
+    import grp
+
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+# -- the difference between two ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changed from one config to another.
+
+    ``added``, ``removed``, ``unchanged`` are names of queues; ``changed`` has for each other queue
+    the keys that changed, such as ``frontend.high_water_mark``; ``settings`` are the changed keys
+    outside of queues, such as ``log.level``.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple[str, ...]]
+    settings: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+
+def difference(old: Config, new: Config) -> Difference:
+    """What changed from ``old`` to ``new``; the queues are in the order of their config."""
+    both = {
+        name: _changed(old.queues[name], queue)
+        for name, queue in new.queues.items()
+        if name in old.queues
+    }
+    return Difference(
+        added=tuple(name for name in new.queues if name not in old.queues),
+        removed=tuple(name for name in old.queues if name not in new.queues),
+        changed={name: keys for name, keys in both.items() if keys},
+        settings=tuple(
+            f"{table}.{key}"
+            for table in ("daemon", "control", "log")
+            for key in _changed(getattr(old, table), getattr(new, table))
+        ),
+        unchanged=tuple(name for name, keys in both.items() if not keys),
+    )
+
+
+def needs_rebind(keys: tuple[str, ...]) -> bool:
+    """Whether a queue whose ``keys`` changed has to make its sockets anew."""
+    return not set(keys) <= _APPLIED_LIVE
+
+
+def _changed(old: BaseModel, new: BaseModel) -> tuple[str, ...]:
+    before, after = _flat(old), _flat(new)
+    return tuple(key for key, value in after.items() if before[key] != value)
+
+
+def _flat(model: BaseModel) -> dict[str, Any]:
+    """Each value by its dotted key, as JSON can hold it."""
+
+    def leaves(key: KeyPath, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for name, member in value.items():
+                yield from leaves((*key, name), member)
+        else:
+            yield dotted(key), value
+
+    return dict(leaves((), model.model_dump(mode="json")))

@@ -1,0 +1,92 @@
+"""The capture: everything that passes, for whoever subscribes."""
+
+from __future__ import annotations
+
+import zmq
+
+from tests.conftest import StartZqueued
+from tests.peers import Peers
+from tests.waiting import wait_for
+from tests.zqueued import Zqueued
+
+CAPTURED = """
+[queues.orders]
+frontend = "tcp://127.0.0.1:*"
+backend = "tcp://127.0.0.1:*"
+capture = "ipc://{folder}/capture"
+"""
+
+
+def subscriber(
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]], topic: bytes
+) -> zmq.Socket[bytes]:
+    sub = context.socket(zmq.SUB)
+    sub.set_hwm(0)
+    sub.subscribe(topic)
+    capture = zqueued.queue("orders").capture
+    assert capture is not None
+    sub.connect(capture)
+    return sub
+
+
+def test_publishes_every_message_with_the_queues_name_first(
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
+    tmp_path: object,
+) -> None:
+    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
+    peers.worker(zqueued.backend("orders"))
+    sub = subscriber(zqueued, context, b"orders")
+    zqueued.wait_event("capture.subscribed", subscriptions=1)
+    assert len(peers.client(zqueued.frontend("orders"), requests=50).finish()) == 50
+    captured = []
+    while len(captured) < 100:
+        assert sub.poll(5000), f"{len(captured)} of 100 messages were captured"
+        captured.append(sub.recv_multipart())
+    assert {message[0] for message in captured} == {b"orders"}
+    assert all(message[2] == b"" for message in captured), "the envelope is captured, too"
+    bodies = [message[3] for message in captured]
+    assert sorted(body for body in bodies if not body.startswith(b"w:")) == sorted(
+        b"c %d" % number for number in range(50)
+    )
+    assert len([body for body in bodies if body.startswith(b"w:")]) == 50
+
+
+def test_comes_and_goes_under_load_and_loses_nothing(
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
+    tmp_path: object,
+) -> None:
+    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
+    peers.worker(zqueued.backend("orders"))
+    client = peers.client(zqueued.frontend("orders"))
+    for number in range(1, 11):
+        sub = subscriber(zqueued, context, b"")
+        assert sub.poll(10_000), "nothing is captured"
+        sub.close(0)
+        wait_for(lambda n=number: len(zqueued.events("capture.unsubscribed")) == n)
+        seen = len(client.replies)
+        wait_for(lambda seen=seen: len(client.replies) > seen + 10)
+    assert len(client.stop()) == client.asked
+
+
+def test_a_subscriber_that_does_not_read_holds_nobody_up(
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
+    tmp_path: object,
+) -> None:
+    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
+    peers.worker(zqueued.backend("orders"))
+    deaf = context.socket(zmq.SUB)
+    deaf.set_hwm(1)
+    deaf.subscribe(b"")
+    capture = zqueued.queue("orders").capture
+    assert capture is not None
+    deaf.connect(capture)
+    zqueued.wait_event("capture.subscribed")
+    clients = [peers.client(zqueued.frontend("orders"), f"c{n}", requests=500) for n in range(4)]
+    for client in clients:
+        assert len(client.finish()) == 500

@@ -1,0 +1,173 @@
+"""Reload: the difference is applied, the unchanged does not notice, a bad file changes nothing."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.conftest import StartZqueued
+from tests.peers import Peers
+from tests.waiting import wait_for
+from tests.zqueued import Zqueued
+from zqueue.control.client import Refused
+
+QUEUE = """
+[queues.{name}]
+frontend = "tcp://127.0.0.1:*"
+backend = "tcp://127.0.0.1:*"
+{more}
+"""
+
+
+def queue(name: str, more: str = "") -> str:
+    return QUEUE.format(name=name, more=more)
+
+
+def test_unchanged_queues_do_not_notice(start_zqueued: StartZqueued, peers: Peers) -> None:
+    zqueued = start_zqueued(queue("kept") + queue("removed"))
+    peers.worker(zqueued.backend("kept"))
+    client = peers.client(zqueued.frontend("kept"))
+    wait_for(lambda: client.replies)
+    zqueued.write(queue("kept") + queue("added"))
+    with zqueued.client() as control:
+        result = control.reload()
+        assert (result.added, result.removed, result.unchanged) == (
+            ("added",),
+            ("removed",),
+            ("kept",),
+        )
+        status = control.status()
+    assert [each.name for each in status.queues] == ["kept", "added"]
+    assert {each.state for each in status.queues} == {"running"}
+    kept = status.queues[0]
+    assert (kept.workers.accepted, kept.workers.disconnected) == (1, 0)
+    assert (kept.clients.accepted, kept.clients.disconnected) == (1, 0)
+    assert len(client.stop()) == client.asked
+    zqueued.wait_event("config.reloaded", added=["added"], removed=["removed"], by="0/root")
+
+
+def test_a_removed_queue_drains_first(start_zqueued: StartZqueued, peers: Peers) -> None:
+    zqueued = start_zqueued(queue("kept") + queue("removed"))
+    peers.worker(zqueued.backend("removed"), work=1.0)
+    client = peers.client(zqueued.frontend("removed"), requests=1)
+    wait_for(lambda: zqueued.queue("removed").in_flight == 1)
+    zqueued.write(queue("kept"))
+    with zqueued.client() as control:
+        assert control.reload().removed == ("removed",)
+    assert len(client.finish()) == 1
+
+
+def test_what_needs_no_new_sockets_is_applied_in_place(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    zqueued = start_zqueued(queue("q"))
+    peers.worker(zqueued.backend("q"))
+    wait_for(lambda: zqueued.queue("q").workers.connected)
+    zqueued.write(queue("q", 'drain_timeout = "7s"\nstart = "paused"'))
+    with zqueued.client() as control:
+        result = control.reload()
+    assert (set(result.changed["q"]), result.rebound) == ({"drain_timeout", "start"}, ())
+    status = zqueued.queue("q")
+    assert (status.state, status.workers.disconnected) == ("running", 0)
+    zqueued.ctl("drain", "q")
+    zqueued.wait_event("queue.draining", timeout=7.0)
+
+
+@pytest.mark.parametrize("more", ["", 'type = "queue"\nbackend = "ipc://*"'])
+def test_a_pause_survives(more: str, start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(queue("q"))
+    zqueued.ctl("pause")
+    zqueued.write(queue("q") if not more else f'[queues.q]\nfrontend = "ipc://*"\n{more}\n')
+    with zqueued.client() as control:
+        control.reload()
+    assert zqueued.queue("q").state == "paused"
+
+
+def test_an_endpoint_may_move_from_one_queue_to_another(
+    start_zqueued: StartZqueued, peers: Peers, tmp_path: object
+) -> None:
+    text = """
+[queues.one]
+frontend = "ipc://{folder}/{a}"
+backend = "ipc://{folder}/c"
+[queues.two]
+frontend = "ipc://{folder}/{b}"
+backend = "ipc://{folder}/d"
+"""
+    zqueued = start_zqueued(text.format(folder=tmp_path, a="a", b="b"))
+    zqueued.write(text.format(folder=tmp_path, a="b", b="a"))
+    with zqueued.client() as control:
+        assert set(control.reload().rebound) == {"one", "two"}
+    peers.worker(f"ipc://{tmp_path}/c", "one")
+    assert peers.client(f"ipc://{tmp_path}/b", requests=1).finish() == [b"one:c 0"]
+
+
+def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    zqueued = start_zqueued(queue("q"))
+    peers.worker(zqueued.backend("q"))
+    client = peers.client(zqueued.frontend("q"))
+    wait_for(lambda: client.replies)
+    for bad, says in (
+        ("[queues.q", "not TOML"),
+        (queue("q", 'engine = "wire"'), "wire"),
+        (queue("q", "frontent = 3"), 'did you mean "frontend"'),
+    ):
+        zqueued.path.write_text(bad)
+        done = zqueued.ctl("reload")
+        assert done.returncode == 1
+        assert f"{zqueued.path}:" in done.stderr
+    zqueued.path.unlink()
+    with zqueued.client() as control, pytest.raises(Refused, match="No such file") as refused:
+        control.reload()
+    assert refused.value.code == "config"
+    assert zqueued.queue("q").workers.disconnected == 0
+    assert len(zqueued.events("config.refused")) == 4
+    assert len(client.stop()) == client.asked
+
+
+def test_an_endpoint_that_cannot_be_had_refuses_the_whole_file(
+    start_zqueued: StartZqueued,
+) -> None:
+    other = start_zqueued(queue("other"))
+    taken = other.frontend("other")
+    zqueued = start_zqueued(queue("q"))
+    zqueued.write(
+        queue("q", 'start = "paused"') + queue("new").replace("tcp://127.0.0.1:*", taken, 1)
+    )
+    with zqueued.client() as control, pytest.raises(Refused) as refused:
+        control.reload()
+    message = str(refused.value)
+    assert message.startswith(f"queues.new: {taken}: port {taken.rpartition(':')[2]} is in use by")
+    assert f"(pid {other.process.pid})" in message
+    assert [each.name for each in zqueued.status().queues] == ["q"]
+    with zqueued.client() as control:
+        origins = {value.key: value for value in control.config().values}
+    assert origins["queues.q.start"].value == "running", "the old config stays in force"
+
+
+def test_settings(start_zqueued: StartZqueued) -> None:
+    head = '[control]\nendpoint = "ipc://{folder}/control.sock"\n[log]\nformat = "json"\n'
+    zqueued = start_zqueued(queue("q"))
+    zqueued.path.write_text(
+        head.format(folder=zqueued.folder)
+        + 'level = "warning"\n[daemon]\nname = "x"\n'
+        + queue("q")
+    )
+    with zqueued.client() as control:
+        result = control.reload()
+        assert set(result.settings) == {"log.level", "daemon.name"}
+        assert result.needs_restart == ("daemon.name",)
+        assert control.status().log_level == "warning"
+
+
+def test_sighup_reloads(zqueued: Zqueued) -> None:
+    zqueued.write(queue("default") + queue("more"))
+    zqueued.process.send_signal(signal.SIGHUP)
+    zqueued.wait_event("config.reloaded", by="SIGHUP", added=["more"])
+    zqueued.path.write_text("rubbish")
+    zqueued.process.send_signal(signal.SIGHUP)
+    zqueued.wait_event("config.refused", by="SIGHUP")
+    assert zqueued.queue("more").state == "running"
