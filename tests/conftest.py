@@ -14,7 +14,7 @@ StartZqueued = Callable[..., Zqueued]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report: Any = yield
     setattr(item, f"report_{report.when}", report)
     return report

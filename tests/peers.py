@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import zmq
 
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, wait_for
 
 Answer = Callable[[bytes], bytes]
 
@@ -30,7 +30,10 @@ class Worker:
             while not self._stopping.is_set():
                 if not rep.poll(20):
                     continue
-                request = rep.recv()
+                try:
+                    request = rep.recv(zmq.DONTWAIT)
+                except zmq.Again:  # a message without envelope, which REP drops only now
+                    continue
                 self._stopping.wait(self._work)
                 self.served.append(request)
                 rep.send(self._answer(request))
@@ -106,6 +109,16 @@ class Peers:
             client._stopping.set()
         for worker in self._workers:
             worker.stop()
+
+
+def wait_for_more(clients: list[Client], replies: int) -> None:
+    """Wait until these clients have got so many more replies."""
+    before = sum(len(client.replies) for client in clients)
+
+    def more() -> bool:
+        return sum(len(client.replies) for client in clients) >= before + replies
+
+    wait_for(more, f"{replies} more replies")
 
 
 def settle(seconds: float) -> None:

@@ -26,7 +26,7 @@ _libc.ptrace.restype = ctypes.c_long
 @contextlib.contextmanager
 def stopped_thread(pid: int, name: str) -> Iterator[None]:
     """Keep the thread called ``name`` stopped; skips the test where ptrace is not allowed."""
-    tid = wait_for(lambda: _thread_id(pid, name), f"a thread {name}")
+    tid = wait_for(lambda: _thread_id(pid, name), f"a thread {name}") or 0
     if _libc.ptrace(_PTRACE_SEIZE, tid, None, None) != 0:
         pytest.skip(f"ptrace is not allowed here: {os.strerror(ctypes.get_errno())}")
     try:

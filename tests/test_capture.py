@@ -5,8 +5,7 @@ from __future__ import annotations
 import zmq
 
 from tests.conftest import StartZqueued
-from tests.peers import Peers
-from tests.waiting import wait_for
+from tests.peers import Peers, wait_for_more
 from tests.zqueued import Zqueued
 
 CAPTURED = """
@@ -40,7 +39,7 @@ def test_publishes_every_message_with_the_queues_name_first(
     sub = subscriber(zqueued, context, b"orders")
     zqueued.wait_event("capture.subscribed", subscriptions=1)
     assert len(peers.client(zqueued.frontend("orders"), requests=50).finish()) == 50
-    captured = []
+    captured: list[list[bytes]] = []
     while len(captured) < 100:
         assert sub.poll(5000), f"{len(captured)} of 100 messages were captured"
         captured.append(sub.recv_multipart())
@@ -66,9 +65,8 @@ def test_comes_and_goes_under_load_and_loses_nothing(
         sub = subscriber(zqueued, context, b"")
         assert sub.poll(10_000), "nothing is captured"
         sub.close(0)
-        wait_for(lambda n=number: len(zqueued.events("capture.unsubscribed")) == n)
-        seen = len(client.replies)
-        wait_for(lambda seen=seen: len(client.replies) > seen + 10)
+        zqueued.wait_events("capture.unsubscribed", number)
+        wait_for_more([client], 10)
     assert len(client.stop()) == client.asked
 
 

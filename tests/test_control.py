@@ -218,7 +218,7 @@ class TestUnreachable:
         try:
             with (
                 ControlClient(zqueued.control, timeout=0.3) as control,
-                pytest.raises(Unreachable, match="no answer within 0.3 s"),
+                pytest.raises(Unreachable, match=r"no answer within 0\.3 s"),
             ):
                 control.status()
         finally:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -176,7 +177,7 @@ class TestWhatStandsInItsWay:
     def test_a_missing_config(self) -> None:
         done = run("--config", "/nowhere/zqueue.toml")
         assert done.returncode == 78
-        assert "/nowhere/zqueue.toml: No such file" in done.stderr
+        assert "/nowhere/zqueue.toml: there is no such file" in done.stderr
 
     @pytest.mark.parametrize("flags", [(), ("--check",)])
     def test_a_bad_config(self, flags: tuple[str, ...], tmp_path: Path) -> None:
@@ -206,29 +207,34 @@ class TestWhatStandsInItsWay:
         assert run("--fly").returncode == 2
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-    def test_a_privileged_port_and_a_folder_that_may_not_be_written(self, tmp_path: Path) -> None:
+    def test_a_privileged_port_and_a_folder_that_may_not_be_written(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._try_as_nobody(Path(folder))
+
+    def _try_as_nobody(self, folder: Path) -> None:
         config = (
-            f'[control]\nendpoint = "ipc://{tmp_path}/control"\n'
+            f'[control]\nendpoint = "ipc://{folder}/control"\n'
             '[queues.q]\nfrontend = "tcp://127.0.0.1:81"\nbackend = "tcp://127.0.0.1:*"\n'
         )
-        tmp_path.chmod(0o777)
+        folder.chmod(0o777)
         done = self._as_nobody(config)
         if Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text().strip() == "1024":
             assert done.returncode == 1
             assert "port 81 is a privileged port" in done.stderr
-        tmp_path.chmod(0o755)
+        folder.chmod(0o755)
         done = self._as_nobody(config)
         assert done.returncode == 1
-        assert f"this user may not write in the folder {tmp_path}" in done.stderr
+        assert f"this user may not write in the folder {folder}" in done.stderr
 
     def _as_nobody(self, config: str) -> subprocess.CompletedProcess[str]:
         """As nobody, with all modules imported before: they may lie in root's home."""
         code = (
-            "import os, sys, tempfile, pathlib, asyncio, encodings.idna, zqueue.cli.zqueued as "
-            "zqueued, zqueue.daemon, structlog.dev, zmq.utils.monitor\n"
-            "file = tempfile.NamedTemporaryFile(suffix='.toml'); os.chmod(file.name, 0o644)\n"
-            "pathlib.Path(file.name).write_text(sys.argv.pop())\n"
+            "import grp, os, pwd, sys, tempfile, pathlib, asyncio, encodings.idna\n"
+            "import encodings.utf_8_sig, structlog.dev, zmq.utils.monitor, zqueue.daemon\n"
+            "import zqueue.cli.zqueued as zqueued\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "file = tempfile.NamedTemporaryFile(suffix='.toml')\n"
+            "pathlib.Path(file.name).write_text(sys.argv.pop())\n"
             "zqueued.main(['--config', file.name])"
         )
         command = [sys.executable, "-c", code, config]

@@ -111,7 +111,7 @@ def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
     client = peers.client(zqueued.frontend("q"))
     wait_for(lambda: client.replies)
     for bad, says in (
-        ("[queues.q", "not TOML"),
+        ("[queues.q", "TOML"),
         (queue("q", 'engine = "wire"'), "wire"),
         (queue("q", "frontent = 3"), 'did you mean "frontend"'),
     ):
@@ -119,8 +119,12 @@ def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
         done = zqueued.ctl("reload")
         assert done.returncode == 1
         assert f"{zqueued.path}:" in done.stderr
+        assert says in done.stderr
     zqueued.path.unlink()
-    with zqueued.client() as control, pytest.raises(Refused, match="No such file") as refused:
+    with (
+        zqueued.client() as control,
+        pytest.raises(Refused, match="there is no such file") as refused,
+    ):
         control.reload()
     assert refused.value.code == "config"
     assert zqueued.queue("q").workers.disconnected == 0

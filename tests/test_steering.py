@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from tests.conftest import StartZqueued
-from tests.peers import Peers, settle
+from tests.peers import Peers, settle, wait_for_more
 from tests.waiting import wait_for
 from tests.zqueued import ONE_QUEUE, Zqueued
 from zqueue.control.client import Refused
@@ -42,11 +42,7 @@ def test_fifty_rounds_of_everything_lose_nothing(zqueued: Zqueued, peers: Peers)
             assert control.resume("default").ok
             zqueued.write(ONE_QUEUE + further[number % 3])
             assert "default" in control.reload().unchanged
-            seen = sum(len(client.replies) for client in clients)
-            wait_for(
-                lambda seen=seen: sum(len(client.replies) for client in clients) > seen + 8,
-                "traffic between the rounds",
-            )
+            wait_for_more(clients, 8)
     replies = [client.stop() for client in clients]
     asked = sum(client.asked for client in clients)
     assert sum(map(len, replies)) == asked

@@ -96,6 +96,10 @@ class Zqueued:
     def wait_event(self, name: str, **fields: Any) -> dict[str, Any]:
         return wait_for(lambda: self.events(name, **fields), f"event {name} {fields}")[-1]
 
+    def wait_events(self, name: str, count: int) -> None:
+        """Wait until an event has happened so many times."""
+        wait_for(lambda: len(self.events(name)) >= count, f"{count} times event {name}")
+
     def cpu_seconds(self) -> float:
         """CPU time that the daemon's process has used so far."""
         columns = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

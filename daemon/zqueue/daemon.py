@@ -14,7 +14,7 @@ import zmq
 
 import zqueue
 from zqueue import config as configuration
-from zqueue import systemd
+from zqueue import descriptors, systemd
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Phase, QueueStatus, ReloadResult
@@ -22,7 +22,7 @@ from zqueue.control.server import ControlServer
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, ZqueueError
 from zqueue.events import EventBus
-from zqueue.listeners import Listener, listen_control, raise_descriptor_limit
+from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
 from zqueue.plan import Claims
 from zqueue.queue import Queue
@@ -103,7 +103,7 @@ class Daemon:
     # -- start -----------------------------------------------------------------------------------
 
     def _say_hello(self) -> None:
-        raise_descriptor_limit()
+        descriptors.raise_limit()
         self.bus.emit(
             "daemon.starting",
             version=zqueue.__version__,

@@ -14,11 +14,11 @@ import ctypes
 import errno
 import fcntl
 import os
-import resource
 import socket
 import stat
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 
 import zmq
 
-from zqueue import endpoints
+from zqueue import descriptors, endpoints
 from zqueue.endpoints import Endpoint
 from zqueue.errors import AlreadyRunning, EndpointError
 
@@ -34,7 +34,6 @@ _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 _SIOCGIFADDR = 0x8915
 _BPF_RETURN_CONSTANT = 0x06
-_DESCRIPTOR_HEADROOM = 64
 _FOLDER_LOCK_SECONDS = 5.0
 
 
@@ -96,21 +95,21 @@ class Listener:
             os.rename(self._path + ".full", self._path)
         self._gate_closed = False
 
-    def turn_away(self) -> int:
-        """Accept and close what waits to be accepted; returns how many that were.
+    def turn_away(self) -> None:
+        """Accept and close what waits to be accepted, even where descriptors have run out.
 
-        For when accepting has failed for want of descriptors: libzmq would try again for ever, at
-        full speed, as long as a connection waits.
+        Otherwise libzmq would try again for ever, at full speed, as long as a connection waits.
         """
-        turned_away = 0
-        with _descriptor_headroom():
+        with_own_table = threading.Thread(target=self._turn_away, name="zq.turn_away")
+        with_own_table.start()
+        with_own_table.join()
+
+    def _turn_away(self) -> None:
+        if not descriptors.keep_only(self._socket.fileno()):
+            return
+        with contextlib.suppress(OSError):
             while True:
-                try:
-                    connection, _ = self._socket.accept()
-                except OSError:
-                    return turned_away
-                connection.close()
-                turned_away += 1
+                self._socket.accept()[0].close()
 
     def close(self) -> None:
         """Close the socket and remove an ipc path that is still ours."""
@@ -155,11 +154,8 @@ def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
     """
     try:
         return listen(endpoint, backlog=1024, mode=mode, group=group)
-    except EndpointError as error:
-        pid = holder_of_ipc(endpoint)
-        if pid is not None:
-            raise AlreadyRunning(endpoint, pid) from error
-        raise
+    except _Taken as error:
+        raise AlreadyRunning(endpoint, error.pid) from error
 
 
 # -- tcp -------------------------------------------------------------------------------------
@@ -269,6 +265,15 @@ def _named(pid: int) -> str:
 # -- ipc -------------------------------------------------------------------------------------
 
 
+class _Taken(EndpointError):
+    """Somebody listens there; ``pid`` is 0 if the kernel will not say who."""
+
+    def __init__(self, endpoint: str, pid: int) -> None:
+        holder = _named(pid) if pid else "another process"
+        super().__init__(endpoint, f"{holder} listens there already", "stop it, or choose another")
+        self.pid = pid
+
+
 def _listen_ipc(
     endpoint: str, parsed: Endpoint, backlog: int, mode: int, group: str | None
 ) -> Listener:
@@ -343,11 +348,7 @@ def _make_way(endpoint: str, path: str) -> None:
             )
         pid = _listening_pid(left_over)
         if pid is not None:
-            raise EndpointError(
-                endpoint,
-                f"{_named(pid)} listens there already",
-                "stop it, or choose another path",
-            )
+            raise _Taken(endpoint, pid)
         os.unlink(left_over)
 
 
@@ -364,14 +365,6 @@ def _listening_pid(address: str) -> int | None:
             return None
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(array.array("i", credentials)[0])
-
-
-def holder_of_ipc(endpoint: str) -> int | None:
-    """The pid of the process that listens on this ipc endpoint; 0 if it will not say."""
-    parsed = endpoints.parse(endpoint, "bind")
-    if parsed.transport != "ipc":
-        return None
-    return _listening_pid("\0" + parsed.address[1:] if parsed.abstract else _real_path(parsed))
 
 
 def _give_to_group(endpoint: str, path: str, group: str) -> None:
@@ -408,12 +401,7 @@ def _ipc_error(endpoint: str, parsed: Endpoint, error: OSError) -> EndpointError
             "give it to the user that runs zqueued, or choose another path",
         )
     if error.errno == errno.EADDRINUSE:
-        pid = holder_of_ipc(endpoint)
-        return EndpointError(
-            endpoint,
-            (_named(pid) if pid else "another process") + " listens there already",
-            "stop it, or choose another name",
-        )
+        return _Taken(endpoint, _listening_pid("\0" + parsed.address[1:]) or 0)
     return EndpointError(endpoint, os.strerror(error.errno or 0), "")
 
 
@@ -425,50 +413,3 @@ def _endpoint_of(sock: socket.socket, path: str | None) -> str:
         return "ipc://@" + bytes(name)[1:].decode(errors="replace")
     host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
     return f"tcp://{host}:{name[1]}"
-
-
-# -- file descriptors --------------------------------------------------------------------------
-
-
-class DescriptorBudget:
-    """Tells from a descriptor's number whether the process is about to run out of them.
-
-    The kernel gives the lowest free number, so the number of a connection that was just accepted
-    tells how full the table is: nothing has to be counted.
-    """
-
-    def __init__(self) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.limit = soft
-        self.reserve = max(16, min(512, soft // 8))
-
-    def nearly_spent(self, descriptor: int) -> bool:
-        return descriptor >= self.limit - self.reserve
-
-    def has_room(self) -> bool:
-        """True once there is room for new connections again, with some to spare."""
-        try:
-            probe = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        os.close(probe)
-        return probe < self.limit - self.reserve - self.reserve // 4
-
-
-def raise_descriptor_limit() -> None:
-    """Allow what the hard limit allows, less a headroom for :meth:`Listener.turn_away`."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ceiling = 1 << 20 if hard == resource.RLIM_INFINITY else hard
-    wanted = ceiling - min(_DESCRIPTOR_HEADROOM, ceiling // 8)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextlib.contextmanager
-def _descriptor_headroom() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -84,19 +84,19 @@ def find(instance: str | None = None) -> str:
     Raises:
         Unreachable: none does; the message names every place that was tried.
     """
-    reasons = []
+    reasons: list[Unreachable] = []
     for endpoint in _candidates(instance):
         try:
             probe(endpoint)
-        except Unreachable as error:
-            reasons.append(error)
+        except Unreachable as reason:
+            reasons.append(reason)
         else:
             return endpoint
-    for error in reasons:
-        if isinstance(error, _Forbidden):
-            raise error
+    for known in reasons:
+        if isinstance(known, _Forbidden):
+            raise known
     unit = f"zqueue@{instance}" if instance else "zqueue"
-    places = "\n".join(f"  {error}" for error in reasons)
+    places = "\n".join(f"  {reason}" for reason in reasons)
     raise Unreachable(f"no zqueued is running (systemctl start {unit}, or zqueued):\n{places}")
 
 

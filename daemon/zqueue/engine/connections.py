@@ -7,6 +7,7 @@ when its handshake succeeds; of several that shake hands at once, the oldest is 
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import time
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from zqueue.descriptors import Budget
 from zqueue.engine import ConnectionCounts, Report, Side
-from zqueue.listeners import DescriptorBudget, Listener
+from zqueue.listeners import Listener
 
 _WATCHED = (
     zmq.EVENT_ACCEPTED
@@ -31,6 +33,7 @@ _WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _EVENTS_A_READ = 2000
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _LIKELY = {
     Side.FRONTEND: (
@@ -72,7 +75,7 @@ class Connections:
         self._listeners = listeners
         self._open: dict[int, _Connection] = {}
         self._handshake_failure: str | None = None
-        self._budget = DescriptorBudget()
+        self._budget = Budget()
         self.counts = ConnectionCounts()
         address = f"inproc://monitor-{side}"
         watched.monitor(address, _WATCHED)
@@ -106,6 +109,7 @@ class Connections:
         """Open the gates that were closed for want of descriptors, if there is room again."""
         if not self.gate_closed or not self._budget.has_room():
             return
+        self._budget.close_headroom()
         for listener in self._listeners:
             if listener.gate_closed:
                 listener.open_gate()
@@ -194,8 +198,14 @@ class Connections:
                         "limit": self._budget.limit,
                     },
                 )
+        # Those who had been queued would take what is left; sent away, they try again.
+        for listener in self._listeners:
+            listener.turn_away()
+        self._budget.open_headroom()
 
     def _accept_failed(self, error: int) -> Iterator[Report]:
+        if error not in _OUT_OF_DESCRIPTORS:
+            return  # the connection had gone before it was accepted
         yield Report(
             "listener.accept_failed",
             {
@@ -205,8 +215,6 @@ class Connections:
             },
         )
         yield from self._close_gates(self._budget.limit)
-        for listener in self._listeners:
-            listener.turn_away()
         # It was said as often as libzmq tried; once is enough.
         while self.monitor.poll(0):
             message = self.monitor.recv_multipart()

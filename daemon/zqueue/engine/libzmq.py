@@ -19,14 +19,20 @@ import zmq
 from zqueue.engine import ConnectionCounts, Plan, Report, Side, SocketPlan, Statistics, Traffic
 from zqueue.engine.capture import CaptureRelay
 from zqueue.engine.connections import Connections
-from zqueue.engine.proxy_thread import FAILED, LEFT, OVERFLOW_ADDRESS, ProxyThread
+from zqueue.engine.proxy_thread import (
+    FAILED,
+    LEFT,
+    OVERFLOW_ADDRESS,
+    ProxyThread,
+    PumpTraffic,
+)
 
 _SOCKET_TYPES = {
     "queue": (zmq.ROUTER, zmq.DEALER),
     "forwarder": (zmq.XSUB, zmq.XPUB),
     "streamer": (zmq.PULL, zmq.PUSH),
 }
-_FRAMES_A_MESSAGE = {"queue": 3.0, "forwarder": 1.0, "streamer": 1.0}
+_FRAMES_A_MESSAGE = {"queue": 3, "forwarder": 1, "streamer": 1}
 _BLOCKED_AFTER = 0.02
 _SPINNING_CPU = 0.01
 _CLOSE_WITHIN = 5.0
@@ -43,7 +49,7 @@ class LibzmqEngine:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._past: _ProxyFigures = (0, 0, 0, 0)
+        self._past = (Traffic(), Traffic())
         self._now: _ProxyFigures = (0, 0, 0, 0)
         self._lost = 0
         self._orphans = 0
@@ -213,13 +219,7 @@ class LibzmqEngine:
                 self._asked_at = None
                 self._taken_at = time.monotonic()
             elif message[0] == LEFT:
-                past, now = self._past, self._now
-                self._past = (
-                    past[0] + now[0],
-                    past[1] + now[1],
-                    past[2] + now[2],
-                    past[3] + now[3],
-                )
+                self._past = self._proxied()
                 self._now = (0, 0, 0, 0)
                 self._asked_at = self._leaving_since = self._last_tick = None
                 self._taken_at = time.monotonic()
@@ -282,19 +282,9 @@ class LibzmqEngine:
     @property
     def statistics(self) -> Statistics:
         thread = self._thread
-        frames_in, bytes_in, frames_out, bytes_out = (
-            past + now for past, now in zip(self._past, self._now, strict=True)
-        )
-        requests = Traffic(
-            thread.requests.messages + round(frames_in / thread.request_shape.frames_a_message),
-            thread.requests.frames + frames_in,
-            thread.requests.bytes + bytes_in,
-        )
-        replies = Traffic(
-            thread.replies.messages + round(frames_out / thread.reply_shape.frames_a_message),
-            thread.replies.frames + frames_out,
-            thread.replies.bytes + bytes_out,
-        )
+        proxied_requests, proxied_replies = self._proxied()
+        requests = _sum(proxied_requests, thread.requests)
+        replies = _sum(proxied_replies, thread.replies)
         in_flight, lost = None, self._lost
         if self._plan.type == "queue":
             unanswered = requests.messages - replies.messages - thread.parked
@@ -302,6 +292,17 @@ class LibzmqEngine:
             lost = max(0, min(lost, unanswered))
             in_flight = max(0, unanswered - lost)
         return Statistics(requests, replies, thread.parked, in_flight, lost, True, self._taken_at)
+
+    def _proxied(self) -> tuple[Traffic, Traffic]:
+        """Requests and replies that the proxy has moved, the latest stay in it by estimate."""
+        frames_in, bytes_in, frames_out, bytes_out = self._now
+        requests, replies = self._past
+        in_now = round(frames_in / self._thread.request_shape.frames_a_message)
+        out_now = round(frames_out / self._thread.reply_shape.frames_a_message)
+        return (
+            _sum(requests, Traffic(in_now, frames_in, bytes_in)),
+            _sum(replies, Traffic(out_now, frames_out, bytes_out)),
+        )
 
     def peers(self) -> dict[Side, int]:
         return {side: connections.established for side, connections in self._connections.items()}
@@ -314,6 +315,12 @@ class LibzmqEngine:
         if self._failure is None and not self._thread.alive:
             self._failure = "the data thread ended"
         return self._failure
+
+
+def _sum(one: Traffic, other: Traffic | PumpTraffic) -> Traffic:
+    return Traffic(
+        one.messages + other.messages, one.frames + other.frames, one.bytes + other.bytes
+    )
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -52,21 +53,21 @@ class PumpTraffic:
         self.bytes += sum(map(len, message))
 
 
-@dataclass
 class Shape:
     """How many frames a message has, as seen on those that went through the pump."""
 
-    frames_a_message: float
-    _messages: int = 0
-    _frames: int = 0
+    def __init__(self, usual: int) -> None:
+        self._usual = usual
+        self._seen: deque[int] = deque(maxlen=8 * _SAMPLE)
 
     def see(self, message: Message) -> None:
-        self._messages += 1
-        self._frames += len(message)
-        if self._messages >= _SAMPLE:
-            self.frames_a_message = self._frames / self._messages
-            if self._messages >= 64 * _SAMPLE:
-                self._messages, self._frames = 0, 0
+        self._seen.append(len(message))
+
+    @property
+    def frames_a_message(self) -> int:
+        """The median, so that a few odd messages do not count."""
+        seen = list(self._seen)
+        return statistics.median_low(seen) if len(seen) >= _SAMPLE else self._usual
 
 
 class ProxyThread:
@@ -88,7 +89,7 @@ class ProxyThread:
         *,
         answers: bool,
         two_way: bool,
-        frames_a_message: float,
+        frames_a_message: int,
     ) -> None:
         self._frontend = frontend
         self._backend = backend
@@ -228,7 +229,7 @@ class ProxyThread:
             self._carry_out_orders()
             if self._closing:
                 return
-            writable = bool(self._backend.events & zmq.POLLOUT)
+            writable = bool(_events(self._backend) & zmq.POLLOUT)
             passing = not self._hold
             if passing and writable and self._may_leave():
                 self.stuck = False
@@ -251,10 +252,10 @@ class ProxyThread:
             one_way = self.requests.messages - self.replies.messages >= _SAMPLE_ONE_WAY
             if not (self._to_sample <= 0 and one_way):
                 return False
-        return self._streak >= _CALM_AFTER or not self._frontend.events & zmq.POLLIN
+        return self._streak >= _CALM_AFTER or not _events(self._frontend) & zmq.POLLIN
 
     def _request_waits(self) -> bool:
-        return bool(self._parked or self._frontend.events & zmq.POLLIN)
+        return bool(self._parked or _events(self._frontend) & zmq.POLLIN)
 
     def _interest(self, poller: zmq.Poller, passing: bool, writable: bool) -> None:
         backend = zmq.POLLIN if self._two_way else 0
@@ -288,7 +289,7 @@ class ProxyThread:
 
     def _hand_out_requests(self) -> None:
         for _ in range(_BURST):
-            if not self._backend.events & zmq.POLLOUT:
+            if not _events(self._backend) & zmq.POLLOUT:
                 self._streak = 0
                 return
             if self._parked:
@@ -347,3 +348,7 @@ class ProxyThread:
                 self._frontend.recv_multipart(zmq.DONTWAIT, copy=False)
                 count += 1
         return count
+
+
+def _events(sock: zmq.Socket[bytes]) -> int:
+    return int(sock.get(zmq.EVENTS))

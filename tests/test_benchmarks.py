@@ -1,0 +1,100 @@
+"""The benchmarks run, and lose nothing. What they measure is not asserted: tests tell no speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks import zmtp
+from benchmarks.brokers import NAMES
+from benchmarks.grid import GRID, Cell, Figures, Throughput
+from benchmarks.verdict import judge
+
+_ROOT = Path(__file__).parent.parent
+
+
+def _benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_every_broker_has_figures_and_answers_all(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    done = _benchmarks(
+        *("--runs", "1", "--seconds", "0.2", "--round-trips", "50"),
+        *("--cells", "64:3:2,262144:1:1", "--json", str(path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "zqueued against zmq.proxy" in done.stdout
+    figures: dict[str, Any] = json.loads(path.read_text())
+    assert [cell["body_bytes"] for cell in figures["throughput"]] == [64, 262144]
+    for cell in figures["throughput"]:
+        assert set(cell["brokers"]) == set(NAMES)
+        for name, of_broker in cell["brokers"].items():
+            assert of_broker["sent"] == of_broker["answered"] > 0, name
+            assert of_broker["requests_per_second"] > 0, name
+            assert of_broker["cpu_us_per_request"] > 0, name
+    for cell in figures["round_trip"]:
+        assert set(cell["brokers"]) == set(NAMES)
+        for name, of_broker in cell["brokers"].items():
+            assert 0 < of_broker["p50_us"] <= of_broker["p99_us"], name
+    assert {bar["name"] for bar in figures["bars"]} == {
+        "throughput",
+        "CPU a request",
+        "round trip p50",
+    }
+
+
+@pytest.mark.parametrize("cells", ["64", "64:1", "64:0:1", "64:1:0", "a:b:c", "64:1:1:1"])
+def test_a_wrong_cell_is_a_usage_error(cells: str) -> None:
+    done = _benchmarks("--cells", cells)
+    assert done.returncode == 2
+    assert cells in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_grid_is_the_whole_one_and_stays_below_the_high_water_marks() -> None:
+    assert len(GRID) == 3 * 3 * 2
+    for cell in GRID:
+        assert 1 <= cell.window <= 500
+        assert cell.window * cell.clients <= 1000
+
+
+def test_a_request_is_the_delimiter_and_the_body() -> None:
+    assert zmtp.request(b"x" * 64) == b"\x01\x00" + b"\x00\x40" + b"x" * 64
+    assert zmtp.request(b"x" * 256) == b"\x01\x00" + b"\x02" + (256).to_bytes(8, "big") + b"x" * 256
+
+
+def _throughput(requests_per_second: float, *, busy: float = 1.0) -> Throughput:
+    return Throughput(requests_per_second, 10.0, busy, 0.0, sent=1, answered=1)
+
+
+def test_cells_where_the_generator_set_the_pace_do_not_count_for_throughput() -> None:
+    figures = Figures(
+        {
+            Cell(64, 1, 1): {"zmq.proxy": _throughput(100), "zqueued": _throughput(90)},
+            Cell(64, 1, 4): {"zmq.proxy": _throughput(100, busy=0.5), "zqueued": _throughput(1)},
+            Cell(64, 10, 1): {"zmq.proxy": _throughput(100), "zqueued": _throughput(99, busy=0.5)},
+        },
+        {},
+    )
+    throughput, cpu, round_trip = judge(figures)
+    assert (throughput.missed, len(throughput.ratios), throughput.left_out) == (1, 2, 1)
+    assert throughput.worst == ("64 B, 1 client, 1 worker", 0.9)
+    assert (cpu.missed, len(cpu.ratios)) == (0, 3)
+    assert "not known" in str(round_trip)
+
+
+def test_lost_requests_are_told() -> None:
+    lossy = Throughput(1.0, 1.0, 1.0, 0.0, sent=5, answered=3)
+    figures = Figures({Cell(64, 1, 1): {"zqueued": lossy}}, {})
+    assert list(figures.lost()) == [("zqueued", Cell(64, 1, 1), 2)]
