@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -47,8 +48,8 @@ def _parse_cells(_: click.Context, __: click.Parameter, text: str | None) -> tup
 )
 @click.option(
     "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    "json_file",
+    type=click.File("w", lazy=False),
     metavar="FILE",
     help="Write the figures there too.",
 )
@@ -59,7 +60,7 @@ def main(
     seconds: float | None,
     round_trips: int | None,
     cells: tuple[Cell, ...],
-    json_path: Path | None,
+    json_file: TextIO | None,
     enforce: bool,
 ) -> None:
     """Measure zqueued beside zmq.proxy, ThreadProxy and monitored_queue.
@@ -75,15 +76,16 @@ def main(
         round_trips=round_trips or (2000 if quick else 5000),
     )
     placement = cpu.place()
+    # Ended by SIGTERM, it still ends the brokers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         figures = measure(effort, placement, lambda what: click.echo(what, err=True))
     except (BrokerError, PeerError) as error:
         click.echo(f"benchmarks: {error}", err=True)
         sys.exit(1)
     bars = judge(figures)
-    if json_path is not None:
-        document = table.document(figures, bars, effort, placement)
-        json_path.write_text(json.dumps(document, indent=2) + "\n")
+    if json_file is not None:
+        json.dump(table.document(figures, bars, effort, placement), json_file, indent=2)
     for line in table.lines(figures, bars, effort, placement):
         click.echo(line)
     failed = enforce and any(bar.missed or not bar.ratios for bar in bars)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 import zmq.devices
@@ -21,6 +22,10 @@ def _bound(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[byt
     return sock
 
 
+def _endpoint(sock: zmq.Socket[bytes]) -> str:
+    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
 def _tell(frontend: str, backend: str) -> None:
     print(frontend, backend, flush=True)
 
@@ -28,7 +33,7 @@ def _tell(frontend: str, backend: str) -> None:
 def _proxy() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     frontend, backend = _bound(context, zmq.ROUTER), _bound(context, zmq.DEALER)
-    _tell(frontend.last_endpoint.decode(), backend.last_endpoint.decode())
+    _tell(_endpoint(frontend), _endpoint(backend))
     zmq.proxy(frontend, backend)
 
 
@@ -37,12 +42,14 @@ def _monitored_queue() -> None:
     frontend, backend = _bound(context, zmq.ROUTER), _bound(context, zmq.DEALER)
     monitor = context.socket(zmq.PUB)
     monitor.bind(_UNHEARD)
-    _tell(frontend.last_endpoint.decode(), backend.last_endpoint.decode())
+    _tell(_endpoint(frontend), _endpoint(backend))
     zmq.devices.monitored_queue(frontend, backend, monitor, b"in", b"out")
 
 
 def _thread_proxy() -> None:
-    device = zmq.devices.ThreadProxy(zmq.ROUTER, zmq.DEALER, zmq.PUB)
+    # pyzmq gives this class no types.
+    thread_proxy: Any = zmq.devices.ThreadProxy
+    device = thread_proxy(zmq.ROUTER, zmq.DEALER, zmq.PUB)
     frontend = device.bind_in_to_random_port("tcp://127.0.0.1")
     backend = device.bind_out_to_random_port("tcp://127.0.0.1")
     device.bind_mon(_UNHEARD)

@@ -58,6 +58,11 @@ class Sample:
             end.busy - self.busy,
         )
 
+    @property
+    def by_others(self) -> float:
+        """In a window: what neither broker nor peers used of their CPUs, as a share of one CPU."""
+        return (self.busy - self.broker - self.peers) / self.time
+
 
 def used_by(pid: int) -> int:
     """Nanoseconds of CPU, user and system, that all threads of a process have used.

@@ -97,17 +97,12 @@ class Throughput:
 
     @classmethod
     def of(cls, rounds: list[Measured]) -> Throughput:
-        """The median of each figure; a round without any reply counts as infinitely dear."""
+        """The median of each figure."""
         return cls(
             statistics.median(one.answered / one.used.time * 1e9 for one in rounds),
-            statistics.median(
-                one.used.broker / one.answered / 1e3 if one.answered else float("inf")
-                for one in rounds
-            ),
+            statistics.median(one.used.broker / one.answered / 1e3 for one in rounds),
             statistics.median(one.used.broker / one.used.time for one in rounds),
-            statistics.median(
-                (one.used.busy - one.used.broker - one.used.peers) / one.used.time for one in rounds
-            ),
+            statistics.median(one.used.by_others for one in rounds),
             sum(one.total_sent for one in rounds),
             sum(one.total_answered for one in rounds),
         )
@@ -115,18 +110,26 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """One broker, one REQ, one REP: medians over the runs, in microseconds."""
+    """One broker, one REQ, one REP: medians over the runs, in microseconds. ``other_cpu`` is as in
+    :class:`Throughput`."""
 
     p50_us: float
     p99_us: float
     cpu_us_per_request: float
+    other_cpu: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Something else ran on the same CPUs."""
+        return self.other_cpu > _QUIET_MACHINE
 
     @classmethod
     def of(cls, rounds: list[RoundTrips]) -> RoundTrip:
         return cls(
             statistics.median(one.quantile(0.5) for one in rounds),
             statistics.median(one.quantile(0.99) for one in rounds),
-            statistics.median(one.broker_cpu_ns / len(one.nanoseconds) / 1e3 for one in rounds),
+            statistics.median(one.used.broker / len(one.nanoseconds) / 1e3 for one in rounds),
+            statistics.median(one.used.by_others for one in rounds),
         )
 
 
@@ -223,7 +226,14 @@ class _Rounds:
         worker = self.workers.begin(Answerer(broker.backend))
         worker.wait_ready()
         trips = self.clients.begin(
-            Asker(broker.frontend, broker.pid, cell.body_bytes, self.effort.round_trips)
+            Asker(
+                broker.frontend,
+                broker.pid,
+                self.workers.pid,
+                self.placement.cpus,
+                cell.body_bytes,
+                self.effort.round_trips,
+            )
         ).result()
         worker.stop()
         worker.result()

@@ -19,7 +19,6 @@ from multiprocessing.connection import Connection
 from benchmarks import cpu, zmtp
 
 _READ_AT_MOST = 1 << 18
-_WAKE_AT_MOST = 1 << 16
 _FEW_CLIENTS = 4
 _LAST_REPLIES_WITHIN = 20.0
 
@@ -67,6 +66,8 @@ class Clients:
             begin, answered = self._sample(), _answered(clients)
             _exchange(poll, clients, self.seconds)
             end, answered = self._sample(), _answered(clients) - answered
+            if not answered:
+                raise TimeoutError(f"not one request was answered in {self.seconds:g} s")
             if _take_last_replies(poll, clients):
                 _ask_each(clients, request)
             return Measured(
@@ -81,7 +82,7 @@ class Clients:
 
     def _together(self) -> int:
         """How many requests a client sends at once: all, where others keep the broker busy."""
-        return self.window if self.clients >= _FEW_CLIENTS else max(1, self.window // 4)
+        return self.window if self.clients >= _FEW_CLIENTS else max(1, self.window // 16)
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,15 @@ class _Client:
 
     def begin(self, window: int) -> None:
         self._socket.setblocking(False)
-        # One wake-up for all the replies to a chunk keeps the clients cheap.
-        if len(self._chunk) <= _WAKE_AT_MOST:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(self._chunk))
+        # SO_RCVLOWAT would save wake-ups, but it also holds back acknowledgements: a broker that
+        # sends small segments then stalls at its congestion window.
         self._poll.register(self._socket.fileno(), select.EPOLLIN)
         self._window_bytes = window * self._request_bytes
         self._send()
 
     def end(self) -> None:
-        """Begin no further request; from now on every byte that comes is read at once."""
+        """Begin no further request."""
         self._window_bytes = 0
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def handle(self, events: int) -> None:
         if events & ~select.EPOLLOUT:

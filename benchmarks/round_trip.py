@@ -21,7 +21,7 @@ class RoundTrips:
     """What one round gave: nanoseconds of each round trip, sorted."""
 
     nanoseconds: list[int]
-    broker_cpu_ns: int
+    used: cpu.Sample
 
     def quantile(self, q: float) -> float:
         """The round trip, in microseconds, that the share ``q`` of all did not exceed."""
@@ -36,6 +36,8 @@ class Asker:
 
     endpoint: str
     broker_pid: int
+    workers_pid: int
+    cpus: frozenset[int]
     body_bytes: int
     requests: int
 
@@ -50,14 +52,17 @@ class Asker:
                 if req.recv() != body:
                     raise ConnectionError("a reply is not what was asked")
             took = []
-            cpu_before = cpu.used_by(self.broker_pid)
+            before = self._sample()
             for _ in range(self.requests):
                 begin = time.perf_counter_ns()
                 req.send(body)
                 req.recv()
                 took.append(time.perf_counter_ns() - begin)
-            cpu_after = cpu.used_by(self.broker_pid)
-        return RoundTrips(sorted(took), cpu_after - cpu_before)
+            used = before.until(self._sample())
+        return RoundTrips(sorted(took), used)
+
+    def _sample(self) -> cpu.Sample:
+        return cpu.Sample.take(self.broker_pid, (os.getpid(), self.workers_pid), self.cpus)
 
 
 @dataclass(frozen=True)

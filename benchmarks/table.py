@@ -14,7 +14,7 @@ import zmq
 import zqueue
 from benchmarks.brokers import BASELINE, NAMES
 from benchmarks.cpu import Placement
-from benchmarks.grid import Cell, Effort, Figures, Throughput
+from benchmarks.grid import Cell, Effort, Figures, RoundTrip, Throughput
 from benchmarks.verdict import Bar
 
 T = TypeVar("T")
@@ -24,6 +24,13 @@ _LEGEND = (
     "   else ran) set the pace, and the throughput is no limit of the broker; its CPU figure holds",
     "!  something that is no part of the benchmark used more than 10 % of a CPU meanwhile",
 )
+
+
+_TRIP_FIGURES: dict[str, Callable[[RoundTrip], float]] = {
+    "Round trip p50, µs: one REQ, one REP (less is better)": lambda one: one.p50_us,
+    "Round trip p99, µs": lambda one: one.p99_us,
+    "Broker CPU, µs a round trip": lambda one: one.cpu_us_per_request,
+}
 
 
 def lines(
@@ -51,20 +58,17 @@ def lines(
         ("Broker CPU, µs a request (less is better)", _cpu, _no_marks),
     ):
         yield from _table(title, figures.throughput, str, figure, marks)
-    if any(_marks(one) for of_cell in figures.throughput.values() for one in of_cell.values()):
+    for title, trip_figure in _TRIP_FIGURES.items():
+        yield from _table(title, figures.round_trip, _message, trip_figure, _trip_marks)
+    marked = [
+        *(_marks(one) for of_cell in figures.throughput.values() for one in of_cell.values()),
+        *(_trip_marks(one) for of_cell in figures.round_trip.values() for one in of_cell.values()),
+    ]
+    if any(marked):
         yield from ("", *_LEGEND)
-    for title, name in (
-        ("Round trip p50, µs: one REQ, one REP (less is better)", "p50_us"),
-        ("Round trip p99, µs", "p99_us"),
-        ("Broker CPU, µs a round trip", "cpu_us_per_request"),
-    ):
-        yield from _table(
-            title,
-            figures.round_trip,
-            lambda cell: cell.message,
-            lambda one, name=name: float(getattr(one, name)),
-            _no_marks,
-        )
+        disturbed = sum("!" in marks for marks in marked)
+        if disturbed:
+            yield f"   ({disturbed} of {len(marked)} figures: measure again on a quiet machine)"
     yield from ("", f"zqueued against {BASELINE}", *(f"  {bar}" for bar in bars))
 
 
@@ -107,7 +111,10 @@ def document(
         "round_trip": [
             {
                 "body_bytes": cell.body_bytes,
-                "brokers": {name: asdict(one) for name, one in of_cell.items()},
+                "brokers": {
+                    name: {**asdict(one), "disturbed": one.disturbed}
+                    for name, one in of_cell.items()
+                },
             }
             for cell, of_cell in figures.round_trip.items()
         ],
@@ -143,9 +150,13 @@ def _table(
             if name == BASELINE:
                 text = f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}"
             else:
-                text = f"{value / baseline:.2f}" if baseline else "-"
+                text = f"{value / baseline:.2f}"
             columns.append(f"{text:>15}{marks(of_cell[name]):<2}")
         yield f"  {label(cell):<32}" + "".join(columns).rstrip()
+
+
+def _message(cell: Cell) -> str:
+    return cell.message
 
 
 def _requests_per_second(one: Throughput) -> float:
@@ -158,6 +169,10 @@ def _cpu(one: Throughput) -> float:
 
 def _marks(one: Throughput) -> str:
     return ("*" if one.generator_bound else "") + ("!" if one.disturbed else "")
+
+
+def _trip_marks(one: RoundTrip) -> str:
+    return "!" if one.disturbed else ""
 
 
 def _no_marks(_: object) -> str:

@@ -40,7 +40,7 @@ class Bar:
         sign = "≥" if self.more_is_better else "≤"
         title = f"{self.name} {sign} {self.limit:.2f}"
         if not self.ratios:
-            return f"{title}: not known, the generator set the pace in every cell"
+            return f"{title}: not known, in no cell did the brokers themselves set the pace"
         cell, worst = self.worst
         if not self.missed:
             outcome = "met"
@@ -50,7 +50,7 @@ class Bar:
             outcome = f"missed, in {self.missed} of {len(self.ratios)} cells"
         line = f"{title}: {outcome}; geometric mean {self.mean:.3f}, worst {worst:.3f} ({cell})"
         if self.left_out:
-            line += f"; {self.left_out} left out, where the generator set zmq.proxy's pace"
+            line += f"; {self.left_out} cells left out (* or *!)"
         return line
 
     def _cleared(self, ratio: float) -> bool:
@@ -61,12 +61,14 @@ def judge(figures: Figures) -> tuple[Bar, ...]:
     """The bars in the order of the tables.
 
     A cell where ``zmq.proxy`` was not busy says nothing about throughput and is left out there. One
-    where only zqueued was not busy counts: it idled with work at hand.
+    where only zqueued was not busy counts, since it idled with work at hand, unless other processes
+    kept the work from it.
     """
     telling = {
         cell: by_broker
         for cell, by_broker in figures.throughput.items()
         if not by_broker[BASELINE].generator_bound
+        and not (by_broker[ZQUEUED].generator_bound and by_broker[ZQUEUED].disturbed)
     }
     return (
         Bar(

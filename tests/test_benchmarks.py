@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import zmtp
 from benchmarks.brokers import NAMES
 from benchmarks.grid import GRID, Cell, Figures, Throughput
@@ -74,23 +75,27 @@ def test_a_request_is_the_delimiter_and_the_body() -> None:
     assert zmtp.request(b"x" * 256) == b"\x01\x00" + b"\x02" + (256).to_bytes(8, "big") + b"x" * 256
 
 
-def _throughput(requests_per_second: float, *, busy: float = 1.0) -> Throughput:
-    return Throughput(requests_per_second, 10.0, busy, 0.0, sent=1, answered=1)
+def _throughput(requests_per_second: float, *, busy: float = 1.0, other: float = 0.0) -> Throughput:
+    return Throughput(requests_per_second, 10.0, busy, other, sent=1, answered=1)
 
 
-def test_cells_where_the_generator_set_the_pace_do_not_count_for_throughput() -> None:
+def test_cells_where_the_brokers_did_not_set_the_pace_do_not_count_for_throughput() -> None:
     figures = Figures(
         {
             Cell(64, 1, 1): {"zmq.proxy": _throughput(100), "zqueued": _throughput(90)},
             Cell(64, 1, 4): {"zmq.proxy": _throughput(100, busy=0.5), "zqueued": _throughput(1)},
             Cell(64, 10, 1): {"zmq.proxy": _throughput(100), "zqueued": _throughput(99, busy=0.5)},
+            Cell(64, 10, 4): {
+                "zmq.proxy": _throughput(100),
+                "zqueued": _throughput(1, busy=0.5, other=0.9),
+            },
         },
         {},
     )
     throughput, cpu, round_trip = judge(figures)
-    assert (throughput.missed, len(throughput.ratios), throughput.left_out) == (1, 2, 1)
+    assert (throughput.missed, len(throughput.ratios), throughput.left_out) == (1, 2, 2)
     assert throughput.worst == ("64 B, 1 client, 1 worker", 0.9)
-    assert (cpu.missed, len(cpu.ratios)) == (0, 3)
+    assert (cpu.missed, len(cpu.ratios)) == (0, 4)
     assert "not known" in str(round_trip)
 
 

@@ -35,7 +35,7 @@ def zqueuectl(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def zqueuectl_as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What is to be imported is imported first: nobody may not read a Python in root's home."""
     code = (
-        "import grp, os, pwd, zqueue.cli.zqueuectl as zqueuectl, zqueue.control.client\n"
+        "import difflib, grp, os, pwd, zqueue.cli.zqueuectl as zqueuectl, zqueue.control.client\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "zqueuectl.main(prog_name='zqueuectl')"
     )

@@ -125,7 +125,7 @@ class Connections:
     def _report(self, event: int, value: int, endpoint: str) -> Iterator[Report]:
         side = self._side
         if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
-            peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value)
+            peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value, endpoint)
             self._open[value] = _Connection(peer, endpoint, time.time())
             self.counts.accepted += 1
             if self._budget.nearly_spent(value):
@@ -225,21 +225,26 @@ class Connections:
                 return
 
 
-def peer_name(descriptor: int) -> str:
-    """The address at the other end of a connected descriptor, as an endpoint; "unknown" if it is
-    gone already."""
+def peer_name(descriptor: int, endpoint: str) -> str:
+    """The address at the other end of a descriptor that was accepted at ``endpoint``.
+
+    ``unknown`` if it is gone already, its number given to something else perhaps.
+    """
     try:
         connection = socket.socket(fileno=os.dup(descriptor))
     except OSError:
         return "unknown"
     with connection:
         try:
+            here = connection.getsockname()
             if connection.family == socket.AF_UNIX:
                 raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
                 pid, uid, _ = array.array("i", raw)
-                return f"ipc:pid={pid},uid={uid}"
-            name = connection.getpeername()
+                return f"ipc:pid={pid},uid={uid}" if endpoint.startswith("ipc://") else "unknown"
+            peer = connection.getpeername()
         except OSError:
             return "unknown"
-    host = f"[{name[0]}]" if connection.family == socket.AF_INET6 else name[0]
-    return f"tcp://{host}:{name[1]}"
+    if endpoint.rpartition(":")[2] != str(here[1]):
+        return "unknown"
+    host = f"[{peer[0]}]" if connection.family == socket.AF_INET6 else peer[0]
+    return f"tcp://{host}:{peer[1]}"
