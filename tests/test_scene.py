@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+import zmq
+
+from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
@@ -64,3 +70,58 @@ def test_the_demo_plays_the_whole_scene() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "~11 requests, ~11 replies" in done.stdout
+
+
+@pytest.mark.parametrize("endpoint", ["ipc://*", "ipc://@{name}", "tcp://[::1]:*", "tcp://lo:*"])
+def test_over_any_kind_of_endpoint(
+    endpoint: str, start_zqueued: StartZqueued, peers: Peers, tmp_path: Path
+) -> None:
+    if "::1" in endpoint and not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    sides = [endpoint.format(name=f"{tmp_path.name}-{side}") for side in ("a", "b")]
+    zqueued = start_zqueued(f'[queues.default]\nfrontend = "{sides[0]}"\nbackend = "{sides[1]}"\n')
+    peers.worker(zqueued.backend())
+    assert len(peers.client(zqueued.frontend(), requests=10).finish()) == 10
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+def test_a_broker_that_connects(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    """Servers that bind, as without a broker, and a queue that connects to both."""
+    servers = [context.socket(zmq.REP) for _ in range(2)]
+    ports = [server.bind_to_random_port("tcp://127.0.0.1") for server in servers]
+    backend = ", ".join(f'"tcp://127.0.0.1:{port}"' for port in ports)
+    zqueued = start_zqueued(
+        f'[queues.default]\nfrontend = "ipc://*"\nbackend = {{ connect = [{backend}] }}\n'
+    )
+    wait_for(lambda: zqueued.queue().workers.connected == 2)
+    clients = [context.socket(zmq.REQ) for _ in range(2)]
+    for client in clients:
+        client.connect(zqueued.frontend())
+        client.send(b"Hello")
+    for server in servers:
+        assert server.recv() == b"Hello", "each gets one"
+        server.send(b"World")
+    assert [client.recv() for client in clients] == [b"World"] * 2
+
+
+def test_a_peer_that_is_silent_is_sent_away(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued("""
+[queues.default]
+frontend = { bind = "tcp://127.0.0.1:*", handshake_timeout = "200ms" }
+backend = "ipc://*"
+""")
+    host, _, port = zqueued.frontend().removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as silent:
+        while silent.recv(100):
+            pass
+    zqueued.wait_event("peer.rejected", side="frontend")

@@ -55,6 +55,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._failure = ""
+        self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
 
     @property
@@ -71,7 +73,7 @@ class Daemon:
         """Start, serve until asked to stop, drain, end.
 
         Raises:
-            ZqueueError: it could not start.
+            ZqueueError: it could not start, or could not go on.
         """
         self._say_hello()
         try:
@@ -89,6 +91,8 @@ class Daemon:
             if self._control is not None:
                 self._control.close()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
+        if self._failure:
+            raise ZqueueError(self._failure)
 
     def stop(self, by: str, *, now: bool = False) -> None:
         """Begin to end: drain every queue first, or with ``now`` (or the second time) at once."""
@@ -165,14 +169,16 @@ class Daemon:
         try:
             yield
         finally:
-            server.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await server
+            for task in (server, *self._signalled):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
 
     def _server_ended(self, server: asyncio.Task[None]) -> None:
         if not server.cancelled() and not self._stop.is_set():
             error = server.exception()
-            self.bus.emit("daemon.failed", error=f"the control socket ended: {error}")
+            self._failure = f"the control socket ended: {error}"
+            self.bus.emit("daemon.failed", error=self._failure)
             self.stop("zqueued")
 
     @contextlib.asynccontextmanager
@@ -224,7 +230,9 @@ class Daemon:
     # -- reload ----------------------------------------------------------------------------------
 
     def _reload_on_signal(self) -> None:
-        self._signalled_reload = asyncio.create_task(self._reload_quietly())
+        reload = asyncio.create_task(self._reload_quietly())
+        self._signalled.add(reload)
+        reload.add_done_callback(self._signalled.discard)
 
     async def _reload_quietly(self) -> None:
         with contextlib.suppress(ZqueueError):
@@ -236,8 +244,11 @@ class Daemon:
         Raises:
             ConfigError: the file is refused; nothing has changed.
             EndpointError: an endpoint cannot be had; nothing has changed.
+            ZqueueError: the daemon is shutting down.
         """
         async with self._reloading:
+            if self._stop.is_set():
+                raise ZqueueError("the daemon is shutting down")
             self._notifier.reloading()
             try:
                 result = await self._reload(by)
@@ -268,20 +279,16 @@ class Daemon:
         # From here on nothing is refused any more.
         self.loaded = loaded
         self.log.level = loaded.config.log.level
-        paused = {queue.name for queue in leaving if queue.status.state == "paused"}
-        await self._drain(leaving, by)
+        before = {queue.name: queue.status.state for queue in leaving}
+        async with self._asking_for_time():
+            await self._drain(leaving, by)
         for claims in arriving:
             for queue in leaving:
                 claims.take_over(queue.claims)
         await self._end(leaving, by, reason="the config was reloaded")
-        starting = {claims.name: self._add(claims) for claims in arriving}
-        await asyncio.gather(
-            *(
-                queue.ask("START", by, paused=True if name in paused else queue.starts_paused)
-                for name, queue in starting.items()
-            )
-        )
-        self._warn_of_open_doors(starting.values())
+        arrived = [self._add(claims) for claims in arriving]
+        await asyncio.gather(*(self._start_again(queue, by, before) for queue in arrived))
+        self._warn_of_open_doors(arrived)
         for name, keys in difference.changed.items():
             if name not in rebound:
                 self.queues[name].reconfigure(loaded.config.queues[name])
@@ -303,6 +310,14 @@ class Daemon:
             ),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
+
+    async def _start_again(self, queue: Steering, by: str, before: dict[str, str]) -> None:
+        """Start a queue whose sockets are made anew; what an operator made of it stays so."""
+        state = before.get(queue.name)
+        if state == "stopped":
+            queue.claims.release()
+        else:
+            await queue.ask("START", by, paused=state == "paused" or queue.starts_paused)
 
     def _claim_for_reload(
         self, config: Config, names: Iterable[str], leaving: list[Steering]
@@ -327,15 +342,33 @@ class Daemon:
         return max(map(self.drain_timeout, self.queues.values()), default=0.0)
 
     async def _drain_all(self) -> None:
-        drain = asyncio.create_task(self._drain(list(self.queues.values()), "shutdown"))
+        async def drain_all() -> None:
+            async with self._reloading:
+                await self._drain(list(self.queues.values()), "shutdown")
+
+        drain = asyncio.create_task(drain_all())
         hurry = asyncio.create_task(self._stop_now.wait())
-        while not drain.done() and not hurry.done():
-            self._notifier.extend_timeout(_END_WITHIN)
-            await asyncio.wait((drain, hurry), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        async with self._asking_for_time():
+            await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
         for task in (drain, hurry):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+    @contextlib.asynccontextmanager
+    async def _asking_for_time(self) -> AsyncIterator[None]:
+        """Ask systemd for more time for as long as a drain goes on; it ends by its own timeout."""
+
+        async def ask() -> None:
+            while True:
+                self._notifier.extend_timeout(_END_WITHIN)
+                await asyncio.sleep(1)
+
+        asking = asyncio.create_task(ask())
+        try:
+            yield
+        finally:
+            asking.cancel()
 
     async def _drain(self, queues: list[Steering], by: str) -> None:
         await asyncio.gather(

@@ -21,7 +21,6 @@ import zmq
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
 from zqueue.engine import Engine, Plan, Report, Side
-from zqueue.errors import EndpointError
 from zqueue.figures import Figures
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
@@ -155,7 +154,7 @@ class Queue:
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
                     continue
                 changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
-            except (Refused, EndpointError) as error:
+            except Refused as error:
                 self._answer(number, {"ok": False, "detail": str(error)})
             else:
                 self._answer(number, {"ok": True, "changed": changed})
@@ -283,7 +282,7 @@ class Queue:
         except Exception as error:
             self.claims.release()
             self._failed(str(error))
-            raise
+            raise Refused(str(error)) from error
         self._engine, self._engine_name = engine, engine.name
         self._opened_at = time.time()
         self._restarts += 1
@@ -381,7 +380,7 @@ class Queue:
     def _retry(self) -> None:
         try:
             self._start("zqueued", self.config.start == "paused")
-        except Exception:  # said already, and tried again later
+        except Refused:  # said already, and tried again later
             return
 
     def _watch_drain(self, drain: _Drain) -> None:

@@ -110,7 +110,7 @@ class Verbs:
             while not waiting.done():
                 await asyncio.wait((waiting,), timeout=_PROGRESS_EVERY)
                 if not waiting.done():
-                    progress(tuple(_told(queue, "done") for queue in queues))
+                    progress(tuple(_told(queue, "pending") for queue in queues))
             return SteerResult(queues=tuple(waiting.result()))
         finally:
             waiting.cancel()

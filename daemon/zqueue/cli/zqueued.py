@@ -39,6 +39,8 @@ def main(path: Path | None, check: bool) -> None:
     except ZqueueError as error:
         click.echo(f"zqueued: {error}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before there was anything to drain
+        sys.exit(130)
 
 
 def _check(path: Path | None) -> None:
@@ -47,7 +49,9 @@ def _check(path: Path | None) -> None:
     loaded = config.load(path)
     for warning in (*loaded.warnings, *config.check(loaded)):
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{loaded.path or 'the built-in default'}: good, {len(loaded.config.queues)} queues")
+    count = len(loaded.config.queues)
+    queues = "1 queue" if count == 1 else f"{count} queues"
+    click.echo(f"{loaded.path or 'the built-in default'}: good, {queues}")
 
 
 def _serve(path: Path | None) -> None:

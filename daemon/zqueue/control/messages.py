@@ -236,14 +236,15 @@ class StatusResult(Message):
     log_level: str
 
 
-Outcome = Literal["done", "timed_out", "interrupted", "failed"]
+Outcome = Literal["pending", "done", "timed_out", "interrupted", "failed"]
 
 
 class Steered(Message):
     """What became of one queue.
 
-    ``outcome``: ``done``; ``timed_out`` (a drain or a wait, with what is left); ``interrupted``
-    (somebody steered it elsewhere meanwhile); ``failed`` (``detail`` tells).
+    ``outcome``: ``pending`` (in a :class:`Progress`); ``done``; ``timed_out`` (a drain or a wait,
+    with what is left); ``interrupted`` (somebody steered it elsewhere meanwhile); ``failed``
+    (``detail`` tells).
     """
 
     queue: str
