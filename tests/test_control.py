@@ -193,7 +193,7 @@ class TestEvents:
         for number in range(60):
             deaf.send(dump(verb="events", id=str(number)))
         with zqueued.client() as control:
-            for _ in range(200):
+            for _ in range(60):
                 control.pause()
                 control.resume()
             assert control.status().queues[0].state == "running"

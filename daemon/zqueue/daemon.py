@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 import zmq
@@ -18,7 +18,7 @@ from zqueue import descriptors, systemd
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Phase, QueueStatus, ReloadResult
-from zqueue.control.server import ControlServer
+from zqueue.control.server import ControlServer, Handler
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, ZqueueError
 from zqueue.events import EventBus
@@ -27,7 +27,6 @@ from zqueue.logs import Log
 from zqueue.plan import Claims
 from zqueue.queue import Queue
 from zqueue.steering import Steering
-from zqueue.verbs import Verbs
 
 _STATUS_EVERY = 1.0
 _STALLED_AFTER = 3.0
@@ -69,8 +68,8 @@ class Daemon:
 
     # -- the life of a daemon ------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Start, serve until asked to stop, drain, end.
+    async def run(self, handler: Handler) -> None:
+        """Start, serve until asked to stop, drain, end. ``handler`` answers the control socket.
 
         Raises:
             ZqueueError: it could not start, or could not go on.
@@ -79,7 +78,7 @@ class Daemon:
         try:
             self._control = self._open_control()
             await self._start_queues()
-            async with self._serving(self._control), self._watching():
+            async with self._serving(self._control, handler), self._watching():
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
@@ -159,8 +158,8 @@ class Daemon:
     # -- serve -----------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _serving(self, control: Listener) -> AsyncIterator[None]:
-        server = asyncio.create_task(ControlServer(control, Verbs(self), self.bus).serve())
+    async def _serving(self, control: Listener, handler: Handler) -> AsyncIterator[None]:
+        server = asyncio.create_task(ControlServer(control, handler, self.bus).serve())
         server.add_done_callback(self._server_ended)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -311,7 +310,7 @@ class Daemon:
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 
-    async def _start_again(self, queue: Steering, by: str, before: dict[str, str]) -> None:
+    async def _start_again(self, queue: Steering, by: str, before: Mapping[str, str]) -> None:
         """Start a queue whose sockets are made anew; what an operator made of it stays so."""
         state = before.get(queue.name)
         if state == "stopped":

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
@@ -15,11 +15,9 @@ import zqueue
 from zqueue.control import messages
 from zqueue.control.messages import Steered, SteerResult
 from zqueue.control.server import Caller, Refusal
+from zqueue.daemon import Daemon
 from zqueue.errors import ConfigError, ZqueueError
 from zqueue.steering import Steering
-
-if TYPE_CHECKING:
-    from zqueue.daemon import Daemon
 
 _PROGRESS_EVERY = 0.5
 

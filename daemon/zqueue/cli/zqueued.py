@@ -60,11 +60,13 @@ def _serve(path: Path | None) -> None:
     from zqueue import config
     from zqueue.daemon import Daemon
     from zqueue.logs import Log
+    from zqueue.verbs import Verbs
 
     loaded = config.load(path)
     log = Log(loaded.config.log.level, loaded.config.log.format)
     try:
-        asyncio.run(Daemon(path, loaded, log).run())
+        daemon = Daemon(path, loaded, log)
+        asyncio.run(daemon.run(Verbs(daemon)))
     finally:
         log.close(2.0)
 
