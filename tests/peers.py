@@ -26,6 +26,7 @@ class Worker:
     def _run(self) -> None:
         with zmq.Context() as context, context.socket(zmq.REP) as rep:
             rep.linger = 0
+            rep.ipv6 = True
             rep.connect(self._endpoint)
             while not self._stopping.is_set():
                 if not rep.poll(20):
@@ -60,6 +61,7 @@ class Client:
     def _run(self) -> None:
         with zmq.Context() as context, context.socket(zmq.REQ) as req:
             req.linger = 0
+            req.ipv6 = True
             req.connect(self._endpoint)
             while not self._stopping.is_set() and self.asked != self._requests:
                 question = f"{self.name} {self.asked}".encode()
