@@ -33,6 +33,8 @@ OnProgress = Callable[[tuple[Steered, ...]], None]
 
 _REPLIES: TypeAdapter[messages.Reply] = TypeAdapter(messages.Reply)
 _ENDS_AFTER_DRAIN = 15.0
+_LONGEST_POLL = 0.5
+"""A signal that comes just before a poll is noticed only after it."""
 
 R = TypeVar("R", bound=Message)
 
@@ -250,8 +252,8 @@ class ControlClient:
     def _receive(self, silence: float | None) -> messages.Reply:
         deadline = None if silence is None else time.monotonic() + silence
         while True:
-            left = None if deadline is None else int(max(0.0, deadline - time.monotonic()) * 1000)
-            ready = dict(self._poller.poll(left))
+            left = _LONGEST_POLL if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = dict(self._poller.poll(int(min(left, _LONGEST_POLL) * 1000)))
             if self._socket in ready:
                 frames = self._socket.recv_multipart()
                 try:
@@ -260,7 +262,7 @@ class ControlClient:
                     raise Unreachable(_foreign(self.endpoint)) from error
             if self._monitor in ready:
                 raise Unreachable(f"{self.endpoint}: the daemon ended before it answered")
-            if not ready:
+            if not ready and left <= 0:
                 raise Unreachable(
                     f"{self.endpoint}: no answer within {silence:g} s; "
                     "the daemon is there but stopped or overloaded"
