@@ -22,9 +22,10 @@ from zqueue.control.server import ControlServer, Handler
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, ZqueueError
 from zqueue.events import EventBus
+from zqueue.inherited import Inherited
 from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
-from zqueue.plan import Claims
+from zqueue.plan import Claims, wishes
 from zqueue.queue import Queue
 from zqueue.steering import Steering
 
@@ -51,6 +52,9 @@ class Daemon:
         self.queues: dict[str, Steering] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
+        self._inherited = Inherited(
+            systemd.inherited_sockets(), self._notifier.store, self._notifier.unstore
+        )
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -84,11 +88,11 @@ class Daemon:
                 self.phase = "stopping"
                 self._notifier.stopping()
                 await self._drain_all()
-                await self._end(list(self.queues.values()), "shutdown")
+                await self._end(list(self.queues.values()), "shutdown", keep=True)
         finally:
-            await self._end(list(self.queues.values()), "shutdown")
+            await self._end(list(self.queues.values()), "shutdown", keep=True)
             if self._control is not None:
-                self._control.close()
+                self._control.let_go()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
         if self._failure:
             raise ZqueueError(self._failure)
@@ -118,15 +122,21 @@ class Daemon:
 
     def _open_control(self) -> Listener:
         settings = self.config.control
-        endpoint = location.choose_to_bind(settings.endpoint)
+        inherited = self._inherited.endpoint_of("control")
+        endpoint = settings.endpoint or inherited or location.choose_to_bind(None)
+        if inherited is not None:
+            listener = self._inherited.take("control", endpoint, 1024)
+            if listener is None:
+                raise StartError(_mismatch("control", inherited, "control.endpoint", self.loaded))
+            return listener
         return listen_control(
             endpoint, mode=int(settings.mode, 8), group=location.group(settings.group)
         )
 
     async def _start_queues(self) -> None:
-        problems = []
+        problems = self._left_over(self.loaded)
         for name, queue in self.config.queues.items():
-            claims = Claims(name, queue)
+            claims = Claims(name, queue, self._inherited)
             try:
                 claims.claim()
             except EndpointError as error:
@@ -138,6 +148,18 @@ class Daemon:
                 problems.append(f"queues.{name}: {answer['detail']}")
         if problems:
             raise StartError("\n".join(problems))
+        self._inherited.drop_unused()
+
+    def _left_over(self, config: LoadedConfig) -> list[str]:
+        """One problem for each socket of a socket unit that no queue wants."""
+        wanted = [
+            wish for name, queue in config.config.queues.items() for wish in wishes(name, queue)
+        ]
+        return [
+            _mismatch(name, endpoint, f"queues.{name}", config)
+            for name, endpoint in self._inherited.mismatches(wanted)
+            if name != "control"
+        ]
 
     def _add(self, claims: Claims) -> Steering:
         queue = Queue(claims, make_engine, self.bus.emit, self._context)
@@ -273,6 +295,9 @@ class Daemon:
             name for name, keys in difference.changed.items() if configuration.needs_rebind(keys)
         ]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
+        left_over = self._left_over(loaded)
+        if left_over:
+            raise ZqueueError("\n".join(left_over))
         arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
 
         # From here on nothing is refused any more.
@@ -321,7 +346,7 @@ class Daemon:
     def _claim_for_reload(
         self, config: Config, names: Iterable[str], leaving: list[Steering]
     ) -> list[Claims]:
-        arriving = [Claims(name, config.queues[name]) for name in names]
+        arriving = [Claims(name, config.queues[name], self._inherited) for name in names]
         held = [queue.claims for queue in leaving]
         try:
             for claims in arriving:
@@ -379,10 +404,15 @@ class Daemon:
         own = queue.claims.config.drain_timeout
         return self.config.daemon.drain_timeout if own is None else own
 
-    async def _end(self, queues: list[Steering], by: str, reason: str = "") -> None:
-        """Close these queues for good; their threads have ended then."""
+    async def _end(
+        self, queues: list[Steering], by: str, reason: str = "", *, keep: bool = False
+    ) -> None:
+        """Close these queues for good; their threads have ended then.
+
+        With ``keep``, their sockets go on listening where systemd keeps them for the next run.
+        """
         for queue in queues:
-            queue.tell("END", by, reason=reason)
+            queue.tell("END", by, reason=reason, keep=keep)
         deadline = time.monotonic() + _END_WITHIN
         for queue in queues:
             if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
@@ -395,3 +425,13 @@ class Daemon:
     ) -> list[tuple[str, dict[str, object]]]:
         answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues.values()))
         return list(zip(queues, answers, strict=True))
+
+
+def _mismatch(name: str, endpoint: str, key: str, loaded: LoadedConfig) -> str:
+    """A socket unit and the config do not agree: both places where that can be mended."""
+    file = loaded.path or configuration.DEFAULT_PATH
+    return (
+        f"{key}: the socket unit with FileDescriptorName={name} listens at {endpoint}, and the "
+        f"config does not: change {key} in {file}, or ListenStream= of that unit "
+        "(systemctl edit --full zqueue.socket, then restart it), or disable it"
+    )

@@ -20,7 +20,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _SO_DETACH_FILTER = 27
 _SIOCGIFADDR = 0x8915
 _BPF_RETURN_CONSTANT = 0x06
 _FOLDER_LOCK_SECONDS = 5.0
+_ANY_HOST = ("*", "0.0.0.0", "::")
 
 
 class Listener:
@@ -44,13 +45,30 @@ class Listener:
     taken; ``asked`` is as the config wrote it.
     """
 
-    def __init__(self, asked: str, sock: socket.socket, path: str | None) -> None:
+    def __init__(
+        self, asked: str, sock: socket.socket, path: str | None, *, ours: bool = True
+    ) -> None:
+        """``path`` is that of an ipc socket; if it is not ``ours``, somebody else made it."""
         self.asked = asked
-        self.endpoint = _endpoint_of(sock, path)
+        self.endpoint = endpoint_of(sock)
+        self.on_close: Callable[[], None] | None = None
         self._socket = sock
-        self._path = path
-        self._inode = os.stat(path).st_ino if path else None
+        self._path = path if ours else None
+        self._ours = ours
+        self._inode = os.stat(path).st_ino if path and ours else None
         self._gate_closed = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def port(self) -> int:
+        """The tcp port, 0 for ipc."""
+        return int(self.endpoint.rpartition(":")[2]) if self.endpoint.startswith("tcp") else 0
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
 
     def attach(self, zmq_socket: zmq.Socket[Any]) -> None:
         """Let ``zmq_socket`` accept connections here, on a duplicate of the descriptor."""
@@ -112,15 +130,60 @@ class Listener:
                 self._socket.accept()[0].close()
 
     def close(self) -> None:
-        """Close the socket and remove an ipc path that is still ours."""
-        if self._socket.fileno() < 0:
+        """Close the socket, also where it is kept for another run, and remove an ipc path."""
+        if self.closed:
             return
         self.open_gate()
+        if self._ours:
+            # As long as it listens, whoever holds a duplicate, nobody else can have the port.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         if self._path is not None:
             with contextlib.suppress(OSError):
                 if os.stat(self._path).st_ino == self._inode:
                     os.unlink(self._path)
         self._socket.close()
+        if self.on_close is not None:
+            self.on_close()
+
+    def let_go(self) -> None:
+        """Close this process's descriptor only: on tcp it goes on listening where it is kept."""
+        if self._path is not None:
+            self.close()
+        elif not self.closed:
+            self.open_gate()
+            self._socket.close()
+
+
+def adopt(asked: str, sock: socket.socket, *, ours: bool) -> Listener:
+    """A listener on a socket that listens already; not ``ours``: nothing of it is ever removed."""
+    sock.setblocking(False)
+    path = None
+    if sock.family == socket.AF_UNIX:
+        name = sock.getsockname()
+        path = name if isinstance(name, str) and name else None
+    else:
+        # The run before may have ended with its gate closed.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    return Listener(asked, sock, path, ours=ours)
+
+
+def matches(sock: socket.socket, wanted: Endpoint) -> bool:
+    """Whether a listening socket is what binding to ``wanted`` would have made."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        if wanted.transport != "ipc":
+            return False
+        if wanted.abstract:
+            return bool(name == b"\0" + wanted.address[1:].encode())
+        return isinstance(name, str) and os.path.abspath(wanted.path) == os.path.abspath(name)
+    if wanted.transport != "tcp" or wanted.port not in (None, name[1]):
+        return False
+    if wanted.host in _ANY_HOST:
+        return str(name[0]) in _ANY_HOST
+    _, address = _tcp_address("", wanted, ipv6=sock.family == socket.AF_INET6)
+    return bool(address[0] == name[0])
 
 
 def listen(
@@ -405,11 +468,11 @@ def _ipc_error(endpoint: str, parsed: Endpoint, error: OSError) -> EndpointError
     return EndpointError(endpoint, os.strerror(error.errno or 0), "")
 
 
-def _endpoint_of(sock: socket.socket, path: str | None) -> str:
-    if path is not None:
-        return f"ipc://{path}"
+def endpoint_of(sock: socket.socket) -> str:
+    """Where a listening socket listens, as a peer on this machine would connect to it."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return "ipc://@" + bytes(name)[1:].decode(errors="replace")
+        path = name if isinstance(name, str) else "@" + bytes(name)[1:].decode(errors="replace")
+        return f"ipc://{path}"
     host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
     return f"tcp://{host}:{name[1]}"

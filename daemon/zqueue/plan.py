@@ -10,6 +10,7 @@ import zmq
 from zqueue import endpoints
 from zqueue.config import QueueConfig, SocketConfig
 from zqueue.engine import Plan, Side, SocketPlan
+from zqueue.inherited import Inherited
 from zqueue.listeners import Listener, listen
 
 
@@ -27,16 +28,22 @@ class _Wanted:
     ipv6: bool = False
     mode: int = 0o660
 
-    def open(self) -> Listener:
-        return listen(self.endpoint, backlog=self.backlog, ipv6=self.ipv6, mode=self.mode)
+    def open(self, queue: str, inherited: Inherited) -> Listener:
+        name = f"{queue}.{self.use}"
+        listener = inherited.take(name, self.endpoint, self.backlog)
+        if listener is None:
+            listener = listen(self.endpoint, backlog=self.backlog, ipv6=self.ipv6, mode=self.mode)
+            inherited.keep(name, listener)
+        return listener
 
 
 class Claims:
     """The listening sockets of one queue: claimed before it starts, released when it stops."""
 
-    def __init__(self, name: str, config: QueueConfig) -> None:
+    def __init__(self, name: str, config: QueueConfig, inherited: Inherited) -> None:
         self.name = name
         self.config = config
+        self._inherited = inherited
         self._held: dict[_Wanted, Listener] = {}
 
     def claim(self) -> None:
@@ -45,21 +52,21 @@ class Claims:
         Raises:
             EndpointError: one cannot be had; those opened by this call are closed again.
         """
-        self._claim(self._wanted())
+        self._claim(self.wanted())
 
     def claim_free(self, others: Iterable[Claims]) -> None:
         """As :meth:`claim`, but leave out what ``others`` hold now and will hand over later."""
         held = [wanted for other in others for wanted in other._held]
         self._claim(
             wanted
-            for wanted in self._wanted()
+            for wanted in self.wanted()
             if wanted not in held
             and not any(_overlap(wanted.endpoint, taken.endpoint) for taken in held)
         )
 
     def take_over(self, other: Claims) -> None:
         """Take from ``other`` those of its open sockets that this queue wants just so."""
-        for wanted in self._wanted():
+        for wanted in self.wanted():
             if wanted in other._held and wanted not in self._held:
                 self._held[wanted] = other._held.pop(wanted)
 
@@ -68,6 +75,12 @@ class Claims:
         pair = self._pair_wanted()
         for wanted in [wanted for wanted in self._held if wanted != pair]:
             self._held.pop(wanted).close()
+
+    def let_go(self) -> None:
+        """Leave every socket to whoever keeps it; the others are closed."""
+        for listener in self._held.values():
+            listener.let_go()
+        self._held.clear()
 
     def close(self) -> None:
         """Close every socket."""
@@ -103,7 +116,7 @@ class Claims:
         """The listening endpoints that serve anybody who can reach this machine."""
         return [
             wanted.endpoint
-            for wanted in self._wanted()
+            for wanted in self.wanted()
             if endpoints.parse(wanted.endpoint, "bind").host in ("*", "0.0.0.0", "::")
         ]
 
@@ -117,14 +130,15 @@ class Claims:
         try:
             for each in wanted:
                 if each not in self._held:
-                    self._held[each] = each.open()
+                    self._held[each] = each.open(self.name, self._inherited)
                     opened.append(each)
         except BaseException:
             for each in opened:
                 self._held.pop(each).close()
             raise
 
-    def _wanted(self) -> Iterator[_Wanted]:
+    def wanted(self) -> Iterator[_Wanted]:
+        """Every listening socket that the config wants."""
         yield from _side_wanted(Side.FRONTEND, self.config.frontend)
         yield from _side_wanted(Side.BACKEND, self.config.backend)
         for wanted in (self._capture_wanted(), self._pair_wanted()):
@@ -140,6 +154,14 @@ class Claims:
     def _side(self, use: Side, side: SocketConfig, options: dict[int, int]) -> SocketPlan:
         listeners = tuple(self._held[wanted] for wanted in _side_wanted(use, side))
         return SocketPlan(listeners, tuple(side.connect), options)
+
+
+def wishes(name: str, config: QueueConfig) -> list[tuple[str, str]]:
+    """What a queue wants of a socket unit: ``(QUEUE.frontend, endpoint)`` and so on."""
+    return [
+        (f"{name}.{wanted.use}", wanted.endpoint)
+        for wanted in Claims(name, config, Inherited()).wanted()
+    ]
 
 
 def _side_wanted(use: Side, side: SocketConfig) -> Iterator[_Wanted]:

@@ -50,8 +50,9 @@ class Queue:
 
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
-    "terminate"}``, answered when it has ended, with its ``outcome``) and ``END``, after which the
-    thread is no more.
+    "terminate"}``, answered when it has ended, with its ``outcome``) and ``END`` (``{"reason": str,
+    "keep": bool}``), after which the thread is no more; with ``keep`` its listening sockets stay
+    open where systemd keeps them.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class Queue:
         if word == "START":
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
         if word == "END":
-            self._end(by, arguments.get("reason", ""))
+            self._end(by, **arguments)
             return True
         raise Refused(f'there is no word "{word}"')
 
@@ -289,8 +290,11 @@ class Queue:
         self._machine.change(State.PAUSED if paused else State.RUNNING, by)
         return True
 
-    def _end(self, by: str, reason: str) -> None:
-        self._terminate(by, reason)
+    def _end(self, by: str, reason: str, keep: bool) -> None:
+        if self._machine.state is not State.STOPPED:
+            self._stop(by, reason)
+        if keep:
+            self.claims.let_go()
         if self._outer is not None:
             self._outer.close(0)
             self._outer = None

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 
 import sdnotify
+
+_FIRST_PASSED = 3
 
 
 class Notifier:
@@ -52,6 +55,17 @@ class Notifier:
         """Starting or stopping goes on: give it this long from now before it counts as hung."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
+    def store(self, name: str, descriptor: int) -> None:
+        """Have systemd keep a duplicate of this descriptor for the next run (``FDSTORE=1``)."""
+        if self._systemd is not None:
+            with contextlib.suppress(OSError):
+                lines = f"FDSTORE=1\nFDNAME={name}".encode()
+                socket.send_fds(self._systemd.socket, [lines], [descriptor])
+
+    def unstore(self, name: str) -> None:
+        """Have systemd close what it keeps under this name."""
+        self._try(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def _state(self, *lines: str) -> None:
         self._owed = "\n".join(lines)
         self._pay()
@@ -75,6 +89,29 @@ class Notifier:
         except OSError:
             return False
         return True
+
+
+def inherited_sockets() -> list[tuple[str, socket.socket]]:
+    """The listening sockets that systemd passed to this process, with their names:
+    sd_listen_fds_with_names(3). Asked a second time there are none."""
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
+        return []
+    sockets = []
+    for number in range(int(count)):
+        descriptor = _FIRST_PASSED + number
+        try:
+            passed = socket.socket(fileno=descriptor)
+            listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            continue  # something else that systemd was told to pass
+        passed.set_inheritable(False)
+        if listens:
+            sockets.append((names[number] if number < len(names) else "", passed))
+        else:
+            passed.close()
+    return sockets
 
 
 def watchdog_interval() -> float | None:
