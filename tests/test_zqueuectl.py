@@ -138,6 +138,8 @@ def test_events_are_shown(zqueued: Zqueued) -> None:
         ],
         stdout=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, a shell may have had SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert follower.stdout is not None
     assert "queue.paused" in follower.stdout.readline()
