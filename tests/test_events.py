@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ PAGE = Path(__file__).parent.parent / "docs" / "events.md"
 SOURCE = Path(zqueue.__file__).parent
 LEVELS = ("debug", "info", "warning", "error", "critical")
 ALWAYS_THERE = ("time", "level", "event", "queue", "message")
+OF_THE_JOURNAL = {
+    "MESSAGE", "MESSAGE_ID", "PRIORITY", "ERRNO", "TID", "UNIT", "USER_UNIT", "DOCUMENTATION",
+    "CODE_FILE", "CODE_LINE", "CODE_FUNC", "INVOCATION_ID", "USER_INVOCATION_ID",
+    "SYSLOG_FACILITY", "SYSLOG_IDENTIFIER", "SYSLOG_PID", "SYSLOG_TIMESTAMP", "SYSLOG_RAW",
+    "EVENT", "QUEUE", "STEERED_BY",
+}  # fmt: skip
 
 _INTRODUCTION = """\
 # Events
@@ -39,6 +46,27 @@ This page is made from the source by `python -m tests.test_events`.
 |---|---|---|---|
 """
 
+_IN_THE_JOURNAL = """
+## In the journal
+
+Under systemd each event is an entry of the journal with fields of its own: `EVENT=`, `QUEUE=`, and
+the fields above in capitals. A list is a field for each of its items; what is empty is left out.
+`STEERED_BY=` is there where `BY=` is somebody who steered: a caller of the control socket
+(`uid/name`) or a script on a PAIR, and not a signal, the config or zqueued itself.
+
+```sh
+journalctl -u zqueue QUEUE=default EVENT=queue.paused
+journalctl -u zqueue STEERED_BY=1000/alice
+journalctl -u zqueue -p warning -x                      # -x: what it means, what to do
+journalctl -u zqueue -o json --output-fields=EVENT,PEER,REASON EVENT=peer.rejected
+```
+
+The important ones have a `MESSAGE_ID=`, which `journalctl -x` explains:
+
+| event | `MESSAGE_ID` |
+|---|---|
+"""
+
 
 def render() -> str:
     """docs/events.md, as the catalogue would have it."""
@@ -47,7 +75,12 @@ def render() -> str:
         f"| {kind.meaning} |\n".replace("  |", " |")
         for kind in CATALOGUE.values()
     ]
-    return _INTRODUCTION + "".join(rows)
+    ids = [
+        f"| `{kind.name}` | `{kind.message_id}` |\n"
+        for kind in CATALOGUE.values()
+        if kind.message_id is not None
+    ]
+    return _INTRODUCTION + "".join(rows) + _IN_THE_JOURNAL + "".join(ids)
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
@@ -112,6 +145,21 @@ def test_a_kind_is_well_formed(kind: Kind) -> None:
     assert not {*kind.fields} & {*ALWAYS_THERE}
     assert kind.meaning
     assert "|" not in kind.meaning
+
+
+@pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
+def test_the_journal_takes_the_fields_of_a_kind(kind: Kind) -> None:
+    """It drops a field whose name it does not like, and gives some a meaning of its own."""
+    for field in kind.fields:
+        assert re.fullmatch(r"[a-z][a-z0-9_]{0,63}", field)
+    assert not {field.upper() for field in kind.fields} & OF_THE_JOURNAL
+
+
+def test_message_ids_are_ids_and_no_two_are_the_same() -> None:
+    ids = [kind.message_id for kind in CATALOGUE.values() if kind.message_id is not None]
+    assert ids
+    assert len({*ids}) == len(ids)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
 
 
 def test_emit_refuses_an_unknown_name() -> None:

@@ -54,6 +54,9 @@ for line in sys.stdin:
     print(json.dumps(order | {"dropped": log.dropped, "level": log.level}), flush=True)
 """
 
+NO_JOURNAL = "/nonexistent/journal"
+"""Where a machine has no journal, lines are written in its stead."""
+
 
 class Logging:
     """A process with a log; each order is answered once the process has done it."""
@@ -64,6 +67,7 @@ class Logging:
         level: str = "debug",
         format: str = "json",
         prefix: tuple[str, ...] = (),
+        journal_socket: str = NO_JOURNAL,
         **environment: str,
     ) -> None:
         ambient = {
@@ -72,7 +76,7 @@ class Logging:
             if key not in ("JOURNAL_STREAM", "NO_COLOR", "TERM")
         }
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", _PROGRAM, level, format],
+            [*prefix, sys.executable, "-c", _PROGRAM, level, format, journal_socket],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -7,8 +7,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -78,6 +79,7 @@ class Daemon:
         Raises:
             ZqueueError: it could not start, or could not go on.
         """
+        self._heed_signals()
         self._say_hello()
         try:
             self._control = self._open_control()
@@ -98,8 +100,8 @@ class Daemon:
             raise ZqueueError(self._failure)
 
     def stop(self, by: str, *, now: bool = False) -> None:
-        """Begin to end: drain every queue first, or with ``now`` (or the second time) at once."""
-        if self._stop.is_set() or now:
+        """Begin to end: drain every queue first, or with ``now`` at once."""
+        if now:
             self._stop_now.set()
         if not self._stop.is_set():
             self.bus.emit(
@@ -108,6 +110,16 @@ class Daemon:
             self._stop.set()
 
     # -- start -----------------------------------------------------------------------------------
+
+    def _heed_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_on_signal, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
+
+    def _stop_on_signal(self, name: str) -> None:
+        """The second one is from somebody who does not want to wait."""
+        self.stop(name, now=self._stop.is_set())
 
     def _say_hello(self) -> None:
         descriptors.raise_limit()
@@ -143,6 +155,8 @@ class Daemon:
                 problems.append(f"queues.{name}: {error}")
             else:
                 self._add(claims)
+        if problems:  # before any queue takes a request that nobody would answer
+            raise StartError("\n".join(problems))
         for name, answer in await self._ask_all(self.queues, "START", "config"):
             if not answer["ok"]:
                 problems.append(f"queues.{name}: {answer['detail']}")
@@ -183,10 +197,6 @@ class Daemon:
     async def _serving(self, control: Listener, handler: Handler) -> AsyncIterator[None]:
         server = asyncio.create_task(ControlServer(control, handler, self.bus).serve())
         server.add_done_callback(self._server_ended)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
         try:
             yield
         finally:
@@ -251,6 +261,8 @@ class Daemon:
     # -- reload ----------------------------------------------------------------------------------
 
     def _reload_on_signal(self) -> None:
+        if self.phase == "starting":
+            return
         reload = asyncio.create_task(self._reload_quietly())
         self._signalled.add(reload)
         reload.add_done_callback(self._signalled.discard)
@@ -305,13 +317,18 @@ class Daemon:
         self.log.level = loaded.config.log.level
         before = {queue.name: queue.status.state for queue in leaving}
         async with self._asking_for_time():
-            await self._drain(leaving, by)
+            ends = await self._drain(leaving, by)
+        for queue, end in zip(leaving, ends, strict=True):
+            if end["outcome"] == "interrupted" or end["state"] == "stopped":
+                before[queue.name] = end["state"]  # an operator's wish, since the drain began
         for claims in arriving:
-            for queue in leaving:
+            for queue in sorted(leaving, key=lambda queue: queue.name != claims.name):
                 claims.take_over(queue.claims)
         await self._end(leaving, by, reason="the config was reloaded")
         arrived = [self._add(claims) for claims in arriving]
-        await asyncio.gather(*(self._start_again(queue, by, before) for queue in arrived))
+        answers = await asyncio.gather(
+            *(self._start_again(queue, by, before.get(queue.name)) for queue in arrived)
+        )
         self._warn_of_open_doors(arrived)
         for name, keys in difference.changed.items():
             if name not in rebound:
@@ -325,6 +342,9 @@ class Daemon:
             removed=difference.removed,
             changed=difference.changed,
             rebound=tuple(rebound),
+            failed={
+                queue.name: answer for queue, answer in zip(arrived, answers, strict=True) if answer
+            },
             unchanged=difference.unchanged,
             settings=difference.settings,
             needs_restart=tuple(
@@ -335,13 +355,18 @@ class Daemon:
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 
-    async def _start_again(self, queue: Steering, by: str, before: Mapping[str, str]) -> None:
-        """Start a queue whose sockets are made anew; what an operator made of it stays so."""
-        state = before.get(queue.name)
-        if state == "stopped":
+    async def _start_again(self, queue: Steering, by: str, before: str | None) -> str:
+        """Start a queue whose sockets are made anew; what an operator made of it stays so.
+
+        Returns why it could not be started, or nothing.
+        """
+        if before == "stopped":
             queue.claims.release()
-        else:
-            await queue.ask("START", by, paused=state == "paused" or queue.starts_paused)
+            return ""
+        known = before in ("running", "paused", "draining")
+        paused = before == "paused" if known else queue.starts_paused
+        answer = await queue.ask("START", by, paused=paused)
+        return "" if answer["ok"] else str(answer["detail"])
 
     def _claim_for_reload(
         self, config: Config, names: Iterable[str], leaving: list[Steering]
@@ -394,10 +419,9 @@ class Daemon:
         finally:
             asking.cancel()
 
-    async def _drain(self, queues: list[Steering], by: str) -> None:
-        await asyncio.gather(
-            *(queue.drain(by, self.drain_timeout(queue), "pause") for queue in queues)
-        )
+    async def _drain(self, queues: list[Steering], by: str) -> list[dict[str, Any]]:
+        drains = (queue.drain(by, self.drain_timeout(queue), "pause") for queue in queues)
+        return list(await asyncio.gather(*drains))
 
     def drain_timeout(self, queue: Steering) -> float:
         """How long a drain of this queue may take, in seconds."""

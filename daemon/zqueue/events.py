@@ -15,12 +15,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of event: its level (as in syslog), its fields, and what it tells an operator."""
+    """One kind of event: its level (as in syslog), its fields, and what it tells an operator.
+
+    The important ones have a ``message_id`` (systemd.journal-fields(7)), by which the journal's
+    catalog explains them; it never changes.
+    """
 
     name: str
     level: str
     fields: tuple[str, ...]
     meaning: str
+    message_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,11 @@ class Event:
 _KINDS = (
     Kind("daemon.starting", "info", ("version", "pid", "config"), "zqueued begins to start"),
     Kind(
-        "daemon.ready", "info", ("control", "queues"), "every queue is bound; clients can connect"
+        "daemon.ready",
+        "info",
+        ("control", "queues"),
+        "every queue is bound; clients can connect",
+        "7e9dabc4519640a1a35c6714fa6d9af1",
     ),
     Kind(
         "daemon.open_to_anyone",
@@ -51,6 +60,7 @@ _KINDS = (
         "info",
         ("by", "drain_timeout"),
         "shutting down: every queue drains first",
+        "d4ae4be5b8dc4b71b0f5faf4862d1e20",
     ),
     Kind("daemon.stopped", "info", ("uptime",), "the end of the run"),
     Kind(
@@ -58,13 +68,21 @@ _KINDS = (
         "error",
         ("queues",),
         "a queue's thread does not answer; the watchdog is not pinged",
+        "7dd70184382044ca954b056330dd58fd",
     ),
-    Kind("daemon.failed", "critical", ("error",), "zqueued ends because of an unexpected error"),
+    Kind(
+        "daemon.failed",
+        "critical",
+        ("error",),
+        "zqueued ends because of an unexpected error",
+        "b08388cf640f481d985c1aec0cbee245",
+    ),
     Kind(
         "control.refused",
         "warning",
         ("by", "verb", "error"),
         "a request on the control socket was malformed or refused",
+        "328f097a423f467e8e1de91291deca26",
     ),
     Kind("config.warning", "warning", ("warning",), "something in the config deserves a look"),
     Kind(
@@ -78,12 +96,13 @@ _KINDS = (
         "error",
         ("by", "error"),
         "a reload was refused; the old config stays in force",
+        "293cce504f904a46bd1fab687eba7129",
     ),
     Kind(
         "log.lines_lost",
         "warning",
         ("lines",),
-        "stderr took no more; these events are missing from the log here",
+        "the log could not be written; these events are missing from it here",
     ),
     Kind("log.level_changed", "info", ("by", "old", "new"), "the log level was changed live"),
     Kind("queue.starting", "debug", ("by",), "the queue opens its sockets"),
@@ -106,6 +125,7 @@ _KINDS = (
         "warning",
         ("by", "in_flight", "waiting", "estimated"),
         "the drain's time was up",
+        "fb8810ab91d94177a790d95a749983ff",
     ),
     Kind("queue.stopped", "info", ("by", "reason", "lost"), "the queue's sockets are closed"),
     Kind(
@@ -113,6 +133,7 @@ _KINDS = (
         "error",
         ("reason", "retry_in"),
         "the queue cannot work; it is tried again with back-off",
+        "739853080ec0447bac6be59762e038db",
     ),
     Kind("queue.changed", "info", ("by", "keys", "rebound"), "a reload changed this queue"),
     Kind(
@@ -122,10 +143,17 @@ _KINDS = (
         "a word on the queue's PAIR means nothing or is not allowed now",
     ),
     Kind(
+        "queue.engine_stuck",
+        "error",
+        ("error",),
+        "the engine could not be closed; its sockets stay open until zqueued ends",
+    ),
+    Kind(
         "queue.requests_lost",
         "warning",
         ("requests", "estimated", "reason"),
         "requests that no worker can answer any more",
+        "a9a511ab9d1a4b6698c5bf52f1ae7362",
     ),
     Kind(
         "queue.congested",
@@ -133,7 +161,13 @@ _KINDS = (
         ("reason",),
         "workers are missing or full: requests are held by back-pressure",
     ),
-    Kind("queue.no_workers", "warning", (), "requests are waiting and no worker is connected"),
+    Kind(
+        "queue.no_workers",
+        "warning",
+        (),
+        "requests are waiting and no worker is connected",
+        "1ecfef1c80324772a166f4bccd5bcb6b",
+    ),
     Kind("peer.connected", "info", ("side", "peer"), "a client or worker finished its handshake"),
     Kind("peer.disconnected", "info", ("side", "peer", "connected_for"), "a client or worker left"),
     Kind(
@@ -141,6 +175,7 @@ _KINDS = (
         "warning",
         ("side", "peer", "reason", "likely"),
         "a connection never became a ZeroMQ peer of the right type",
+        "9af761e7eab640a289fa2bf874b09ab5",
     ),
     Kind(
         "peer.connect_retried",
@@ -153,6 +188,7 @@ _KINDS = (
         "error",
         ("side", "endpoint", "descriptors", "limit"),
         "file descriptors run out: new connections wait in the kernel",
+        "13d1611d9ed14310adf7097f81f11063",
     ),
     Kind(
         "listener.opened_gate",

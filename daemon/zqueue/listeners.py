@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import fcntl
 import os
@@ -34,7 +35,8 @@ _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 _SIOCGIFADDR = 0x8915
 _BPF_RETURN_CONSTANT = 0x06
-_FOLDER_LOCK_SECONDS = 5.0
+_LOCKED_FOR_AT_MOST = 2.0
+_PUT_ASIDE = ".full"
 _ANY_HOST = ("*", "0.0.0.0", "::")
 
 
@@ -72,9 +74,13 @@ class Listener:
 
     def attach(self, zmq_socket: zmq.Socket[Any]) -> None:
         """Let ``zmq_socket`` accept connections here, on a duplicate of the descriptor."""
-        zmq_socket.setsockopt(zmq.USE_FD, os.dup(self._socket.fileno()))
+        lent = os.dup(self._socket.fileno())
+        zmq_socket.setsockopt(zmq.USE_FD, lent)
         try:
             zmq_socket.bind(self.endpoint)
+        except zmq.ZMQError:
+            os.close(lent)
+            raise
         finally:
             zmq_socket.setsockopt(zmq.USE_FD, -1)
 
@@ -97,7 +103,10 @@ class Listener:
             program = struct.pack("@HP", 1, ctypes.addressof(instructions))
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
         elif self._path is not None:
-            os.rename(self._path, self._path + ".full")
+            try:
+                os.rename(self._path, self._path + _PUT_ASIDE)
+            except OSError:
+                return False
         else:
             return False
         self._gate_closed = True
@@ -110,7 +119,8 @@ class Listener:
         if self._path is None:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         else:
-            os.rename(self._path + ".full", self._path)
+            with contextlib.suppress(OSError):
+                os.rename(self._path + _PUT_ASIDE, self._path)
         self._gate_closed = False
 
     def turn_away(self) -> None:
@@ -142,6 +152,8 @@ class Listener:
             with contextlib.suppress(OSError):
                 if os.stat(self._path).st_ino == self._inode:
                     os.unlink(self._path)
+                if self.asked == "ipc://*":
+                    os.rmdir(os.path.dirname(self._path))
         self._socket.close()
         if self.on_close is not None:
             self.on_close()
@@ -206,6 +218,18 @@ def listen(
     if parsed.transport == "ipc":
         return _listen_ipc(endpoint, parsed, backlog, mode, group)
     return _listen_tcp(endpoint, parsed, backlog, ipv6)
+
+
+def check_address(endpoint: str, ipv6: bool) -> None:
+    """Find out, as far as that can be known while somebody still listens there, whether
+    :func:`listen` could have this endpoint.
+
+    Raises:
+        EndpointError: it could not.
+    """
+    parsed = endpoints.parse(endpoint, "bind")
+    if parsed.transport == "tcp":
+        _listen_tcp(endpoint, dataclasses.replace(parsed, port=None), 1, ipv6).close()
 
 
 def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
@@ -347,7 +371,7 @@ def _listen_ipc(
             sock.listen(backlog)
             return Listener(endpoint, sock, None)
         path = _real_path(parsed)
-        with _locked_folder(endpoint, os.path.dirname(path)):
+        with _locked(endpoint, path):
             _make_way(endpoint, path)
             # Nobody may connect before the mode and the group are right.
             os.fchmod(sock.fileno(), 0o600)
@@ -377,28 +401,34 @@ def _real_path(parsed: Endpoint) -> str:
 
 
 @contextlib.contextmanager
-def _locked_folder(endpoint: str, folder: str) -> Iterator[None]:
-    """Keep two daemons from replacing the same stale socket file at the same time."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + _FOLDER_LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _locked(endpoint: str, path: str) -> Iterator[None]:
+    """Keep two daemons from replacing the same stale socket file at the same time.
+
+    The lock is a file that nobody else may open; it is there only for as long as this takes.
+    """
+    lock = path + ".lock"
+    deadline = time.monotonic() + _LOCKED_FOR_AT_MOST
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == os.stat(lock).st_ino:
                 break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise EndpointError(
-                        endpoint, f"another process keeps the folder {folder} locked", ""
-                    ) from None
-                time.sleep(0.01)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise EndpointError(endpoint, f"another process keeps {lock} locked")
+        time.sleep(0.01)
+    try:
         yield
     finally:
+        os.unlink(lock)
         os.close(descriptor)
 
 
 def _make_way(endpoint: str, path: str) -> None:
-    for left_over in (path, path + ".full"):
+    for left_over in (path, path + _PUT_ASIDE):
         try:
             kind = os.lstat(left_over).st_mode
         except FileNotFoundError:

@@ -1,12 +1,14 @@
-"""The log on stderr: events rendered for a terminal, a file, a log shipper or the journal.
+"""The log: events rendered for a terminal, a file or a log shipper on stderr, or for the journal.
 
-Whatever becomes of stderr, the daemon goes on: a thread of its own renders and writes, and the one
-who says an event never waits for it.
+Whatever becomes of stderr or of the journal, the daemon goes on: a thread of its own renders and
+writes, and the one who says an event never waits for it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import select
 import sys
 import threading
@@ -19,7 +21,8 @@ from typing import Any
 from structlog import dev
 from structlog.processors import JSONRenderer, LogfmtRenderer
 
-from zqueue.events import Event
+from zqueue import journal
+from zqueue.events import CATALOGUE, Event
 
 LEVELS = ("debug", "info", "warning", "error")
 """What the level may be set to. Events of level ``critical`` are always shown."""
@@ -29,35 +32,40 @@ FORMATS = ("auto", "console", "logfmt", "json", "journal")
 _RANKS = {level: rank for rank, level in enumerate((*LEVELS, "critical"))}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _MOST_PENDING = 10_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+_LONGEST_IN_MESSAGE = 500
+_BY_STEERING = re.compile(r"\d+/|pair\b")
 
 Render = Callable[[Event], str]
+Write = Callable[[Event], bool]
+"""Whether the event is out, whole. May wait, and raises nothing."""
 
 
 class Log:
-    """Writes events of ``level`` and above to stderr. Subscribe it to an event bus.
+    """Writes events of ``level`` and above to stderr or the journal. Subscribe it to an event bus.
 
     Calling it never blocks and never raises. While stderr takes nothing, up to 10,000 events wait;
     those beyond, and those whose writing failed, are counted in :attr:`dropped`, and once writing
-    works again one line (event ``log.lines_lost``) says how many are missing at that place.
+    works again one line (event ``log.lines_lost``) says how many are missing at that place. So it
+    is with the journal.
 
-    Formats: ``console``, ``logfmt``, ``json``, ``journal`` (lines with a priority as in
-    sd-daemon(3) and without the time, which the journal adds), and ``auto``: ``journal`` if stderr
-    goes to the journal, else ``console`` on a terminal, else ``logfmt``.
+    Formats: ``console``, ``logfmt``, ``json``, ``journal`` (entries with fields of their own, sent
+    to the journal whose socket is at the path ``journal_socket``; where there is none, lines on
+    stderr with a priority as in sd-daemon(3) and without the time), and ``auto``: ``journal`` if
+    stderr goes to the journal, else ``console`` on a terminal, else ``logfmt``.
 
     Raises:
         ValueError: there is no such level or format.
     """
 
-    def __init__(self, level: str, format: str) -> None:
+    def __init__(self, level: str, format: str, journal_socket: str = journal.SOCKET) -> None:
         self.level = level
         # Python found no descriptor 2 at its start; by now it may be anything, such as a socket.
-        self._fd = 2 if sys.__stderr__ is not None else -1
-        self._render = _renderer(format, self._fd)
+        self._write = _writer(format, 2 if sys.__stderr__ is not None else -1, journal_socket)
         self._pending: deque[Event | int] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._dropped = 0
-        self._torn = False
         self._thread = threading.Thread(target=self._run, name="zq.log", daemon=True)
         self._thread.start()
 
@@ -136,8 +144,33 @@ class Log:
                 self._changed.wait()
             return self._pending.popleft() if self._pending else None
 
-    def _write(self, event: Event) -> bool:
-        """Whether the event's line is out, whole."""
+
+def _lines_lost(count: int) -> Event:
+    kind = CATALOGUE["log.lines_lost"]
+    return Event(kind.name, kind.level, time.time(), None, kind.meaning, {"lines": count})
+
+
+# -- where to ----------------------------------------------------------------------------------
+
+
+def _writer(format: str, fd: int, journal_socket: str) -> Write:
+    if format not in FORMATS:
+        raise ValueError(f'there is no log format "{format}"; use {", ".join(FORMATS)}')
+    if format == "auto":
+        format = _format_for(fd)
+    found = journal.find(journal_socket) if format == "journal" else None
+    return _Lines(fd, _renderer(format, fd)) if found is None else _Entries(found)
+
+
+class _Lines:
+    """Writes each event as a line to a descriptor."""
+
+    def __init__(self, fd: int, render: Render) -> None:
+        self._fd = fd
+        self._render = render
+        self._torn = False
+
+    def __call__(self, event: Event) -> bool:
         try:
             line = self._render(event)
         except Exception:  # a field that cannot be shown must not silence the log for good
@@ -164,22 +197,34 @@ class Log:
                 poll.poll()
 
 
-def _lines_lost(count: int) -> Event:
-    message = "stderr took no more; these events are missing from the log here"
-    return Event("log.lines_lost", "warning", time.time(), None, message, {"lines": count})
+class _Entries:
+    """Sends each event to the journal as an entry."""
+
+    def __init__(self, receiver: journal.Journal) -> None:
+        self._journal = receiver
+
+    def __call__(self, event: Event) -> bool:
+        try:
+            entry = _entry(event)
+        except Exception:  # as with lines
+            return False
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return self._journal.send(entry)
+            except BlockingIOError:
+                # No poll would tell when there is room: the socket is not connected.
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 # -- formats -----------------------------------------------------------------------------------
 
 
 def _renderer(format: str, fd: int) -> Render:
-    if format not in FORMATS:
-        raise ValueError(f'there is no log format "{format}"; use {", ".join(FORMATS)}')
-    if format == "auto":
-        format = _format_for(fd)
     if format == "console":
         return _console(colours=_takes_colours(fd))
-    return {"logfmt": _logfmt, "json": _json, "journal": _journal}[format]()
+    return {"logfmt": _logfmt, "json": _json, "journal": _journal_lines}[format]()
 
 
 def _format_for(fd: int) -> str:
@@ -212,10 +257,10 @@ def _takes_colours(fd: int) -> bool:
 
 
 def _json() -> Render:
-    json = JSONRenderer()
+    renderer = JSONRenderer()
 
     def render(event: Event) -> str:
-        return str(json(None, "", _plain(_head(event) | event.fields)))
+        return str(renderer(None, "", _plain(_head(event) | event.fields)))
 
     return render
 
@@ -229,7 +274,7 @@ def _logfmt() -> Render:
     return render
 
 
-def _journal() -> Render:
+def _journal_lines() -> Render:
     logfmt = LogfmtRenderer(bool_as_flag=False)
 
     def render(event: Event) -> str:
@@ -238,6 +283,38 @@ def _journal() -> Render:
         return f"<{priority}>{_one_line(event.message)} {logfmt(None, '', fields)}"
 
     return render
+
+
+def _entry(event: Event) -> list[tuple[str, str]]:
+    """The fields of the journal's entry; the journal itself adds the time and who sent it."""
+    entry = [
+        ("MESSAGE", _message(event)),
+        ("PRIORITY", str(_PRIORITIES.get(event.level, 6))),
+        ("SYSLOG_IDENTIFIER", "zqueued"),
+        ("EVENT", event.name),
+    ]
+    kind = CATALOGUE.get(event.name)
+    if kind is not None and kind.message_id is not None:
+        entry.append(("MESSAGE_ID", kind.message_id))
+    for name, value in (_queue(event) | event.fields).items():
+        entry += ((name.upper(), each) for each in _values(value))
+    by = str(event.fields.get("by", ""))
+    if _BY_STEERING.match(by):
+        entry.append(("STEERED_BY", by))
+    return entry
+
+
+def _message(event: Event) -> str:
+    """What ``journalctl`` shows of an entry. One line: callers and peers say much of what is in the
+    fields, and what follows a newline passes for an entry where the log is read as plain text."""
+    fields = {name: _telling(value) for name, value in (_queue(event) | event.fields).items()}
+    told = " ".join(f"{name}={_quoted(text)}" for name, text in fields.items() if text)
+    return _one_line(event.message) + (f": {told}" if told else "")
+
+
+def _telling(value: Any) -> str:
+    text = _one_line(", ".join(_values(value)).replace("\n", "; "))
+    return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}…"
 
 
 def _console(colours: bool) -> Render:
@@ -304,6 +381,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(each) for each in value]
     return str(value)
+
+
+def _values(value: Any) -> list[str]:
+    """The field's values as the journal has them: whole, one for each of a list, and none for
+    what is empty."""
+    plain = _plain(value)
+    return [
+        each if isinstance(each, str) else json.dumps(each)
+        for each in (plain if isinstance(plain, list) else [plain])
+        if each not in ("", None)
+    ]
 
 
 def _shown(fields: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from zqueue import endpoints
 from zqueue.config import QueueConfig, SocketConfig
 from zqueue.engine import Plan, Side, SocketPlan
 from zqueue.inherited import Inherited
-from zqueue.listeners import Listener, listen
+from zqueue.listeners import Listener, check_address, listen
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,29 @@ class Claims:
 
     def claim_free(self, others: Iterable[Claims]) -> None:
         """As :meth:`claim`, but leave out what ``others`` hold now and will hand over later."""
+        others = list(others)
         held = [wanted for other in others for wanted in other._held]
-        self._claim(
-            wanted
-            for wanted in self.wanted()
-            if wanted not in held
-            and not any(_overlap(wanted.endpoint, taken.endpoint) for taken in held)
-        )
+        free = []
+        for wanted in self.wanted():
+            if any(self._may_have(wanted, other) for other in others):
+                continue
+            if any(_overlap(wanted.endpoint, taken.endpoint) for taken in held):
+                check_address(wanted.endpoint, wanted.ipv6)
+            else:
+                free.append(wanted)
+        self._claim(free)
 
     def take_over(self, other: Claims) -> None:
         """Take from ``other`` those of its open sockets that this queue wants just so."""
         for wanted in self.wanted():
-            if wanted in other._held and wanted not in self._held:
+            if self._may_have(wanted, other) and wanted not in self._held:
                 self._held[wanted] = other._held.pop(wanted)
+
+    def _may_have(self, wanted: _Wanted, other: Claims) -> bool:
+        """Whether ``other`` has just this. A port that the kernel chose stays with its queue: its
+        peers know it."""
+        own = other.name == self.name or not _wild_port(wanted.endpoint)
+        return own and wanted in other._held
 
     def release(self) -> None:
         """Close all sockets but that of the queue's own PAIR, which outlives a stop."""

@@ -12,7 +12,6 @@ import json
 import struct
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,6 +35,7 @@ _FLUSH = 1.0
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
 _WORDS_A_TURN = 100
+_LONGEST_WORD = 16 << 20
 
 
 class Refused(Exception):
@@ -81,6 +81,7 @@ class Queue:
         self._outer: zmq.Socket[bytes] | None = None
         self._drain: _Drain | None = None
         self._retry_at: float | None = None
+        self._stays_paused = False
         self._retry_after = _FIRST_RETRY
         self._opened_at = 0.0
         self._restarts = -1
@@ -113,7 +114,8 @@ class Queue:
             try:
                 self._turn()
             except Exception as error:  # a queue that fails must not take the others down
-                self._fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+                self._fail(f"{type(error).__name__}: {error}")
+                time.sleep(_SETTLING_TICK)  # should the cause be there each turn
         self._inner.close(0)
 
     def _turn(self) -> None:
@@ -157,6 +159,9 @@ class Queue:
                 changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
             except Refused as error:
                 self._answer(number, {"ok": False, "detail": str(error)})
+            except Exception as error:
+                self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
+                raise
             else:
                 self._answer(number, {"ok": True, "changed": changed})
 
@@ -226,6 +231,7 @@ class Queue:
         if word == "TERMINATE":
             return self._terminate(by, arguments.get("reason", ""))
         if word == "START":
+            self._retry_after = _FIRST_RETRY
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
         if word == "END":
             self._end(by, **arguments)
@@ -259,7 +265,7 @@ class Queue:
             self._drain.join(number, timeout, then)
             return
         self._must_be_able(State.DRAINING)
-        self._running_engine().hold()
+        self._running_engine().drain()
         self._drain = _Drain(number, by, timeout, then)
         self._machine.change(State.DRAINING, by)
 
@@ -275,6 +281,7 @@ class Queue:
             return False
         self._machine.change(State.STARTING, by)
         self._retry_at = None
+        self._stays_paused = paused
         try:
             self.claims.claim()
             self._open_script_pair()
@@ -314,7 +321,14 @@ class Queue:
         if listener is not None and self._outer is None:
             self._outer = self._context.socket(zmq.PAIR)
             self._outer.linger = 0
-            listener.attach(self._outer)
+            # Words are short; what is longer than this costs its sender the connection.
+            self._outer.set(zmq.MAXMSGSIZE, _LONGEST_WORD)
+            try:
+                listener.attach(self._outer)
+            except zmq.ZMQError:
+                self._outer.close(0)
+                self._outer = None
+                raise
 
     def _say(self, reports: Iterable[Report]) -> None:
         for report in reports:
@@ -331,15 +345,15 @@ class Queue:
         if engine.failure is not None:
             self._fail(engine.failure)
 
-    def _fail(self, reason: str, detail: str = "") -> None:
+    def _fail(self, reason: str) -> None:
         if self._engine is not None:
+            if time.time() - self._opened_at > _LONGEST_RETRY:
+                self._retry_after = _FIRST_RETRY
             self._close_engine()
         if State.FAILED in FOLLOWS[self._machine.state]:
-            self._failed(reason, detail)
+            self._failed(reason)
 
-    def _failed(self, reason: str, detail: str = "") -> None:
-        if time.time() - self._opened_at > _LONGEST_RETRY:
-            self._retry_after = _FIRST_RETRY
+    def _failed(self, reason: str) -> None:
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY)
         self._machine.change(State.FAILED, "zqueued", reason)
@@ -353,16 +367,19 @@ class Queue:
         self._answer_drain("interrupted")
 
     def _close_engine(self) -> int:
+        """Returns how many requests were lost with it."""
         engine, self._engine = self._engine, None
         assert engine is not None
-        self._say(engine.reports())
+        left_over = 0
         try:
+            self._say(engine.reports())
             left_over = engine.close(_FLUSH)
-        finally:
-            self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
-            unanswered = self._figures.in_flight or 0
-            self._figures.end_of_run(unanswered)
-        return left_over + unanswered
+        except Exception as error:  # the queue is to be stopped all the same
+            self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
+        self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
+        lost = left_over + (self._figures.in_flight or 0)
+        self._figures.end_of_run(lost)
+        return lost
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -383,7 +400,7 @@ class Queue:
 
     def _retry(self) -> None:
         try:
-            self._start("zqueued", self.config.start == "paused")
+            self._start("zqueued", self._stays_paused)
         except Refused:  # said already, and tried again later
             return
 
@@ -409,6 +426,7 @@ class Queue:
     def _end_drain(self, drain: _Drain, outcome: str, reason: str) -> None:
         left = {"waiting": self._figures.waiting, "in_flight": self._figures.in_flight}
         self._drain = None
+        self._running_engine().hold()
         if drain.then == "terminate":
             self._terminate(drain.by, reason)
         else:
@@ -427,6 +445,8 @@ class Queue:
 
     def _state_changed(self, old: Standing, new: Standing) -> None:
         fields: dict[str, Any] = {"by": new.by}
+        if new.state in (State.RUNNING, State.PAUSED):
+            self._stays_paused = new.state is State.PAUSED
         if new.state is State.RUNNING:
             fields |= {
                 "type": self.config.type,
@@ -489,9 +509,11 @@ class _Drain:
         self._quiet_since = self.began
 
     def join(self, number: bytes, timeout: float, then: str) -> None:
-        """Somebody else asks for the same drain; the latest wish about its end counts."""
+        """Somebody else asks for the same drain; the latest timeout counts, and a wish to stop."""
         self.numbers.append(number)
-        self.timeout, self.then = timeout, then
+        self.timeout = timeout
+        if then == "terminate":
+            self.then = then
         self.deadline = time.monotonic() + timeout
 
     def is_over(self, held: bool, figures: Figures) -> bool:

@@ -8,10 +8,10 @@ import json
 from typing import Any
 
 import zmq
-import zmq.asyncio
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
+from zqueue.loop_socket import LoopSocket
 from zqueue.plan import Claims
 from zqueue.queue import Queue
 
@@ -25,14 +25,13 @@ class Steering:
 
     def __init__(self, queue: Queue, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._queue = queue
-        self._pair = zmq.asyncio.Socket(context, zmq.PAIR)
-        self._pair.set_hwm(0)
-        self._pair.linger = 0
-        self._pair.connect(queue.steer_address)
+        pair = context.socket(zmq.PAIR)
+        pair.set_hwm(0)
+        pair.connect(queue.steer_address)
         self._numbers = itertools.count(1)
         self._asked: dict[bytes, asyncio.Future[dict[str, Any]]] = {}
         self._changed = asyncio.Event()
-        self._hearing = asyncio.create_task(self._hear())
+        self._pair = LoopSocket(pair, self._hear)
 
     @property
     def name(self) -> str:
@@ -64,7 +63,6 @@ class Steering:
 
     def close(self) -> None:
         """Close this end, and the listening sockets that nobody took over."""
-        self._hearing.cancel()
         self._pair.close(0)
         self._queue.claims.close()
         self._changed.set()
@@ -73,7 +71,7 @@ class Steering:
         """Send a word without waiting for its answer; returns the word's number."""
         number = str(next(self._numbers)).encode()
         message = [word.encode(), number, by.encode(), json.dumps(arguments).encode()]
-        zmq.Socket.send_multipart(self._pair, message, zmq.DONTWAIT)
+        self._pair.send(message)
         return number
 
     async def ask(
@@ -111,12 +109,11 @@ class Steering:
         except TimeoutError:
             return
 
-    async def _hear(self) -> None:
-        while True:
-            number, answer = await self._pair.recv_multipart()
-            if number == b"":
-                self._changed.set()
-                continue
-            future = self._asked.get(number)
-            if future is not None and not future.done():
-                future.set_result(json.loads(answer))
+    def _hear(self, frames: list[zmq.Frame]) -> None:
+        number, answer = (frame.bytes for frame in frames)
+        if number == b"":
+            self._changed.set()
+            return
+        future = self._asked.get(number)
+        if future is not None and not future.done():
+            future.set_result(json.loads(answer))

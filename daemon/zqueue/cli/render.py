@@ -138,6 +138,7 @@ def reload(result: ReloadResult) -> Iterator[str]:
     for key in result.settings:
         how = "needs a restart" if key in result.needs_restart else "applied"
         yield f"{key}: changed; {how}"
+    yield from (f"{name}: failed, and is tried again: {why}" for name, why in result.failed.items())
     if result.unchanged:
         yield f"unchanged: {', '.join(result.unchanged)}"
 

@@ -308,6 +308,8 @@ def reload(options: Options | None) -> None:
 
             for line in render.reload(result):
                 click.echo(line)
+        if result.failed:
+            sys.exit(1)
 
 
 @main.command()
@@ -318,7 +320,7 @@ def reload(options: Options | None) -> None:
 def shutdown(options: Options | None, now: bool, wait: bool) -> None:
     """End the daemon, after draining every queue."""
     with _zqueued(options) as (zqueued, how):
-        result = zqueued.shutdown(now=now, wait=wait)
+        result = zqueued.shutdown(now=now, wait=wait, timeout=how.timeout)
         if not _as_json(how, result):
             click.echo("ended" if wait else "shutting down")
 

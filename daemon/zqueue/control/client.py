@@ -200,12 +200,18 @@ class ControlClient:
         request = messages.Reload(id=self._next(), progress=True)
         return self._ask(request, messages.ReloadResult)
 
-    def shutdown(self, *, now: bool = False, wait: bool = True) -> messages.ShutdownResult:
-        """End the daemon, draining first unless ``now``; with ``wait``, return when it is gone."""
+    def shutdown(
+        self, *, now: bool = False, wait: bool = True, timeout: float | None = None
+    ) -> messages.ShutdownResult:
+        """End the daemon, draining first unless ``now``; with ``wait``, return when it is gone.
+
+        It is waited for up to ``timeout`` seconds, else for as long as its drain may take.
+        """
         request = messages.Shutdown(id=self._next(), now=now)
         result = self._ask(request, messages.ShutdownResult)
         if wait:
-            self._wait_for_end(result.drain_timeout + _ENDS_AFTER_DRAIN)
+            longest = result.drain_timeout + _ENDS_AFTER_DRAIN
+            self._wait_for_end(longest if timeout is None else timeout)
         return result
 
     def log_level(

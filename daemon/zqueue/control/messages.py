@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PROTOCOL_VERSION: Literal[1] = 1
+_LONGEST_TIMEOUT = 366 * 86400.0
 MAX_REQUEST_BYTES = 1 << 20
 """A request longer than this is answered with an error."""
 
@@ -57,7 +58,7 @@ class Pause(_Request, Selection):
 
     verb: Literal["pause"] = "pause"
     wait: bool = False
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, le=_LONGEST_TIMEOUT)
 
 
 class Resume(_Request, Selection):
@@ -74,7 +75,7 @@ class Drain(_Request, Selection):
 
     verb: Literal["drain"] = "drain"
     then: Literal["pause", "terminate"] = "pause"
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, le=_LONGEST_TIMEOUT)
 
 
 class Terminate(_Request, Selection):
@@ -268,12 +269,14 @@ class SteerResult(Message):
 class ReloadResult(Message):
     """Names of queues; ``changed`` maps a queue to the keys that changed, ``rebound`` are those
     whose sockets had to be made anew; ``settings`` are changed keys outside queues, and
-    ``needs_restart`` those of them that only a restart applies."""
+    ``needs_restart`` those of them that only a restart applies. ``failed`` maps a queue that could
+    not be started to the reason; it is tried again."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: dict[str, tuple[str, ...]] = {}
     rebound: tuple[str, ...] = ()
+    failed: dict[str, str] = {}
     unchanged: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()

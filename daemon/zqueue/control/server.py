@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import zmq
-import zmq.asyncio
 from pydantic import TypeAdapter, ValidationError
 
 from zqueue.control import messages
 from zqueue.control.messages import MAX_REQUEST_BYTES, PROTOCOL_VERSION, Message, Steered
 from zqueue.events import Event, EventBus
+from zqueue.gates import Gates
 from zqueue.listeners import Listener
+from zqueue.loop_socket import LoopSocket
 
 _REQUESTS: TypeAdapter[messages.Request] = TypeAdapter(messages.Request)
 _VERBS = frozenset(
@@ -34,6 +36,8 @@ _LONGEST_READ = 64 << 20
 _QUEUED_A_CALLER = 1000
 _AT_ONCE_A_CALLER = 64
 _REFUSALS_TOLD_A_SECOND = 5
+_GATE_TRIED_EVERY = 0.5
+_MONITOR = "inproc://callers"
 
 
 class Refusal(Exception):
@@ -97,31 +101,50 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: dict[tuple[bytes, str], _Follower] = {}
         self._refusals = _Refusals(bus)
+        self._gates = Gates((listener,))
 
     async def serve(self) -> None:
         """Answer requests; ends only by being cancelled."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = zmq.asyncio.Socket(context, zmq.ROUTER)
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.MAXMSGSIZE, _LONGEST_READ)
-        self._socket.set(zmq.SNDHWM, _QUEUED_A_CALLER)
-        self._socket.set(zmq.RCVHWM, _AT_ONCE_A_CALLER)
-        self._socket.set(zmq.HANDSHAKE_IVL, 5000)
-        self._listener.attach(self._socket)
-        unsubscribe = self._bus.subscribe(self._event_happened)
+        router = context.socket(zmq.ROUTER)
+        router.set(zmq.ROUTER_MANDATORY, 1)
+        router.set(zmq.MAXMSGSIZE, _LONGEST_READ)
+        router.set(zmq.SNDHWM, _QUEUED_A_CALLER)
+        router.set(zmq.RCVHWM, _AT_ONCE_A_CALLER)
+        router.set(zmq.HANDSHAKE_IVL, 5000)
+        router.monitor(_MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED)
+        monitor = context.socket(zmq.PAIR)
+        monitor.set(zmq.RCVHWM, 0)
+        monitor.connect(_MONITOR)
+        self._listener.attach(router)
         self._loop = asyncio.get_running_loop()
+        self._socket = LoopSocket(router, self._take)
+        callers = LoopSocket(monitor, self._called)
+        unsubscribe = self._bus.subscribe(self._event_happened)
         try:
             while True:
-                self._take(await self._socket.recv_multipart(copy=False))
-                # A receive that need not wait does not let others run.
-                await asyncio.sleep(0)
+                await asyncio.sleep(_GATE_TRIED_EVERY)
+                self._tell_of_gate("listener.opened_gate", self._gates.reopen(), {})
         finally:
             unsubscribe()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._socket.close(linger=500)
+            router.disable_monitor()
+            callers.close(0)
+            self._socket.close(500)
             await asyncio.to_thread(context.term)
+
+    def _called(self, frames: list[zmq.Frame]) -> None:
+        """The monitor: stop new callers before libzmq runs out of descriptors for them."""
+        event, value = struct.unpack("=HI", frames[0].bytes)
+        closed = self._gates.accepted(value) if event == zmq.EVENT_ACCEPTED else self._gates.close()
+        fields = {"descriptors": value, "limit": self._gates.limit}
+        self._tell_of_gate("listener.closed_gate", closed, fields)
+
+    def _tell_of_gate(self, event: str, listeners: list[Listener], fields: dict[str, Any]) -> None:
+        for listener in listeners:
+            self._bus.emit(event, side="control", endpoint=listener.asked, **fields)
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -148,12 +171,12 @@ class ControlServer:
                 verb = raw["verb"][:32]
             request = _validate(raw)
             if self._running[way.routing_id] >= _AT_ONCE_A_CALLER:
-                raise Refusal("busy", f"at most {_AT_ONCE_A_CALLER} requests of a caller at once")
+                raise _busy()
         except Refusal as refusal:
             self._refuse(way, caller, identity, verb, refusal)
             return
         if isinstance(request, messages.Events):
-            self._follow(way, request)
+            self._follow(way, caller, request)
         elif isinstance(request, messages.Cancel):
             self._cancel(way, request)
         else:
@@ -196,10 +219,7 @@ class ControlServer:
             zmq.ZMQError: EHOSTUNREACH is swallowed: a caller that left wants no answer.
         """
         try:
-            # Not the asyncio kind of send, which would wait.
-            zmq.Socket.send_multipart(
-                self._socket, [*way.frames, reply.model_dump_json().encode()], zmq.DONTWAIT
-            )
+            self._socket.send([*way.frames, reply.model_dump_json().encode()])
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -210,7 +230,7 @@ class ControlServer:
 
     # -- events --------------------------------------------------------------------------------
 
-    def _follow(self, way: _Return, request: messages.Events) -> None:
+    def _follow(self, way: _Return, caller: Caller, request: messages.Events) -> None:
         if request.recent:
             recent = [event for event in self._bus.recent() if _concerns(event, request.queue)]
             for event in recent[-request.recent :]:
@@ -220,8 +240,7 @@ class ControlServer:
             return
         follows = sum(key[0] == way.routing_id for key in self._followers)
         if follows >= _AT_ONCE_A_CALLER:
-            busy = f"at most {_AT_ONCE_A_CALLER} requests of a caller at once"
-            self._send(way, messages.Error(id=request.id, code="busy", message=busy))
+            self._refuse(way, caller, request.id, request.verb, _busy())
             return
         self._followers[way.routing_id, request.id] = _Follower(way, request.queue)
         if request.progress:
@@ -291,9 +310,15 @@ def _event_reply(identity: str, event: Event, dropped: int) -> messages.EventRep
     )
 
 
+def _busy() -> Refusal:
+    return Refusal("busy", f"at most {_AT_ONCE_A_CALLER} requests of a caller at once")
+
+
 def _decode(body: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(body)
+        # An escape such as \\ud800 alone is no text: no answer could repeat it.
+        json.dumps(raw, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refusal("malformed", f"that is not JSON: {error}") from None
     if not isinstance(raw, dict):

@@ -107,6 +107,9 @@ class Engine(Protocol):
     def hold(self) -> None:
         """Give no further request to a worker; go on returning replies. Idempotent."""
 
+    def drain(self) -> None:
+        """As :meth:`hold`, but workers still get what was taken from clients already."""
+
     def forward(self) -> None:
         """Pass requests again. Idempotent."""
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from zqueue.descriptors import Budget
 from zqueue.engine import ConnectionCounts, Report, Side
+from zqueue.gates import Gates
 from zqueue.listeners import Listener
 
 _WATCHED = (
@@ -54,7 +54,6 @@ class _Connection:
     peer: str
     endpoint: str
     since: float
-    ready: bool = False
 
 
 class Connections:
@@ -73,9 +72,11 @@ class Connections:
         self._side = side
         self._watched = watched
         self._listeners = listeners
-        self._open: dict[int, _Connection] = {}
+        # By descriptor, in the order in which they came.
+        self._shaking: dict[int, _Connection] = {}
+        self._ready: dict[int, _Connection] = {}
         self._handshake_failure: str | None = None
-        self._budget = Budget()
+        self._gates = Gates(listeners)
         self.counts = ConnectionCounts()
         address = f"inproc://monitor-{side}"
         watched.monitor(address, _WATCHED)
@@ -88,11 +89,7 @@ class Connections:
     @property
     def established(self) -> int:
         """How many connections have finished their handshake."""
-        return sum(connection.ready for connection in self._open.values())
-
-    @property
-    def gate_closed(self) -> bool:
-        return any(listener.gate_closed for listener in self._listeners)
+        return len(self._ready)
 
     def reports(self) -> Iterator[Report]:
         """What the monitor has to tell, without waiting for more."""
@@ -107,15 +104,8 @@ class Connections:
 
     def reopen_gates(self) -> Iterator[Report]:
         """Open the gates that were closed for want of descriptors, if there is room again."""
-        if not self.gate_closed or not self._budget.has_room():
-            return
-        self._budget.close_headroom()
-        for listener in self._listeners:
-            if listener.gate_closed:
-                listener.open_gate()
-                yield Report(
-                    "listener.opened_gate", {"side": self._side, "endpoint": listener.asked}
-                )
+        for listener in self._gates.reopen():
+            yield Report("listener.opened_gate", {"side": self._side, "endpoint": listener.asked})
 
     def close(self) -> None:
         """Stop watching. For the thread that owns the watched socket, or after it ended."""
@@ -126,14 +116,12 @@ class Connections:
         side = self._side
         if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
             peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value, endpoint)
-            self._open[value] = _Connection(peer, endpoint, time.time())
+            self._shaking[value] = _Connection(peer, endpoint, time.time())
             self.counts.accepted += 1
-            if self._budget.nearly_spent(value):
-                yield from self._close_gates(value)
+            yield from self._gates_closed(self._gates.accepted(value), value)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            connection = self._shaking_hands(endpoint)
+            connection = self._shaken_hands(endpoint)
             if connection is not None:
-                connection.ready = True
                 yield Report("peer.connected", {"side": side, "peer": connection.peer})
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self._handshake_failure = f"it broke the ZMTP handshake (0x{value:08x})"
@@ -152,22 +140,25 @@ class Connections:
                 {"side": side, "endpoint": endpoint, "error": f"tried again in {value} ms"},
             )
 
-    def _shaking_hands(self, endpoint: str) -> _Connection | None:
-        waiting = [c for c in self._open.values() if not c.ready]
-        same_endpoint = [c for c in waiting if c.endpoint == endpoint]
-        return next(iter(same_endpoint or waiting), None)
+    def _shaken_hands(self, endpoint: str) -> _Connection | None:
+        """Count as ready the one that has been shaking hands longest at ``endpoint``, or at all."""
+        same = (number for number, each in self._shaking.items() if each.endpoint == endpoint)
+        descriptor = next(same, next(iter(self._shaking), None))
+        if descriptor is None:
+            return None
+        self._ready[descriptor] = connection = self._shaking.pop(descriptor)
+        return connection
 
     def _disconnected(self, descriptor: int) -> Iterator[Report]:
-        connection = self._open.pop(descriptor, None)
         failure, self._handshake_failure = self._handshake_failure, None
+        ready = self._ready.pop(descriptor, None)
+        connection = ready or self._shaking.pop(descriptor, None)
         if connection is None:
             return
-        if connection.ready and failure is not None:
+        if ready is not None and failure is not None and self._shaken_hands(ready.endpoint):
             # The handshake that failed was this one: the success was another's.
-            mistaken = self._shaking_hands(connection.endpoint)
-            if mistaken is not None:
-                mistaken.ready, connection.ready = True, False
-        if connection.ready:
+            ready = None
+        if ready is not None:
             self.counts.disconnected += 1
             lasted = round(time.time() - connection.since, 3)
             yield Report(
@@ -186,22 +177,17 @@ class Connections:
                 },
             )
 
-    def _close_gates(self, descriptor: int) -> Iterator[Report]:
-        for listener in self._listeners:
-            if not listener.gate_closed and listener.close_gate():
-                yield Report(
-                    "listener.closed_gate",
-                    {
-                        "side": self._side,
-                        "endpoint": listener.asked,
-                        "descriptors": descriptor,
-                        "limit": self._budget.limit,
-                    },
-                )
-        # Those who had been queued would take what is left; sent away, they try again.
-        for listener in self._listeners:
-            listener.turn_away()
-        self._budget.open_headroom()
+    def _gates_closed(self, closed: list[Listener], descriptor: int) -> Iterator[Report]:
+        for listener in closed:
+            yield Report(
+                "listener.closed_gate",
+                {
+                    "side": self._side,
+                    "endpoint": listener.asked,
+                    "descriptors": descriptor,
+                    "limit": self._gates.limit,
+                },
+            )
 
     def _accept_failed(self, error: int) -> Iterator[Report]:
         if error not in _OUT_OF_DESCRIPTORS:
@@ -214,7 +200,7 @@ class Connections:
                 "error": os.strerror(error),
             },
         )
-        yield from self._close_gates(self._budget.limit)
+        yield from self._gates_closed(self._gates.close(), self._gates.limit)
         # It was said as often as libzmq tried; once is enough.
         while self.monitor.poll(0):
             message = self.monitor.recv_multipart()

@@ -36,6 +36,7 @@ _FRAMES_A_MESSAGE = {"queue": 3, "forwarder": 1, "streamer": 1}
 _BLOCKED_AFTER = 0.02
 _SPINNING_CPU = 0.01
 _CLOSE_WITHIN = 5.0
+_LONGEST_FLUSH = 2.0
 
 _ProxyFigures = tuple[int, int, int, int]
 """Frames and bytes of requests, frames and bytes of replies."""
@@ -132,9 +133,10 @@ class LibzmqEngine:
         for connections in self._connections.values():
             connections.close()
         self._capture.close()
-        linger = int(flush * 1000)
         for sock in (self._frontend, self._backend):
-            sock.linger = max(sock.linger, linger)
+            # The queue's thread waits for this, and others wait for that.
+            asked = int(sock.get(zmq.LINGER)) / 1000
+            sock.linger = int(min(max(flush, asked), _LONGEST_FLUSH) * 1000)
             sock.close()
         self._context.destroy()
         return self._thread.left_over
@@ -143,6 +145,10 @@ class LibzmqEngine:
 
     def hold(self) -> None:
         if self._thread.hold():
+            self._leave()
+
+    def drain(self) -> None:
+        if self._thread.drain():
             self._leave()
 
     def forward(self) -> None:
@@ -234,6 +240,9 @@ class LibzmqEngine:
         if self._thread.inside and self._leaving_since is None and self._is_stuck():
             if self._thread.review():
                 self._leave()
+        elif not self._connections[Side.BACKEND].established and not self._thread.stuck:
+            # It does not look at requests by itself while nobody is there to take them.
+            self._thread.review()
         elif self._thread.stuck and not self._reported_stuck:
             self._reported_stuck = True
             if self._connections[Side.BACKEND].established:
@@ -351,18 +360,19 @@ def holding_word() -> bytes:
     )
     proxy.start()
     steer.send(b"PAUSE")
-    steer.send(b"STATISTICS")
-    _figures(steer)
+    _frames_taken(steer)
     sockets["source"].send(b"probe")
-    passed = sockets["sink"].poll(50) > 0
+    # Each answer is a turn of the proxy, in which it also takes what is there if it takes any.
+    passed = any(_frames_taken(steer) for _ in range(20))
     steer.send(b"TERMINATE")
     proxy.join(5)
     context.destroy(linger=0)
     return b"RESUME" if passed else b"PAUSE"
 
 
-def _figures(steer: zmq.Socket[bytes]) -> list[bytes]:
+def _frames_taken(steer: zmq.Socket[bytes]) -> int:
+    steer.send(b"STATISTICS")
     while True:
-        message = steer.recv_multipart()
-        if len(message) == 8:
-            return message
+        answer = steer.recv_multipart()
+        if len(answer) == 8:
+            return int.from_bytes(answer[0], "little")

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import statistics
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ _BURST = 64
 _CALM_AFTER = 1000
 _SAMPLE = 8
 _SAMPLE_ONE_WAY = 64
-_LEFT_OVER_AT_MOST = 100_000
+_COUNTED_FOR = 0.2
 
 Message = Sequence[bytes]
 """The frames of one message."""
@@ -102,6 +103,7 @@ class ProxyThread:
         self._orders: deque[Callable[[], None]] = deque()
         self._inside = False
         self._hold = True
+        self._draining = False
         self._closing = False
         self._parked: deque[list[bytes]] = deque()
         self._to_sample = _SAMPLE
@@ -129,6 +131,10 @@ class ProxyThread:
     def hold(self) -> bool:
         """Return replies and pass subscriptions, but hand out no request."""
         return self._order(self._begin_to_hold)
+
+    def drain(self) -> bool:
+        """As :meth:`hold`, but hand out what is parked."""
+        return self._order(self._begin_to_drain)
 
     def review(self) -> bool:
         """Look whether the proxy is the right place to be."""
@@ -234,15 +240,16 @@ class ProxyThread:
             if passing and writable and self._may_leave():
                 self.stuck = False
                 return
-            self.stuck = passing and not writable and self._request_waits()
-            self._interest(poller, passing, writable)
+            giving = passing or bool(self._draining and self._parked)
+            self.stuck = giving and not writable and self._request_waits()
+            self._interest(poller, giving, passing and writable and not self._parked)
             ready = dict(poller.poll())
             if self._wake in ready:
                 self._empty_wake()
             if self._two_way:
                 self._return_replies()
-            if passing:
-                self._hand_out_requests()
+            if giving:
+                self._hand_out_requests(passing)
 
     def _may_leave(self) -> bool:
         """True when the proxy would neither spin nor block: workers keep up with clients."""
@@ -257,12 +264,10 @@ class ProxyThread:
     def _request_waits(self) -> bool:
         return bool(self._parked or _events(self._frontend) & zmq.POLLIN)
 
-    def _interest(self, poller: zmq.Poller, passing: bool, writable: bool) -> None:
+    def _interest(self, poller: zmq.Poller, giving: bool, taking: bool) -> None:
         backend = zmq.POLLIN if self._two_way else 0
-        frontend = 0
-        if passing and writable and not self._parked:
-            frontend = zmq.POLLIN
-        elif passing:
+        frontend = zmq.POLLIN if taking else 0
+        if giving and not taking:
             backend |= zmq.POLLOUT
         for sock, events in ((self._frontend, frontend), (self._backend, backend)):
             if events:
@@ -281,31 +286,47 @@ class ProxyThread:
                 message = self._backend.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            self._frontend.send_multipart(message)
+            # A ROUTER drops what it cannot send at once, an XSUB likewise.
+            with contextlib.suppress(zmq.Again):
+                self._frontend.send_multipart(message, zmq.DONTWAIT)
             self.replies.add(message)
             self.reply_shape.see(message)
             self._replies_to_sample -= 1
             self._copy_to_capture(message)
 
-    def _hand_out_requests(self) -> None:
+    def _hand_out_requests(self, from_clients: bool) -> None:
         for _ in range(_BURST):
             if not _events(self._backend) & zmq.POLLOUT:
                 self._streak = 0
                 return
             if self._parked:
-                # Counted, sampled and captured when the proxy took it from its client.
-                self._backend.send_multipart(self._parked.popleft())
+                # Counted, sampled and captured when it was taken from its client.
+                if not self._give(self._parked.popleft()):
+                    return
                 continue
+            if not from_clients:
+                return
             try:
                 message = self._frontend.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            self._backend.send_multipart(message)
+            given = self._give(message)
             self.requests.add(message)
             self.request_shape.see(message)
             self._to_sample -= 1
             self._streak += 1
             self._copy_to_capture(message)
+            if not given:
+                return
+
+    def _give(self, message: list[bytes]) -> bool:
+        """Send to a worker, or park at the head of the line if the last one has just left."""
+        try:
+            self._backend.send_multipart(message, zmq.DONTWAIT)
+        except zmq.Again:
+            self._parked.appendleft(message)
+            return False
+        return True
 
     def _copy_to_capture(self, message: list[bytes]) -> None:
         if self._capture is not None:
@@ -322,9 +343,13 @@ class ProxyThread:
 
     def _begin_to_hold(self) -> None:
         self._hold = self.held = True
+        self._draining = False
+
+    def _begin_to_drain(self) -> None:
+        self._hold = self.held = self._draining = True
 
     def _begin_to_forward(self) -> None:
-        self._hold = self.held = False
+        self._hold = self.held = self._draining = False
         self._to_sample = self._replies_to_sample = _SAMPLE
 
     def _take_in(self, overflow: zmq.Socket[bytes]) -> None:
@@ -343,8 +368,11 @@ class ProxyThread:
     def _count_left_over(self) -> int:
         """How many requests were taken from clients, or stand in their line, and go no further."""
         count = len(self._parked)
+        if not self._answers:
+            return count  # to read on would take from producers what they could keep
+        deadline = time.monotonic() + _COUNTED_FOR
         with contextlib.suppress(zmq.ZMQError):
-            while count < _LEFT_OVER_AT_MOST:
+            while time.monotonic() < deadline:
                 self._frontend.recv_multipart(zmq.DONTWAIT, copy=False)
                 count += 1
         return count
