@@ -32,7 +32,7 @@ class Worker:
                 if not rep.poll(20):
                     continue
                 try:
-                    request = rep.recv(zmq.DONTWAIT)
+                    *_, request = rep.recv_multipart(zmq.DONTWAIT)
                 except zmq.Again:  # a message without envelope, which REP drops only now
                     continue
                 self._stopping.wait(self._work)

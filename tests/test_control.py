@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -266,3 +268,61 @@ def test_refused_has_a_code(zqueued: Zqueued) -> None:
     with zqueued.client() as control, pytest.raises(Refused) as refused:
         control.pause("nobody")
     assert refused.value.code == "unknown_queue"
+
+
+def test_an_id_that_no_answer_can_repeat(zqueued: Zqueued, caller: zmq.Socket[bytes]) -> None:
+    reply = answer(caller, b'{"v": 1, "id": "\\ud800", "verb": "nope"}')
+    assert (reply["code"], reply["id"]) == ("malformed", None)
+    assert zqueued.queue().state == "running"
+
+
+def test_a_slow_follower_is_told_how_much_it_missed(
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    slow = context.socket(zmq.DEALER)
+    slow.set_hwm(1)
+    slow.setsockopt(zmq.RCVBUF, 4096)
+    slow.connect(zqueued.control)
+    for number in range(40):
+        slow.send(dump(verb="events", id=str(number), progress=True))
+    with zqueued.client() as control:
+        for _ in range(100):
+            control.pause()
+            control.resume()
+    received = dropped = 0
+    while slow.poll(500):
+        dropped += json.loads(slow.recv()).get("dropped", 0)
+        received += 1
+    with zqueued.client() as control:
+        control.pause()
+    while slow.poll(500):
+        dropped += json.loads(slow.recv()).get("dropped", 0)
+        received += 1
+    assert dropped > 0
+    assert received < 8000
+    assert "never retrieved" not in zqueued.log_path.read_text()
+
+
+def test_callers_without_number_do_not_use_up_the_descriptors(
+    start_zqueued: StartZqueued,
+) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+
+    zqueued = start_zqueued(preexec_fn=few)
+    path = zqueued.control.removeprefix("ipc://")
+    crowd = []
+    for _ in range(1000):
+        one = socket.socket(socket.AF_UNIX)
+        one.settimeout(5)
+        try:
+            one.connect(path)
+        except OSError:
+            one.close()
+            break
+        crowd.append(one)
+    zqueued.wait_event("listener.closed_gate", side="control")
+    for one in crowd:
+        one.close()
+    zqueued.wait_event("listener.opened_gate", side="control")
+    assert zqueued.queue().state == "running"

@@ -339,3 +339,13 @@ def test_without_descriptors_it_serves_whom_it_has_and_does_not_spin(
         one.close()
     zqueued.wait_event("listener.opened_gate", side="frontend")
     assert len(peers.client(frontend, "late", requests=3).finish()) == 3
+
+
+def test_a_second_shutdown_does_not_hurry_the_first(zqueued: Zqueued, peers: Peers) -> None:
+    peers.worker(zqueued.backend(), work=1.5)
+    client = peers.client(zqueued.frontend(), requests=1)
+    wait_for(lambda: zqueued.queue().in_flight == 1)
+    assert zqueued.ctl("shutdown", "--no-wait").returncode == 0
+    assert zqueued.ctl("shutdown", "--no-wait").returncode == 0
+    assert zqueued.process.wait(DEADLINE) == 0
+    assert len(client.finish()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
@@ -175,3 +176,39 @@ def test_sighup_reloads(zqueued: Zqueued) -> None:
     zqueued.process.send_signal(signal.SIGHUP)
     zqueued.wait_event("config.refused", by="SIGHUP")
     assert zqueued.queue("more").state == "running"
+
+
+def test_an_address_that_is_not_here_is_refused_though_the_port_is_ours(
+    start_zqueued: StartZqueued,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = '[queues.q]\nfrontend = "tcp://{host}:{port}"\nbackend = "ipc://*"\n'
+    zqueued = start_zqueued(text.format(host="*", port=port))
+    zqueued.write(text.format(host="192.0.2.1", port=port))
+    done = zqueued.ctl("reload")
+    assert done.returncode == 1
+    assert "not an address of this machine" in done.stderr
+    assert zqueued.queue("q").state == "running"
+    zqueued.write(text.format(host="127.0.0.1", port=port))
+    assert zqueued.ctl("reload").returncode == 0
+    assert zqueued.queue("q").state == "running"
+
+
+def test_a_port_that_the_kernel_chose_stays_with_its_queue(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(queue("a"))
+    frontend = zqueued.frontend("a")
+    zqueued.write(queue("b") + queue("a", 'capture = "ipc://*"'))
+    with zqueued.client() as control:
+        assert control.reload().rebound == ("a",)
+    assert zqueued.frontend("a") == frontend
+
+
+def test_a_resumed_queue_stays_running(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(queue("q", 'start = "paused"'))
+    zqueued.ctl("resume")
+    zqueued.write(queue("q", 'start = "paused"\ncapture = "ipc://*"'))
+    with zqueued.client() as control:
+        assert control.reload().rebound == ("q",)
+    assert zqueued.queue("q").state == "running"

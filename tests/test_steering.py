@@ -321,3 +321,70 @@ backend = "tcp://127.0.0.1:*"
         producer.send(b"last")
         assert consumer.recv() == b"last"
         assert control.terminate().ok
+
+
+def test_a_drain_gives_parked_requests_to_workers(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    """What a blocked send was let out into is finished by a drain, too."""
+    zqueued = start_zqueued("""
+[queues.default]
+frontend = "tcp://127.0.0.1:*"
+backend = { bind = "tcp://127.0.0.1:*", high_water_mark = 5 }
+""")
+    client, worker = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    client.set_hwm(0)
+    worker.set_hwm(5)
+    client.connect(zqueued.frontend())
+    worker.connect(zqueued.backend())
+    wait_for(lambda: zqueued.queue().workers.connected == 1)
+    count = 600
+    for _ in range(count):
+        client.send_multipart([b"", b"x" * 20_000])
+    wait_for(lambda: zqueued.events("queue.congested"))
+    outcomes: list[str] = []
+
+    def drain() -> None:
+        with zqueued.client() as control:
+            outcomes.append(control.drain(timeout=20).queues[0].outcome)
+
+    drainer = threading.Thread(target=drain)
+    drainer.start()
+    wait_for(lambda: zqueued.queue().state == "draining")
+    while drainer.is_alive():
+        if worker.poll(20):
+            worker.send_multipart(worker.recv_multipart())
+    assert outcomes == ["done"]
+    with zqueued.client() as control:
+        control.resume()
+    replies = 0
+    while replies < count:
+        if worker.poll(5):
+            worker.send_multipart(worker.recv_multipart())
+        while client.poll(0):
+            client.recv_multipart()
+            replies += 1
+
+
+def test_terminate_waits_for_no_linger(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    zqueued = start_zqueued("""
+[queues.default]
+frontend = "tcp://127.0.0.1:*"
+backend = { bind = "tcp://127.0.0.1:*", linger = "40s" }
+""")
+    client, deaf = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    deaf.set_hwm(1)
+    client.connect(zqueued.frontend())
+    deaf.connect(zqueued.backend())
+    wait_for(lambda: zqueued.queue().workers.connected == 1)
+    while client.poll(300, zmq.POLLOUT):
+        client.send_multipart([b"", b"x" * 20_000])
+    assert zqueued.ctl("terminate").returncode == 0
+    assert zqueued.events("daemon.stalled") == []
+
+
+def test_a_request_without_any_worker_is_told(zqueued: Zqueued, peers: Peers) -> None:
+    peers.client(zqueued.frontend(), requests=1)
+    zqueued.wait_event("queue.no_workers")

@@ -95,6 +95,7 @@ class Daemon:
             await self._end(list(self.queues.values()), "shutdown", keep=True)
             if self._control is not None:
                 self._control.let_go()
+            self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
         if self._failure:
             raise ZqueueError(self._failure)
@@ -116,6 +117,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_on_signal, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
+
+    def _heed_signals_no_more(self) -> None:
+        """It is ending: one more signal could only spoil its exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
     def _stop_on_signal(self, name: str) -> None:
         """The second one is from somebody who does not want to wait."""
