@@ -309,6 +309,8 @@ def test_callers_without_number_do_not_use_up_the_descriptors(
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     zqueued = start_zqueued(preexec_fn=few)
     path = zqueued.control.removeprefix("ipc://")
     crowd = []
@@ -324,5 +326,6 @@ def test_callers_without_number_do_not_use_up_the_descriptors(
     zqueued.wait_event("listener.closed_gate", side="control")
     for one in crowd:
         one.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     zqueued.wait_event("listener.opened_gate", side="control")
     assert zqueued.queue().state == "running"

@@ -469,6 +469,8 @@ def _give_to_group(endpoint: str, path: str, group: str) -> None:
         raise EndpointError(
             endpoint, f'there is no group "{group}"', f"groupadd --system {group}"
         ) from None
+    if os.stat(path).st_gid == number:
+        return  # under systemd it is so by Group=, and chown(2) is not allowed
     try:
         os.chown(path, -1, number)
     except PermissionError:

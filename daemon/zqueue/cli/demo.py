@@ -190,7 +190,9 @@ class _Stage:
         config = self._folder / "zqueue.toml"
         config.write_text(_CONFIG.format(folder=self._folder))
         broker = subprocess.Popen(
-            [sys.executable, "-m", "zqueue.cli.zqueued", "--config", str(config)], text=True
+            [sys.executable, "-m", "zqueue.cli.zqueued", "--config", str(config)],
+            env=_environment(),
+            text=True,
         )
         self._processes.append(broker)
         endpoint = f"ipc://{self._folder}/control.sock"
@@ -212,6 +214,7 @@ class _Stage:
         process = subprocess.Popen(
             [sys.executable, "-m", "zqueue.cli.zqueuectl", "demo", *program],
             stdout=subprocess.PIPE,
+            env=_environment(),
             text=True,
         )
         self._processes.append(process)
@@ -262,3 +265,8 @@ class _Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, and where it found its modules: a package may keep them apart."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import zqueue
+from zqueue.cli import completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zqueue.control.client import ControlClient
     from zqueue.control.messages import Message, SteerResult
+
+    FloatType = click.ParamType[float]
+else:
+    FloatType = click.ParamType  # generic only in newer versions of click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,7 +42,7 @@ class Options:
     json: bool = False
 
 
-class Seconds(click.ParamType["float"]):
+class Seconds(FloatType):
     """``5``, ``250ms``, ``1m30s``."""
 
     name = "duration"
@@ -81,13 +86,15 @@ def takes_options(command: Command) -> Command:
             expose_value=False,
             callback=_keep("timeout"),
             metavar="DURATION",
-            help="How long to wait for an answer [5s]; for drain and pause --wait, for its end.",
+            help="How long to wait for an answer [5s]; for drain, pause --wait and shutdown, for "
+            "the end.",
         ),
         click.option(
             "--instance",
             metavar="NAME",
             expose_value=False,
             callback=_keep("instance"),
+            shell_complete=completion.instances,
             help="The daemon started as zqueue@NAME.",
         ),
         click.option(
@@ -106,7 +113,9 @@ def takes_options(command: Command) -> Command:
 
 def takes_queues(command: Command) -> Command:
     """Give ``command`` the names of queues, which may be left out where there is only one."""
-    command = click.argument("queues", nargs=-1, metavar="[QUEUE]...")(command)
+    command = click.argument(
+        "queues", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues
+    )(command)
     return click.option("--all", "every", is_flag=True, help="Every queue.")(command)
 
 
@@ -162,7 +171,7 @@ def queues(options: Options | None) -> None:
 
 @main.command()
 @takes_options
-@click.argument("names", nargs=-1, metavar="[QUEUE]...")
+@click.argument("names", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues)
 @click.pass_obj
 def stats(options: Options | None, names: tuple[str, ...]) -> None:
     """Show all figures of every queue, or of some."""
@@ -180,8 +189,14 @@ def stats(options: Options | None, names: tuple[str, ...]) -> None:
 
 @main.command()
 @takes_options
-@click.option("--interval", type=Seconds(), default=1.0, metavar="DURATION", help="[1s]")
-@click.option("--count", type=click.IntRange(1), help="End after so many looks.")
+@click.option(
+    "--interval",
+    type=Seconds(),
+    default=1.0,
+    metavar="DURATION",
+    help="Time from one look to the next. [1s]",
+)
+@click.option("--count", type=click.IntRange(1), metavar="COUNT", help="End after so many looks.")
 @click.pass_obj
 def watch(options: Options | None, interval: float, count: int | None) -> None:
     """Show the counters every second until Ctrl-C."""
@@ -199,8 +214,17 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
 @main.command()
 @takes_options
 @click.option("-f", "--follow", is_flag=True, help="Go on with each event as it happens.")
-@click.option("-n", "--lines", type=click.IntRange(0), default=20, help="How many past ones. [20]")
-@click.option("-q", "--queue", metavar="QUEUE", help="Only this queue's.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0),
+    default=20,
+    metavar="COUNT",
+    help="How many past ones. [20]",
+)
+@click.option(
+    "-q", "--queue", metavar="QUEUE", help="Only this queue's.", shell_complete=completion.queues
+)
 @click.pass_obj
 def events(options: Options | None, follow: bool, lines: int, queue: str | None) -> None:
     """Show what happened of late, or live what happens. docs/events.md lists every event."""
@@ -397,8 +421,10 @@ def demo(ctx: click.Context) -> None:
 @click.option(
     "--work", type=Seconds(), default=1.0, metavar="DURATION", help="Time a request takes. [1s]"
 )
-@click.option("--requests", type=click.IntRange(1), help="End after so many. [never]")
-@click.option("--id", "identity", metavar="ID", help="[its pid]")
+@click.option(
+    "--requests", type=click.IntRange(1), metavar="COUNT", help="End after so many. [never]"
+)
+@click.option("--id", "identity", metavar="ID", help="The name that it answers with. [its pid]")
 def demo_server(endpoint: str, work: float, requests: int | None, identity: str | None) -> None:
     """A plain REP that connects to the broker and answers "World from server ID"."""
     from zqueue.cli import demo as programs
@@ -414,11 +440,13 @@ def demo_server(endpoint: str, work: float, requests: int | None, identity: str 
     metavar="ENDPOINT",
     help="The broker's frontend. [tcp://127.0.0.1:5559]",
 )
-@click.option("--requests", type=click.IntRange(1), default=9, help="[9]")
+@click.option(
+    "--requests", type=click.IntRange(1), default=9, metavar="COUNT", help="How many it sends. [9]"
+)
 @click.option(
     "--work", type=Seconds(), default=0.0, metavar="DURATION", help="Pause between requests. [0s]"
 )
-@click.option("--id", "identity", metavar="ID", help="[its pid]")
+@click.option("--id", "identity", metavar="ID", help="The name that it says. [its pid]")
 def demo_client(endpoint: str, requests: int, work: float, identity: str | None) -> None:
     """A plain REQ that says "Hello from ID" nine times and prints every reply."""
     from zqueue.cli import demo as programs
