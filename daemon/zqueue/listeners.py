@@ -291,7 +291,8 @@ def _tcp_address(
 
 
 def _interface_address(name: str) -> str | None:
-    if name not in {interface for _, interface in socket.if_nameindex()}:
+    # Not socket.if_nameindex(), which needs a netlink socket: a hardened unit has none.
+    if "/" in name or not os.path.isdir(f"/sys/class/net/{name}"):
         return None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
