@@ -15,9 +15,8 @@ import resource
 _CLONE_FILES = 0x400
 _UNLIMITED = 1 << 20
 _HEADROOM = 256
-_RESERVE = 512
-_SHARE = 8
-"""Small limits are divided: at most so great a part goes to the headroom, and to the reserve."""
+_RESERVE = 1024
+_SMALLEST_RESERVE = 16
 
 
 def raise_limit() -> None:
@@ -35,20 +34,27 @@ class Budget:
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limit = min(soft, _ceiling() - _headroom())
-        self._reserve = max(16, min(_RESERVE, self.limit // _SHARE))
+        self._reserve = max(_SMALLEST_RESERVE, min(_RESERVE, self.limit // 4))
 
     def nearly_spent(self, descriptor: int) -> bool:
-        """Whether new connections must be stopped now, with this one accepted."""
-        return descriptor >= self.limit - self._reserve
+        """Whether new connections must be stopped now, with this one accepted.
+
+        Many more may have been accepted since that one, so the next number counts, too.
+        """
+        return max(descriptor, self._next()) >= self.limit - self._reserve
 
     def has_room(self) -> bool:
         """Whether there is room for new connections again, with some to spare."""
+        return self._next() < self.limit - self._reserve - self._reserve // 4
+
+    def _next(self) -> int:
+        """The number that the next descriptor will have."""
         try:
             probe = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            return False
+            return self.limit
         os.close(probe)
-        return probe < self.limit - self._reserve - self._reserve // 4
+        return probe
 
     def open_headroom(self) -> None:
         """Let what cannot be stopped have the headroom, from when new connections are stopped."""
@@ -78,7 +84,7 @@ def _ceiling() -> int:
 
 
 def _headroom() -> int:
-    return min(_HEADROOM, _ceiling() // _SHARE)
+    return min(_HEADROOM, _ceiling() // 8)
 
 
 def _allow(soft: int) -> None:

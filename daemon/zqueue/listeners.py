@@ -36,6 +36,8 @@ _SO_DETACH_FILTER = 27
 _SIOCGIFADDR = 0x8915
 _BPF_RETURN_CONSTANT = 0x06
 _LOCKED_FOR_AT_MOST = 2.0
+_CALLERS_QUEUED = 128
+"""Few enough that all of them may still be accepted when descriptors run out."""
 _PUT_ASIDE = ".full"
 _ANY_HOST = ("*", "0.0.0.0", "::")
 
@@ -240,7 +242,7 @@ def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
         EndpointError: as for :func:`listen`.
     """
     try:
-        return listen(endpoint, backlog=1024, mode=mode, group=group)
+        return listen(endpoint, backlog=_CALLERS_QUEUED, mode=mode, group=group)
     except _Taken as error:
         raise AlreadyRunning(endpoint, error.pid) from error
 

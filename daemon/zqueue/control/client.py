@@ -80,8 +80,9 @@ class ControlClient:
         self._socket.linger = 0
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.RCVHWM, 0)
-        # Else a daemon that is started later would be sent what was meant for this one.
-        self._socket.set(zmq.RECONNECT_IVL, -1)
+        # The first connect may find a full backlog. After a DISCONNECTED nothing more is sent: a
+        # daemon that is started later must not get what was meant for this one.
+        self._socket.set(zmq.RECONNECT_IVL, 50)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
