@@ -1,6 +1,6 @@
 """What systemd is told, and what it asks for: sd_notify(3) and sd_watchdog_enabled(3).
 
-The only file that knows systemd. Without systemd everything here does nothing.
+Without systemd everything here does nothing. Its journal is in journal.py.
 """
 
 from __future__ import annotations
