@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 
@@ -20,6 +20,8 @@ from zqueue.errors import ConfigError, ZqueueError
 from zqueue.steering import Steering
 
 _PROGRESS_EVERY = 0.5
+
+T = TypeVar("T")
 
 Progress = Callable[[tuple[Steered, ...]], None]
 
@@ -103,15 +105,10 @@ class Verbs:
     async def _with_progress(
         self, queues: list[Steering], waits: list[Any], progress: Progress
     ) -> SteerResult:
-        waiting = asyncio.gather(*waits)
-        try:
-            while not waiting.done():
-                await asyncio.wait((waiting,), timeout=_PROGRESS_EVERY)
-                if not waiting.done():
-                    progress(tuple(_told(queue, "pending") for queue in queues))
-            return SteerResult(queues=tuple(waiting.result()))
-        finally:
-            waiting.cancel()
+        def tell() -> None:
+            progress(tuple(_told(queue, "pending") for queue in queues))
+
+        return SteerResult(queues=tuple(await _telling(asyncio.gather(*waits), tell)))
 
     def _select(self, request: messages.Selection) -> list[Steering]:
         queues = self._daemon.queues
@@ -152,11 +149,7 @@ class Verbs:
     ) -> messages.ReloadResult:
         reload = asyncio.ensure_future(self._daemon.reload(by))
         try:
-            while not reload.done():
-                await asyncio.wait((reload,), timeout=_PROGRESS_EVERY)
-                if not reload.done():
-                    progress(())
-            return reload.result()
+            return await _telling(reload, lambda: progress(()))
         except ConfigError as error:
             raise Refusal("config", str(error)) from error
         except ZqueueError as error:
@@ -201,6 +194,18 @@ class Verbs:
             pyzmq=zmq.pyzmq_version(),
             python=platform.python_version(),
         )
+
+
+async def _telling(work: asyncio.Future[T], tell: Callable[[], None]) -> T:
+    """Wait for ``work``, and ``tell`` its caller every now and then that it goes on."""
+    try:
+        while not work.done():
+            await asyncio.wait((work,), timeout=_PROGRESS_EVERY)
+            if not work.done():
+                tell()
+        return work.result()
+    finally:
+        work.cancel()
 
 
 def _steered(queue: Steering, answer: dict[str, Any]) -> Steered:
