@@ -1,4 +1,4 @@
-"""Where the control socket is put, and where it is looked for: the same places in the same order."""
+"""Where the control socket is put, and where it is looked for: the same places, in one order."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ _LARGEST_FILE = 16 << 20
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE of the kernel, in seconds
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MODE = re.compile(r"0?[0-7]{3}")
+_USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _APPLIED_LIVE = {"start", "drain_timeout"}
 _SIDES = ("frontend", "backend")
@@ -73,6 +74,12 @@ def _several(value: object) -> object:
 def _octal(value: object) -> str:
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         raise ValueError('expected permissions in octal and in quotes, such as "0660"')
+    return value
+
+
+def _who(value: object) -> str:
+    if not isinstance(value, str) or not _USER_OR_GROUP.fullmatch(value):
+        raise ValueError('expected the name of a user, or of a group as "@name"')
     return value
 
 
@@ -128,6 +135,7 @@ _Text = Annotated[str, Field(strict=True)]
 _Bind = Annotated[str, PlainValidator(_to_bind)]
 _Connect = Annotated[str, PlainValidator(_to_connect)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+_Who = Annotated[str, PlainValidator(_who)]
 _Mode = Annotated[str, PlainValidator(_octal)]
 _Buffer = Annotated[Size, AfterValidator(_buffer)]
 
@@ -154,6 +162,8 @@ class ControlConfig(_Table):
     endpoint: _Bind | None = None
     mode: _Mode = "0660"
     group: _Text | None = None
+    may_look: Annotated[tuple[_Who, ...], BeforeValidator(_several)] | None = None
+    may_steer: Annotated[tuple[_Who, ...], BeforeValidator(_several)] | None = None
 
     @field_validator("endpoint")
     @classmethod

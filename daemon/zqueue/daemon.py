@@ -30,6 +30,13 @@ from zqueue.plan import Claims, wishes
 from zqueue.queue import Queue
 from zqueue.steering import Steering
 
+_APPLIED_BY_A_RESTART = (
+    "control.endpoint",
+    "control.mode",
+    "control.group",
+    "log.format",
+    "daemon.name",
+)
 _STATUS_EVERY = 1.0
 _STALLED_AFTER = 3.0
 _END_WITHIN = 10.0
@@ -355,11 +362,7 @@ class Daemon:
             },
             unchanged=difference.unchanged,
             settings=difference.settings,
-            needs_restart=tuple(
-                key
-                for key in difference.settings
-                if key.startswith("control.") or key in ("log.format", "daemon.name")
-            ),
+            needs_restart=tuple(key for key in difference.settings if key in _APPLIED_BY_A_RESTART),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 

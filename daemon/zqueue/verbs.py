@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import zmq
 
 import zqueue
-from zqueue.control import messages
+from zqueue.control import messages, permissions
 from zqueue.control.messages import Steered, SteerResult
 from zqueue.control.server import Caller, Refusal
 from zqueue.daemon import Daemon
@@ -44,6 +44,11 @@ class Verbs:
             messages.Config: self._config,
             messages.Version: self._version,
         }
+
+    def permit(self, request: messages.Request, caller: Caller) -> None:
+        """Raise ``Refusal`` unless the config lets ``caller`` make this request."""
+        control = self._daemon.config.control
+        permissions.check(request, caller, control.may_look, control.may_steer)
 
     async def handle(
         self, request: messages.Request, caller: Caller, progress: Progress

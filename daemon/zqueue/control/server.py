@@ -60,7 +60,9 @@ class Caller:
 
 
 class Handler(Protocol):
-    """What does the work; raises :class:`Refusal` where it cannot."""
+    """What does the work; raises :class:`Refusal` where it cannot, or will not for this caller."""
+
+    def permit(self, request: messages.Request, caller: Caller) -> None: ...
 
     async def handle(
         self,
@@ -172,6 +174,7 @@ class ControlServer:
             request = _validate(raw)
             if self._running[way.routing_id] >= _AT_ONCE_A_CALLER:
                 raise _busy()
+            self._handler.permit(request, caller)
         except Refusal as refusal:
             self._refuse(way, caller, identity, verb, refusal)
             return
