@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.waiting import wait_for
 
 NEEDED = ("mmdebstrap", "systemd-nspawn", "nsenter", "dpkg-buildpackage", "dh")
-_PACKAGES = "systemd,systemd-sysv,dbus,python3,procps,init-system-helpers"
+_PACKAGES = "systemd,systemd-sysv,libpam-systemd,dbus,python3,procps,init-system-helpers"
 _BOOTED_WITHIN = 90.0
 
 

@@ -236,6 +236,48 @@ class TestLife:
         assert_serves(machine)
         machine.run("zqueuectl -e ipc:///run/zqueue-transient/control.sock shutdown")
 
+    def test_the_control_socket_can_start_it(self, machine: Machine) -> None:
+        machine.run("systemctl start zqueue-control.socket")
+        assert machine.property("zqueue", "ActiveState") == "inactive"
+        assert "running" in machine.run("zqueuectl --timeout 20s status").stdout
+        machine.run("systemctl stop zqueue; test -S /run/zqueue/control.sock")
+        assert "running" in machine.run("zqueuectl --timeout 20s status").stdout
+
+    def test_a_drain_that_goes_on_gets_the_time_it_needs(self, machine: Machine) -> None:
+        machine.write(
+            "/etc/systemd/system/zqueue.service.d/stop.conf", "[Service]\nTimeoutStopSec=2s\n"
+        )
+        machine.run("systemctl daemon-reload; systemctl start zqueue")
+        server = machine.start("/usr/bin/zqueuectl demo server --work 5s --requests 1")
+        client = machine.start("/usr/bin/zqueuectl demo client --requests 1 --id me")
+        wait_for(lambda: "~1 in flight" in machine.property("zqueue", "StatusText"), "a request")
+        machine.run("systemctl stop zqueue")
+        assert "received World from server" in client.communicate(timeout=30)[0]
+        server.communicate(timeout=30)
+        assert machine.property("zqueue", "Result") == "success"
+
+    def test_a_service_of_a_user(self, machine: Machine) -> None:
+        machine.run("id oncall 2>/dev/null || useradd oncall; loginctl enable-linger oncall")
+        number = machine.run("id -u oncall").stdout.strip()
+        session = f"export XDG_RUNTIME_DIR=/run/user/{number};"
+        wait_for(
+            lambda: (
+                machine.run(
+                    f"{session} systemctl --user is-system-running", user="oncall", check=False
+                ).stdout
+                in ("running\n", "degraded\n")
+            ),
+            "the user's systemd",
+        )
+        machine.run(
+            f"{session} systemd-run -q --user --unit=mine --property=Type=notify /usr/bin/zqueued",
+            user="oncall",
+        )
+        status = json.loads(machine.run(f"{session} zqueuectl --json status", user="oncall").stdout)
+        assert status["control"] == f"ipc:///run/user/{number}/zqueue/control.sock"
+        assert_serves(machine)
+        machine.run(f"{session} zqueuectl shutdown", user="oncall")
+
     def test_exposure(self, machine: Machine) -> None:
         rated = machine.run("systemd-analyze security --no-pager zqueue").stdout.splitlines()[-1]
         found = re.search(r"([0-9.]+) OK", rated)
