@@ -119,8 +119,14 @@ class Daemon:
 
     # -- start -----------------------------------------------------------------------------------
 
+    def _tell_of_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        detail = f": {type(error).__name__}: {error}" if error is not None else ""
+        self.bus.emit("daemon.error", error=f"{context['message']}{detail}")
+
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._tell_of_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_on_signal, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)

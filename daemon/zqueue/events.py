@@ -71,6 +71,12 @@ _KINDS = (
         "7dd70184382044ca954b056330dd58fd",
     ),
     Kind(
+        "daemon.error",
+        "error",
+        ("error",),
+        "an unexpected error, which zqueued survives; please report it",
+    ),
+    Kind(
         "daemon.failed",
         "critical",
         ("error",),

@@ -60,7 +60,11 @@ class LoopSocket:
                 frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
-            self._on_message(frames)
+            try:
+                self._on_message(frames)
+            except Exception as error:  # one message must not keep the next from being read
+                context = {"message": "a message was not dealt with", "exception": error}
+                self._loop.call_exception_handler(context)
         # Others have their turn first.
         if not self._socket.closed:
             self._read_soon()
