@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import wait_for
+from tests.zqueued import free_port
 
 TWO_QUEUES = """
 [queues.well]
@@ -19,13 +20,6 @@ backend = "tcp://127.0.0.1:*"
 frontend = "{frontend}"
 backend = "tcp://127.0.0.1:*"
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_queue_that_cannot_start_again_is_retried(

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import DEADLINE, wait_for
-from tests.zqueued import Zqueued
+from tests.zqueued import Zqueued, free_port
 
 # What systemd does between fork and exec: descriptors from 3 up, and LISTEN_PID of the new process.
 PASS = """
@@ -226,13 +226,6 @@ def test_what_the_next_run_does_not_want_is_given_up(
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert not [name for name in store.read() if "frontend" in name]
     assert second.queue().state == "running"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_descriptors_that_are_no_listening_sockets_are_left_alone(

@@ -7,12 +7,12 @@ import json
 import os
 import pwd
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.nobody import zqueuectl_as_nobody
 from tests.zqueued import ONE_QUEUE, Zqueued
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
@@ -22,14 +22,7 @@ GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
 
 
 def as_nobody(zqueued: Zqueued, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import difflib, grp, os, pwd, zqueue.cli.zqueuectl as zqueuectl, zqueue.control.client\n"
-        "import zqueue.cli.render, encodings.idna\n"
-        f"os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid})\n"
-        "zqueuectl.main(prog_name='zqueuectl')"
-    )
-    command = [sys.executable, "-c", code, "-e", zqueued.control, "--json", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return zqueuectl_as_nobody("-e", zqueued.control, "--json", *arguments)
 
 
 def start(start_zqueued: StartZqueued, settings: str) -> Zqueued:

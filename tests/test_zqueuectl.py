@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.nobody import zqueuectl_as_nobody
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
@@ -30,17 +31,6 @@ def zqueuectl(*arguments: str, **environment: str) -> subprocess.CompletedProces
         timeout=60,
         env=os.environ | environment,
     )
-
-
-def zqueuectl_as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What is to be imported is imported first: nobody may not read a Python in root's home."""
-    code = (
-        "import difflib, grp, os, pwd, zqueue.cli.zqueuectl as zqueuectl, zqueue.control.client\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "zqueuectl.main(prog_name='zqueuectl')"
-    )
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_help_needs_no_daemon_and_imports_little() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ ONE_QUEUE = """
 frontend = "tcp://127.0.0.1:*"
 backend = "tcp://127.0.0.1:*"
 """
+
+
+def free_port() -> int:
+    """A tcp port of the loopback that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Zqueued:
