@@ -1,0 +1,225 @@
+"""One queue's state: its peers, clients, workers and requests, and who gets what. No sockets.
+
+Bytes that came for a peer go in by :c:func:`peer_take`, those that are to go out gather in
+``peer.session.out``; the peers concerned are in the list ``dirty``. Between two calls
+``received = waiting + in_flight + replied + withdrawn + dead + malformed + unanswered``.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from zqueue.engine.wire.memory cimport Body, Pool
+from zqueue.engine.wire.notices cimport NAME, Notices
+from zqueue.engine.wire.session cimport Heartbeat, Session
+from zqueue.engine.wire.zmtp cimport Limits
+
+cdef enum:
+    FRONTEND = 0
+    BACKEND = 1
+    BUCKETS = 720
+
+cdef enum Mode:
+    FORWARD
+    HOLD
+    DRAIN
+
+cdef enum Stall:
+    FLOWS
+    IN_LINE
+    BY_ITSELF
+
+# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``.
+cdef struct Settings:
+    Limits limits
+    uint64_t max_waiting
+    uint64_t max_waiting_bytes
+    uint64_t client_waiting
+    uint64_t client_waiting_bytes
+    uint64_t client_unsent
+    uint32_t prefetch
+    uint32_t worker_ahead
+    uint32_t max_attempts
+    bint handover
+    int64_t handshake[2]
+    Heartbeat heartbeat[2]
+
+# Written by the data path's thread alone. Every number but those that say "now" only grows.
+cdef struct Counters:
+    uint64_t received
+    uint64_t waiting
+    uint64_t waiting_bytes
+    uint64_t in_flight
+    uint64_t replied
+    uint64_t withdrawn
+    uint64_t dead
+    uint64_t malformed
+    uint64_t unanswered
+    uint64_t returned
+    uint64_t extra_replies
+    uint64_t dropped_replies
+    uint64_t request_frames
+    uint64_t request_bytes
+    uint64_t reply_messages
+    uint64_t reply_frames
+    uint64_t reply_bytes
+    uint64_t protocol_errors
+    uint64_t slow_clients
+    uint64_t accepted[2]
+    uint64_t connected[2]
+    uint64_t disconnected[2]
+    uint64_t rejected[2]
+
+# Durations by size; the buckets grow so that none is wider than a twentieth of what is in it.
+cdef struct Histogram:
+    uint64_t buckets[BUCKETS]
+    uint64_t count
+    uint64_t nanoseconds
+
+cdef struct Client:
+    Peer* peer
+    Client* next
+    Request* first
+    Request* last
+    uint64_t waiting
+    uint64_t waiting_bytes
+    uint32_t requests
+    uint32_t hash
+    bint named
+    uint8_t id_size
+    uint8_t id[1]
+
+cdef struct Request:
+    Request* next
+    Request* previous
+    Request* client_next
+    Request* client_previous
+    Request* match_next
+    Request* match_previous
+    Client* client
+    Worker* worker
+    Body* body
+    size_t size
+    size_t envelope
+    uint64_t number
+    uint32_t match_hash
+    uint32_t attempts
+    int64_t received_at
+    int64_t given_at
+
+cdef struct Line:
+    Request* first
+    Request* last
+
+cdef struct Worker:
+    Peer* peer
+    Worker* next
+    Worker* previous
+    Line outstanding
+    uint32_t count
+    uint32_t credit
+    int place
+    bint strict
+    bint draining
+    uint64_t given
+    uint64_t answered
+    int64_t answered_at
+    double service
+
+# Workers that can take a request, by how many they have.
+cdef struct Ring:
+    Worker** first
+    Worker** last
+    int size
+    int low
+    int able
+    int connected
+
+cdef struct Peer:
+    Session session
+    int side
+    int64_t number
+    char name[NAME]
+    Client* client
+    Worker* worker
+    Peer* dirty_next
+    Peer* ready_next
+    Peer* stalled_next
+    Peer* ended_next
+    Peer* next
+    Peer* previous
+    bint dirty
+    bint ready
+    bint ended
+    int stalled
+    Body* held
+    size_t held_begin
+    size_t held_end
+    int64_t due
+    int due_place
+    # For whoever moves its bytes. ``deaf``: what is sent to it does not arrive any more.
+    int fd
+    int connector
+    bint readable
+    bint hung_up
+    bint deaf
+    bint waits_to_write
+    int64_t opened_at
+    uint8_t address[16]
+
+cdef struct Dispatcher:
+    Pool pool
+    Settings settings
+    Counters counters
+    Histogram queueing
+    Histogram service
+    Notices* notices
+    int64_t now
+    int mode
+    Line line
+    Line odd
+    Ring strict
+    Ring loose
+    uint64_t requests_made
+    uint64_t given
+    int64_t peers_made
+    uint32_t id_counter
+    Client** clients
+    uint32_t client_slots
+    uint32_t client_count
+    Line* matches
+    uint32_t match_slots
+    uint32_t match_count
+    Request* spare
+    int64_t requests_out
+    int64_t peers_out
+    int64_t clients_out
+    Peer* peers
+    Peer* dirty
+    Peer* ready
+    Peer* ended
+    Peer* stalled_first
+    Peer* stalled_last
+    uint32_t stalled
+    bint serving
+    int quota
+    bint told_no_workers
+    Peer** due
+    int due_count
+    int due_size
+
+cdef bint dispatcher_open(
+    Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id
+) noexcept nogil
+cdef void dispatcher_close(Dispatcher* it) noexcept nogil
+cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
+cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
+cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil
+
+cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
+cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) noexcept nogil
+cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil
+cdef size_t peer_room(Dispatcher* it, Peer* peer, uint8_t** room) noexcept nogil
+cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil
+cdef void peer_end(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil
+cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
+cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil
+cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil

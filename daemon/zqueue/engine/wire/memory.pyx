@@ -1,0 +1,175 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""See memory.pxd. Every function that may need memory says so by its result, never by a crash."""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+
+cdef int _shelf_for(size_t capacity) noexcept nogil:
+    """The shelf whose blocks have at least ``capacity``; -1: too small or too large for one."""
+    cdef size_t size = SMALLEST_SHELF
+    cdef int shelf = 0
+    if capacity <= COPIED_UP_TO:
+        return -1
+    while size < capacity:
+        size <<= 1
+        shelf += 1
+        if shelf == SHELVES:
+            return -1
+    return shelf
+
+
+cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
+    """A block that one holds, for at least ``capacity`` bytes; NULL if there is no memory."""
+    cdef int shelf = _shelf_for(capacity)
+    cdef Body* body = NULL
+    if shelf >= 0:
+        capacity = <size_t> SMALLEST_SHELF << shelf
+        body = pool.shelves[shelf]
+        if body != NULL:
+            pool.shelves[shelf] = body.next
+            pool.kept -= body.capacity
+    if body == NULL:
+        if capacity > (<size_t> 1 << 62):
+            return NULL
+        body = <Body*> malloc(sizeof(Body) + capacity)
+        if body == NULL:
+            return NULL
+        body.capacity = capacity
+        body.shelf = shelf
+    body.next = NULL
+    body.holders = 1
+    pool.bodies_out += 1
+    return body
+
+
+cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noexcept nogil:
+    """A block for ``capacity`` bytes, the first ``used`` being those of ``body``, which is given up;
+    NULL if there is no memory, and ``body`` is still there."""
+    cdef Body* grown = body_new(pool, max(capacity, min(2 * body.capacity, <size_t> 1 << 20)))
+    if grown != NULL:
+        memcpy(body_bytes(grown), body_bytes(body), used)
+        body_drop(pool, body)
+    return grown
+
+
+cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
+    """One holder less; the last one gives the block back."""
+    body.holders -= 1
+    if body.holders:
+        return
+    pool.bodies_out -= 1
+    if body.shelf >= 0 and pool.kept + body.capacity <= KEPT_AT_MOST:
+        body.next = pool.shelves[body.shelf]
+        pool.shelves[body.shelf] = body
+        pool.kept += body.capacity
+    else:
+        free(body)
+
+
+cdef void pool_clear(Pool* pool) noexcept nogil:
+    """Give back what is kept for later."""
+    cdef int shelf
+    cdef Body* body
+    cdef Segment* segment
+    for shelf in range(SHELVES):
+        while pool.shelves[shelf] != NULL:
+            body = pool.shelves[shelf]
+            pool.shelves[shelf] = body.next
+            free(body)
+    while pool.segments != NULL:
+        segment = pool.segments
+        pool.segments = segment.next
+        free(segment)
+    pool.kept = 0
+
+
+cdef Segment* _segment(Pool* pool, Outgoing* queue, Body* body) noexcept nogil:
+    cdef Segment* segment = pool.segments
+    if segment != NULL:
+        pool.segments = segment.next
+    else:
+        segment = <Segment*> malloc(sizeof(Segment))
+        if segment == NULL:
+            return NULL
+    segment.next = NULL
+    segment.body = body
+    pool.segments_out += 1
+    if queue.last == NULL:
+        queue.first = segment
+    else:
+        queue.last.next = segment
+    queue.last = segment
+    return segment
+
+
+cdef bint outgoing_copy(
+    Pool* pool, Outgoing* queue, const uint8_t* data, size_t size
+) noexcept nogil:
+    """Append a copy of ``data``; False if there is no memory, and nothing was appended."""
+    cdef Segment* segment = queue.last
+    cdef Body* body
+    if segment == NULL or not segment.appendable or segment.end + size > segment.body.capacity:
+        body = body_new(pool, max(size, <size_t> CHUNK))
+        if body == NULL:
+            return False
+        segment = _segment(pool, queue, body)
+        if segment == NULL:
+            body_drop(pool, body)
+            return False
+        segment.begin = segment.end = 0
+        segment.appendable = True
+    memcpy(body_bytes(segment.body) + segment.end, data, size)
+    segment.end += size
+    queue.size += size
+    return True
+
+
+cdef bint outgoing_share(
+    Pool* pool, Outgoing* queue, Body* body, size_t begin, size_t end
+) noexcept nogil:
+    """Append a range of ``body``, which gets one holder more, or a copy of it if it is small."""
+    cdef Segment* segment
+    if end - begin <= COPIED_UP_TO:
+        return outgoing_copy(pool, queue, body_bytes(body) + begin, end - begin)
+    segment = _segment(pool, queue, body)
+    if segment == NULL:
+        return False
+    body.holders += 1
+    segment.begin = begin
+    segment.end = end
+    segment.appendable = False
+    queue.size += end - begin
+    return True
+
+
+cdef void _drop_first(Pool* pool, Outgoing* queue) noexcept nogil:
+    cdef Segment* segment = queue.first
+    queue.first = segment.next
+    if queue.first == NULL:
+        queue.last = NULL
+    queue.size -= segment.end - segment.begin
+    body_drop(pool, segment.body)
+    segment.next = pool.segments
+    pool.segments = segment
+    pool.segments_out -= 1
+
+
+cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil:
+    """The first ``size`` bytes have gone out."""
+    cdef Segment* segment
+    cdef size_t here
+    while size:
+        segment = queue.first
+        here = segment.end - segment.begin
+        if size < here:
+            segment.begin += size
+            queue.size -= size
+            return
+        size -= here
+        _drop_first(pool, queue)
+
+
+cdef void outgoing_clear(Pool* pool, Outgoing* queue) noexcept nogil:
+    while queue.first != NULL:
+        _drop_first(pool, queue)

@@ -1,0 +1,62 @@
+"""What a data path has to tell: a ring that its thread fills and one other thread empties."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    RING = 4096
+    NAME = 64
+    DETAIL = 128
+    EACH_A_SECOND = 20
+
+cdef enum Kind:
+    CONNECTED
+    DISCONNECTED
+    REJECTED
+    BROKE
+    DUPLICATE
+    MALFORMED
+    RETURNED
+    DEAD
+    STRAY
+    CONNECT_RETRIED
+    GATE_CLOSED
+    GATE_OPENED
+    ACCEPT_FAILED
+    NO_WORKERS
+    WORKER_DRAINED
+    KINDS
+
+# ``number`` is the connection's; what ``one`` and ``other`` mean depends on the kind. ``suppressed``
+# is how many of the same kind were not told since the last one, because there were too many.
+cdef struct Notice:
+    int kind
+    int side
+    int64_t number
+    int64_t one
+    int64_t other
+    int64_t suppressed
+    char name[NAME]
+    char detail[DETAIL]
+
+# The writer alone changes ``written``, the reader alone ``read``.
+cdef struct Notices:
+    Notice ring[RING]
+    uint64_t written
+    uint64_t read
+    uint64_t lost
+    int64_t second[KINDS]
+    int64_t told[KINDS]
+    int64_t suppressed[KINDS]
+
+cdef void notice(
+    Notices* notices,
+    int64_t now,
+    int kind,
+    int side,
+    int64_t number,
+    const char* name,
+    const char* detail,
+    int64_t one,
+    int64_t other,
+) noexcept nogil
+cdef bint next_notice(Notices* notices, Notice* into) noexcept nogil

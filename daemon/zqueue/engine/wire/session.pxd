@@ -1,0 +1,56 @@
+"""One connection's ZMTP: greeting, handshake, heartbeats; messages in, bytes out. No sockets, and
+no clock but the one it is told."""
+
+from libc.stdint cimport int64_t, uint8_t
+from zqueue.engine.wire.memory cimport Outgoing, Pool
+from zqueue.engine.wire.zmtp cimport GREETING, Intake, Limits, Piece
+
+cdef enum Stage:
+    AWAITS_GREETING
+    AWAITS_READY
+    TALKS
+    ENDED
+
+# What :c:func:`session_next` found, beside NOTHING and MESSAGE of zmtp.
+cdef enum Happened:
+    ARRIVED = 100
+    REFUSED
+    BROKE_PROTOCOL
+
+# Durations are nanoseconds; an ``interval`` of 0 is no heartbeat.
+cdef struct Heartbeat:
+    int64_t interval
+    int64_t timeout
+
+cdef struct Session:
+    int stage
+    int own_type
+    int peer_type
+    int major
+    int minor
+    int greeted
+    uint8_t greeting[GREETING]
+    Intake intake
+    Outgoing out
+    const char* fault
+    int64_t opened_at
+    int64_t heard_at
+    int64_t pinged_at
+    bint awaits_pong
+    int64_t ttl
+
+cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil
+cdef int session_next(
+    Session* session,
+    Pool* pool,
+    const Limits* limits,
+    const uint8_t* data,
+    size_t size,
+    size_t* used,
+    Piece* piece,
+) noexcept nogil
+cdef int64_t session_pulse(
+    Session* session, Pool* pool, const Heartbeat* heartbeat, int64_t handshake, int64_t now
+) noexcept nogil
+cdef void session_refuse(Session* session, Pool* pool, const char* reason) noexcept nogil
+cdef void session_clear(Session* session, Pool* pool) noexcept nogil

@@ -1,0 +1,334 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""See session.pxd."""
+
+from libc.string cimport memcmp, memcpy, memset
+from zqueue.engine.wire.memory cimport body_drop, outgoing_clear, outgoing_copy
+from zqueue.engine.wire.zmtp cimport (
+    BROKEN,
+    COMMAND,
+    DEALER,
+    MESSAGE,
+    NO_MEMORY,
+    NOTHING,
+    OTHER_TYPE,
+    REP,
+    REQ,
+    ROUTER,
+    TOO_LARGE,
+    Introduction,
+    intake_clear,
+    intake_next,
+    is_command,
+    read_ready,
+    write_error,
+    write_ping,
+    write_pong,
+    write_ready,
+)
+
+cdef enum:
+    SIGNATURE = 10
+    WITH_VERSION = 11
+    GREETING_2_0 = 12
+    MECHANISM = 12
+    MECHANISM_SIZE = 20
+    LONGEST_CONTEXT = 16
+    TENTH = 100_000_000
+
+
+cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil:
+    """Begin to greet. Only as much as a peer of any version understands goes out at once; False if
+    there is no memory."""
+    cdef uint8_t greeting[WITH_VERSION]
+    memset(session, 0, sizeof(Session))
+    session.own_type = own_type
+    session.peer_type = OTHER_TYPE
+    session.opened_at = session.heard_at = now
+    memset(greeting, 0, WITH_VERSION)
+    greeting[0] = 0xFF
+    greeting[8] = 1
+    greeting[9] = 0x7F
+    greeting[10] = 3
+    return outgoing_copy(pool, &session.out, greeting, WITH_VERSION)
+
+
+cdef int _end(Session* session, int how, const char* fault) noexcept nogil:
+    session.stage = ENDED
+    session.fault = fault
+    return how
+
+
+cdef void session_refuse(Session* session, Pool* pool, const char* reason) noexcept nogil:
+    """End it, and tell the peer why where its version has a word for that."""
+    cdef uint8_t frame[256]
+    if session.major >= 3 and session.greeted == GREETING:
+        outgoing_copy(pool, &session.out, frame, write_error(frame, reason))
+    _end(session, REFUSED, reason)
+
+
+cdef void session_clear(Session* session, Pool* pool) noexcept nogil:
+    intake_clear(&session.intake, pool)
+    outgoing_clear(pool, &session.out)
+
+
+cdef int session_next(
+    Session* session,
+    Pool* pool,
+    const Limits* limits,
+    const uint8_t* data,
+    size_t size,
+    size_t* used,
+    Piece* piece,
+) noexcept nogil:
+    """Take what comes next out of ``data``; ``used`` is how much of it was taken.
+
+    MESSAGE: ``piece`` has it. ARRIVED: the handshake is done, ``piece`` has the peer's identity.
+    REFUSED, BROKE_PROTOCOL: the session has ended, ``session.fault`` says why. NOTHING: all of it
+    was taken.
+    """
+    cdef int found
+    cdef size_t taken = 0
+    # With no bytes at all, look at what was read to where it belongs.
+    cdef bint look = size == 0
+    used[0] = 0
+    while used[0] < size or look:
+        look = False
+        if session.stage == AWAITS_GREETING:
+            found = _take_greeting(session, pool, data + used[0], size - used[0], &taken)
+            used[0] += taken
+            if found != NOTHING:
+                return found
+            continue
+        found = intake_next(
+            &session.intake, pool, limits, data + used[0], size - used[0], &taken, piece
+        )
+        used[0] += taken
+        if found == MESSAGE:
+            if session.stage == TALKS:
+                return MESSAGE
+            found = _identity_2_0(session, piece)
+        elif found == COMMAND:
+            found = _command(session, pool, piece)
+        elif found == TOO_LARGE:
+            return _end(session, BROKE_PROTOCOL, b"a message is larger than max_message_size")
+        elif found == BROKEN:
+            return _end(session, BROKE_PROTOCOL, b"what it sent is not a ZMTP frame")
+        elif found == NO_MEMORY:
+            return _end(session, BROKE_PROTOCOL, b"there is no memory for its message")
+        elif found != NOTHING:
+            return _end(session, BROKE_PROTOCOL, b"a message has more frames than max_frames")
+        if found != NOTHING:
+            return found
+    return NOTHING
+
+
+# -- greeting ------------------------------------------------------------------------------------
+
+
+cdef int _take_greeting(
+    Session* session, Pool* pool, const uint8_t* data, size_t size, size_t* used
+) noexcept nogil:
+    cdef int whole = WITH_VERSION
+    cdef size_t take
+    if session.greeted >= WITH_VERSION:
+        whole = GREETING if session.major >= 3 else GREETING_2_0
+    take = min(<size_t> (whole - session.greeted), size)
+    memcpy(session.greeting + session.greeted, data, take)
+    session.greeted += <int> take
+    used[0] = take
+    if session.greeting[0] != 0xFF:
+        return _end(session, REFUSED, _what_it_speaks(session.greeting, session.greeted))
+    if session.greeted >= SIGNATURE and not session.greeting[9] & 1:
+        return _end(session, REFUSED, b"it speaks ZMTP 1.0, or is no ZeroMQ peer")
+    if session.greeted < whole:
+        return NOTHING
+    if whole == WITH_VERSION:
+        return _answer_version(session, pool)
+    if whole == GREETING_2_0:
+        session.peer_type = session.greeting[11]
+        session.stage = AWAITS_READY
+        return _check_type(session, pool)
+    session.minor = session.greeting[11]
+    return _check_mechanism(session, pool)
+
+
+cdef const char* _what_it_speaks(const uint8_t* data, int size) noexcept nogil:
+    if data[0] == 0x16:
+        return b"it speaks TLS"
+    if data[0] in (0x47, 0x50, 0x48, 0x4F, 0x44):  # GET, POST or PUT, HEAD, OPTIONS, DELETE
+        return b"it speaks HTTP"
+    return b"it speaks ZMTP 1.0, or is no ZeroMQ peer"
+
+
+cdef int _answer_version(Session* session, Pool* pool) noexcept nogil:
+    """Go on as the peer's version wants it."""
+    cdef uint8_t rest[GREETING - WITH_VERSION]
+    cdef size_t size = sizeof(rest)
+    session.major = session.greeting[10]
+    if session.major == 0:
+        return _end(session, REFUSED, b"it speaks ZMTP 1.0")
+    memset(rest, 0, sizeof(rest))
+    if session.major < 3:
+        # ZMTP 2.0: the socket type, then an empty identity as a frame.
+        session.major = 2
+        rest[0] = <uint8_t> session.own_type
+        size = 3
+    else:
+        session.major = 3
+        rest[0] = 1
+        memcpy(rest + 1, b"NULL", 4)
+    if not outgoing_copy(pool, &session.out, rest, size):
+        return _end(session, REFUSED, b"there is no memory for another connection")
+    return NOTHING
+
+
+cdef int _check_mechanism(Session* session, Pool* pool) noexcept nogil:
+    cdef const uint8_t* mechanism = session.greeting + MECHANISM
+    cdef uint8_t null[MECHANISM_SIZE]
+    cdef uint8_t ready[64]
+    memset(null, 0, MECHANISM_SIZE)
+    memcpy(null, b"NULL", 4)
+    if memcmp(mechanism, null, MECHANISM_SIZE) != 0:
+        if memcmp(mechanism, b"CURVE", 5) == 0:
+            return _end(session, REFUSED, b"it wants the mechanism CURVE; here it is NULL")
+        if memcmp(mechanism, b"PLAIN", 5) == 0:
+            return _end(session, REFUSED, b"it wants the mechanism PLAIN; here it is NULL")
+        return _end(session, REFUSED, b"it wants a mechanism that is unknown here")
+    session.stage = AWAITS_READY
+    if not outgoing_copy(pool, &session.out, ready, write_ready(ready, session.own_type)):
+        return _end(session, REFUSED, b"there is no memory for another connection")
+    return NOTHING
+
+
+# -- handshake -----------------------------------------------------------------------------------
+
+
+cdef int _check_type(Session* session, Pool* pool) noexcept nogil:
+    if session.own_type == ROUTER:
+        if session.peer_type in (REQ, DEALER, ROUTER):
+            return NOTHING
+        if session.peer_type == REP:
+            session_refuse(session, pool, b"it is a REP: a worker that connects to the clients' port")
+        else:
+            session_refuse(session, pool, b"a client is a REQ, a DEALER or a ROUTER")
+    else:
+        if session.peer_type in (REP, DEALER, ROUTER):
+            return NOTHING
+        if session.peer_type == REQ:
+            session_refuse(session, pool, b"it is a REQ: a client that connects to the workers' port")
+        else:
+            session_refuse(session, pool, b"a worker is a REP, a DEALER or a ROUTER")
+    return REFUSED
+
+
+cdef int _identity_2_0(Session* session, Piece* piece) noexcept nogil:
+    """The first frame of a ZMTP 2.0 peer is its identity."""
+    if session.major >= 3 or piece.scan.frames != 1 or piece.scan.payload > 255:
+        if piece.owner != NULL:
+            session.intake.partial = piece.owner
+            session.intake.have = 0
+        return _end(session, REFUSED, b"it sent a message before its handshake was done")
+    piece.data += piece.scan.first_body
+    piece.size = piece.scan.payload
+    if piece.owner != NULL:
+        # Short, and read before the next call: it may stay where it is.
+        session.intake.partial = piece.owner
+        session.intake.have = 0
+        piece.owner = NULL
+    session.stage = TALKS
+    return ARRIVED
+
+
+cdef int _command(Session* session, Pool* pool, Piece* piece) noexcept nogil:
+    if session.major < 3:
+        return _end(session, BROKE_PROTOCOL, b"ZMTP 2.0 has no commands")
+    if session.stage == AWAITS_READY:
+        return _introduction(session, pool, piece)
+    if is_command(piece.data, piece.size, b"PING"):
+        return _pong(session, pool, piece)
+    if is_command(piece.data, piece.size, b"PONG"):
+        session.awaits_pong = False
+    elif is_command(piece.data, piece.size, b"ERROR"):
+        return _end(session, BROKE_PROTOCOL, b"it sent ERROR")
+    elif not piece.size or piece.size < 1 + <size_t> piece.data[0]:
+        return _end(session, BROKE_PROTOCOL, b"it sent a command without a name")
+    return NOTHING
+
+
+cdef int _introduction(Session* session, Pool* pool, Piece* piece) noexcept nogil:
+    cdef Introduction said
+    cdef int found
+    if is_command(piece.data, piece.size, b"ERROR"):
+        return _end(session, REFUSED, b"it refused us with ERROR")
+    if not (piece.size >= 6 and piece.data[0] == 5 and memcmp(piece.data + 1, b"READY", 5) == 0):
+        return _end(session, REFUSED, b"its handshake began with something else than READY")
+    if not read_ready(piece.data, piece.size, &said):
+        session_refuse(session, pool, b"its READY is malformed")
+        return REFUSED
+    session.peer_type = said.socket_type
+    found = _check_type(session, pool)
+    if found != NOTHING:
+        return found
+    session.stage = TALKS
+    piece.data, piece.size = said.identity, said.identity_size
+    return ARRIVED
+
+
+# -- heartbeats ----------------------------------------------------------------------------------
+
+
+cdef int _pong(Session* session, Pool* pool, Piece* piece) noexcept nogil:
+    cdef uint8_t frame[64]
+    cdef size_t size = piece.size
+    if size < 7 or size - 7 > LONGEST_CONTEXT:
+        return _end(session, BROKE_PROTOCOL, b"its PING is malformed")
+    session.ttl = ((<int64_t> piece.data[5] << 8) | piece.data[6]) * TENTH
+    outgoing_copy(pool, &session.out, frame, write_pong(frame, piece.data + 7, size - 7))
+    return NOTHING
+
+
+cdef int64_t session_pulse(
+    Session* session, Pool* pool, const Heartbeat* heartbeat, int64_t handshake, int64_t now
+) noexcept nogil:
+    """Do what is due at ``now``: ping, or end the session if it has been silent for too long.
+
+    Returns when to call again, 0 if there is nothing to wait for. ``handshake`` is how long a
+    handshake may take, 0 for ever. A peer of ZMTP 3.0 is not pinged: it would break a session of
+    libzmq before 4.3 (libzmq#3060).
+    """
+    cdef uint8_t frame[16]
+    cdef int64_t due = 0
+    if session.stage == ENDED:
+        return 0
+    if session.stage != TALKS:
+        if not handshake:
+            return 0
+        if now >= session.opened_at + handshake:
+            _end(session, REFUSED, b"its handshake took longer than handshake_timeout")
+            return 0
+        return session.opened_at + handshake
+    if session.ttl:
+        due = session.heard_at + session.ttl
+        if now >= due:
+            _end(session, BROKE_PROTOCOL, b"it was silent for longer than the TTL of its PING")
+            return 0
+    if heartbeat.interval and session.major == 3 and session.minor >= 1:
+        if session.awaits_pong and session.heard_at > session.pinged_at:
+            session.awaits_pong = False
+        if session.awaits_pong and now >= session.pinged_at + heartbeat.timeout:
+            _end(session, BROKE_PROTOCOL, b"its heartbeat stopped")
+            return 0
+        if now >= max(session.pinged_at, session.opened_at) + heartbeat.interval:
+            if outgoing_copy(pool, &session.out, frame, write_ping(frame, 0)):
+                if not session.awaits_pong:
+                    session.pinged_at = now
+                session.awaits_pong = True
+        if session.awaits_pong:
+            due = _earlier(due, session.pinged_at + heartbeat.timeout)
+        else:
+            due = _earlier(due, max(session.pinged_at, session.opened_at) + heartbeat.interval)
+    return due
+
+
+cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
+    return other if not one or other < one else one

@@ -1,0 +1,104 @@
+"""ZMTP's bytes: frames, messages, commands, greetings (RFC 23/ZMTP, 37/ZMTP 3.1). No sockets."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from zqueue.engine.wire.memory cimport Body, Pool, body_bytes, body_drop, body_grown, body_new, pool_clear
+
+cdef enum:
+    MORE = 1
+    LONG = 2
+    COMMAND_FLAG = 4
+    LONGEST_COMMAND = 65536
+    READ_DIRECTLY = 4096
+    GREETING = 64
+    LONGEST_ID = 255
+
+# The socket types by the numbers that ZMTP 2.0 gives them.
+cdef enum SocketType:
+    REQ = 3
+    REP = 4
+    DEALER = 5
+    ROUTER = 6
+    OTHER_TYPE = 255
+
+cdef enum Found:
+    NOTHING
+    MESSAGE
+    COMMAND
+    BROKEN
+    TOO_LARGE
+    TOO_MANY_FRAMES
+    NO_MEMORY
+
+# What a message may have at most; of its bytes the frames' headers count as well.
+cdef struct Limits:
+    uint64_t message_bytes
+    uint32_t frames
+
+# How far a message has been looked at. ``at`` is where its next frame begins, ``needed`` how many
+# bytes of it must be there to go on, ``envelope`` where the frame behind the delimiter begins (0:
+# there was none yet), ``first`` where its second frame begins.
+cdef struct Scan:
+    size_t at
+    size_t needed
+    size_t envelope
+    size_t first
+    size_t first_body
+    uint64_t payload
+    uint32_t frames
+    size_t command_begin
+    size_t command_end
+
+# The message that is being received: what came of it in earlier reads.
+cdef struct Intake:
+    Body* partial
+    size_t have
+    Scan scan
+
+# A whole message, or a command's body. The bytes are in ``owner``, which then is the caller's, or
+# where they were read if it is NULL; a command's are good until the next call.
+cdef struct Piece:
+    const uint8_t* data
+    size_t size
+    Body* owner
+    Scan scan
+
+# What a READY command says of its sender.
+cdef struct Introduction:
+    int socket_type
+    const uint8_t* identity
+    size_t identity_size
+
+cdef inline size_t frame_head(uint8_t* out, uint8_t flags, size_t size) noexcept nogil:
+    cdef int shift
+    if size < 256:
+        out[0] = flags
+        out[1] = <uint8_t> size
+        return 2
+    out[0] = flags | LONG
+    for shift in range(8):
+        out[1 + shift] = <uint8_t> (<uint64_t> size >> (8 * (7 - shift)))
+    return 9
+
+cdef int intake_next(
+    Intake* intake,
+    Pool* pool,
+    const Limits* limits,
+    const uint8_t* data,
+    size_t size,
+    size_t* used,
+    Piece* piece,
+) noexcept nogil
+cdef size_t intake_room(Intake* intake, Pool* pool, uint8_t** room) noexcept nogil
+cdef void intake_read(Intake* intake, size_t size) noexcept nogil
+cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil
+cdef bint same_frames(
+    const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
+) noexcept nogil
+cdef bint is_command(const uint8_t* data, size_t size, const char* name) noexcept nogil
+cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil
+cdef int type_named(const uint8_t* name, size_t size) noexcept nogil
+cdef const char* type_name(int socket_type) noexcept nogil
+cdef size_t write_ready(uint8_t* out, int socket_type) noexcept nogil
+cdef size_t write_error(uint8_t* out, const char* reason) noexcept nogil
+cdef size_t write_ping(uint8_t* out, uint16_t ttl) noexcept nogil
+cdef size_t write_pong(uint8_t* out, const uint8_t* context, size_t size) noexcept nogil
