@@ -2,8 +2,8 @@
 
 The environment variable ZQUEUE_WIRE says what is wanted: ``yes`` fails where they cannot be built,
 ``no`` leaves them out, ``auto`` (the default) builds them where there is a C compiler and Python's
-headers. Without them zqueue is the same product on libzmq's own proxy. ``sanitize`` builds them with
-AddressSanitizer and UBSan, for the fuzzer.
+headers. Without them zqueue is the same product on libzmq's own proxy. ``sanitize`` builds them
+with AddressSanitizer and UBSan, for the fuzzer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 PLACE = Path("daemon/zqueue/engine/wire")
-MODULES = ("memory", "zmtp", "session", "notices", "dispatcher", "loop")
+MODULES = ("memory", "zmtp", "session", "notices", "tap", "dispatcher", "loop")
 OLDEST_PYTHON = "0x030B0000"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g"]
 

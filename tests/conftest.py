@@ -9,6 +9,7 @@ import zmq
 
 from tests.peers import Peers
 from tests.zqueued import ONE_QUEUE, Zqueued
+from zqueue.engine.wire import support
 
 StartZqueued = Callable[..., Zqueued]
 
@@ -38,14 +39,25 @@ def peers() -> Iterator[Peers]:
 
 
 @pytest.fixture
-def start_zqueued(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartZqueued]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of every queue whose config does not name one; see ``tests.engines``."""
+    engine: str = getattr(request, "param", "auto")
+    if engine == "wire" and support.missing():
+        pytest.skip(f"no wire engine: {support.missing()}")
+    return engine
+
+
+@pytest.fixture
+def start_zqueued(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: str
+) -> Iterator[StartZqueued]:
     """Starts real daemons; a test that fails prints their logs."""
     daemons: list[Zqueued] = []
 
     def start(config: str = ONE_QUEUE, *, ready: bool = True, **how: Any) -> Zqueued:
         folder = tmp_path / f"zqueued-{len(daemons)}"
         folder.mkdir()
-        daemon = Zqueued(folder, config, **how)
+        daemon = Zqueued(folder, config, engine=engine, **how)
         daemons.append(daemon)
         return daemon.wait_ready() if ready else daemon
 

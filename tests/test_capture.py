@@ -5,8 +5,11 @@ from __future__ import annotations
 import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
 from tests.peers import Peers, wait_for_more
 from tests.zqueued import Zqueued
+
+pytestmark = on_every_engine
 
 CAPTURED = """
 [queues.orders]

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import free_port
+
+pytestmark = on_every_engine
 
 TWO_QUEUES = """
 [queues.well]

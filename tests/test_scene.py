@@ -12,9 +12,12 @@ import pytest
 import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
+
+pytestmark = on_every_engine
 
 
 def test_with_two_servers_requests_alternate(zqueued: Zqueued, peers: Peers) -> None:
@@ -58,18 +61,6 @@ def test_the_two_programs_of_the_demo(zqueued: Zqueued) -> None:
     assert (client.returncode, server.returncode) == (0, 0)
     assert client.stdout.splitlines() == [f"client me received World from server {server.pid}"] * 9
     assert served.count("received Hello from me") == 9
-
-
-def test_the_demo_plays_the_whole_scene() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "zqueue.cli.zqueuectl", "demo"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert "~11 requests, ~11 replies" in done.stdout
 
 
 @pytest.mark.parametrize("endpoint", ["ipc://*", "ipc://@{name}", "tcp://[::1]:*", "tcp://lo:*"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,8 +34,11 @@ def free_port() -> int:
 class Zqueued:
     """One daemon: its config file, its process, its log, a client of its control socket."""
 
-    def __init__(self, folder: Path, config: str = ONE_QUEUE, **how: Any) -> None:
+    def __init__(
+        self, folder: Path, config: str = ONE_QUEUE, *, engine: str = "auto", **how: Any
+    ) -> None:
         self.folder = folder
+        self.engine = engine
         self.path = folder / "zqueue.toml"
         self.control = f"ipc://{folder}/control.sock"
         self.log_path = folder / "zqueued.log"
@@ -42,7 +46,12 @@ class Zqueued:
         self.process = self.spawn(**how)
 
     def write(self, config: str) -> None:
-        """Write the config; the control endpoint and a verbose log are put in if missing."""
+        """Write the config; the control endpoint, a verbose log, and this daemon's engine for every
+        queue are put in if missing."""
+        if "engine" not in config:
+            config = re.sub(
+                r"(?m)^(\[queues\.[^.\]]+\])$", rf'\1\nengine = "{self.engine}"', config
+            )
         if "[control]" not in config:
             config = f'[control]\nendpoint = "{self.control}"\n' + config
         if "[log]" not in config:

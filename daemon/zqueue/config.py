@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ from pydantic import (
 from zqueue import endpoints
 from zqueue.config_conflicts import conflicts, endpoints_written
 from zqueue.config_problems import Plain, dotted, one_line, refusals, told
+from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
 from zqueue.quantities import Duration, Size, format_duration, parse_duration
 from zqueue.toml_positions import Path as KeyPath
@@ -47,6 +48,19 @@ _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _APPLIED_LIVE = {"start", "drain_timeout"}
 _SIDES = ("frontend", "backend")
+_FOR_WIRE = (
+    "prefetch",
+    "max_waiting",
+    "max_waiting_bytes",
+    "max_unsent",
+    "max_frames",
+    "max_attempts",
+    "max_connections",
+    "max_connections_per_address",
+    "duplicate_id",
+)
+
+T = TypeVar("T")
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -111,6 +125,14 @@ def _keepalive(value: object) -> float | Literal[False] | None:
 
 def _show_keepalive(value: float | Literal[False] | None) -> str | bool | None:
     return value if value is None or value is False else format_duration(value)
+
+
+def _prefetch(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if type(value) is not int or not 1 <= value <= 1_000_000:
+        raise ValueError('expected "auto", or a number from 1 to 1000000')
+    return value
 
 
 def _limit(size: int) -> int:
@@ -248,18 +270,40 @@ class QueueConfig(_Table):
     control: _Bind | None = None
     start: Literal["running", "paused"] = "running"
     drain_timeout: Duration | None = None
+    prefetch: Annotated[int | Literal["auto"], PlainValidator(_prefetch)] = "auto"
+    max_waiting: _Count = 100_000
+    max_waiting_bytes: Size = 256 << 20
+    max_unsent: Size = 64 << 20
+    max_frames: _Count = 100_000
+    max_attempts: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
+    max_connections: _Count = 0
+    max_connections_per_address: _Count = 0
+    duplicate_id: Literal["refuse", "handover"] = "refuse"
 
     @field_validator("engine")
     @classmethod
-    def _is_here(cls, engine: str) -> str:
+    def _is_here(cls, engine: str, info: ValidationInfo) -> str:
         if engine == "wire":
-            raise Plain("the wire engine is not part of this version; say auto or libzmq")
+            type_ = info.data.get("type", "queue")
+            reason = support.missing() or support.unsupported(type_, reply_high_water_mark=0)
+            if reason:
+                raise Plain(f"the wire engine cannot be had here: {reason}; say auto or libzmq")
         return engine
+
+    @field_validator(*_FOR_WIRE)
+    @classmethod
+    def _is_for_wire(cls, value: T, info: ValidationInfo) -> T:
+        if info.data.get("engine") == "libzmq" or info.data.get("type", "queue") != "queue":
+            raise Plain("means nothing here; it is for a queue on the wire engine")
+        return value
 
     @field_validator("frontend", "backend")
     @classmethod
     def _sends_replies(cls, side: SocketConfig, info: ValidationInfo) -> SocketConfig:
         has_replies = info.field_name == "frontend" and info.data.get("type", "queue") == "queue"
+        reason = support.unsupported("queue", side.reply_high_water_mark)
+        if has_replies and reason and info.data.get("engine") == "wire":
+            raise Plain(f"means nothing here: {reason}", key="reply_high_water_mark")
         if "reply_high_water_mark" in side.model_fields_set and not has_replies:
             raise Plain(
                 'means nothing here; it is for the frontend of type = "queue"',

@@ -36,16 +36,21 @@ class Budget:
         self.limit = min(soft, _ceiling() - _headroom())
         self._reserve = max(_SMALLEST_RESERVE, min(_RESERVE, self.limit // 4))
 
+    @property
+    def highest(self) -> int:
+        """From which number of a connection's descriptor on there should be no more of them."""
+        return self.limit - self._reserve
+
     def nearly_spent(self, descriptor: int) -> bool:
         """Whether new connections must be stopped now, with this one accepted.
 
         Many more may have been accepted since that one, so the next number counts, too.
         """
-        return max(descriptor, self._next()) >= self.limit - self._reserve
+        return max(descriptor, self._next()) >= self.highest
 
     def has_room(self) -> bool:
         """Whether there is room for new connections again, with some to spare."""
-        return self._next() < self.limit - self._reserve - self._reserve // 4
+        return self._next() < self.highest - self._reserve // 4
 
     def _next(self) -> int:
         """The number that the next descriptor will have."""

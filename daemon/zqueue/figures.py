@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from zqueue.control import messages
-from zqueue.engine import ConnectionCounts, Side, Statistics, Traffic
+from zqueue.engine import ConnectionCounts, Ends, Latency, Side, Statistics, Traffic
 
 _WINDOW = 2.0
 
@@ -49,6 +49,7 @@ class Figures:
             requests=self._total("requests"),
             replies=self._total("replies"),
             lost=self._before.lost + self._now.lost + lost,
+            ends=self._ends(),
         )
         for side in Side:
             now, before = self._counts[side], self._counts_before[side]
@@ -74,6 +75,20 @@ class Figures:
     @property
     def lost(self) -> int:
         return self._before.lost + self._now.lost
+
+    @property
+    def ends(self) -> messages.Ends | None:
+        """How requests have ended, where the engine knows."""
+        ends = self._ends()
+        return messages.Ends(**asdict(ends)) if ends is not None else None
+
+    @property
+    def queueing(self) -> messages.Latency | None:
+        return _shown(self._now.queueing)
+
+    @property
+    def service(self) -> messages.Latency | None:
+        return _shown(self._now.service)
 
     @property
     def moved(self) -> int:
@@ -125,9 +140,17 @@ class Figures:
             requests.bytes,
         )
 
+    def _ends(self) -> Ends | None:
+        before, now = self._before.ends, self._now.ends
+        return before + now if before and now else before or now
+
     def _total(self, way: str) -> Traffic:
         before: Traffic = getattr(self._before, way)
         now: Traffic = getattr(self._now, way)
         return Traffic(
             before.messages + now.messages, before.frames + now.frames, before.bytes + now.bytes
         )
+
+
+def _shown(latency: Latency | None) -> messages.Latency | None:
+    return messages.Latency(p50=latency.p50, p99=latency.p99) if latency is not None else None

@@ -1,15 +1,14 @@
-"""From a queue's config to what its engine works with: listening sockets and socket options."""
+"""From a queue's config to what its engine works with: listening sockets and options."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import zmq
-
 from zqueue import endpoints
 from zqueue.config import QueueConfig, SocketConfig
-from zqueue.engine import Plan, Side, SocketPlan
+from zqueue.engine import Dispatch, Plan, Side, SocketOptions, SocketPlan
 from zqueue.inherited import Inherited
 from zqueue.listeners import Listener, check_address, listen
 
@@ -111,9 +110,11 @@ class Claims:
         return Plan(
             name=self.name,
             type=config.type,
-            frontend=self._side(Side.FRONTEND, config.frontend, _frontend_options(config)),
-            backend=self._side(Side.BACKEND, config.backend, _backend_options(config)),
+            frontend=self._side(Side.FRONTEND, config.frontend),
+            backend=self._side(Side.BACKEND, config.backend),
             capture=self._held[capture] if capture is not None else None,
+            engine=config.engine,
+            dispatch=_dispatch(config),
         )
 
     def endpoints(self, use: Side) -> tuple[str, ...]:
@@ -161,9 +162,9 @@ class Claims:
     def _pair_wanted(self) -> _Wanted | None:
         return _Wanted("control", self.config.control) if self.config.control else None
 
-    def _side(self, use: Side, side: SocketConfig, options: dict[int, int]) -> SocketPlan:
+    def _side(self, use: Side, side: SocketConfig) -> SocketPlan:
         listeners = tuple(self._held[wanted] for wanted in _side_wanted(use, side))
-        return SocketPlan(listeners, tuple(side.connect), options)
+        return SocketPlan(listeners, tuple(side.connect), _options(side))
 
 
 def wishes(name: str, config: QueueConfig) -> list[tuple[str, str]]:
@@ -189,49 +190,22 @@ def _wild_port(endpoint: str) -> bool:
     return (parsed.transport == "tcp" and not parsed.port) or parsed.address == "*"
 
 
-def _frontend_options(config: QueueConfig) -> dict[int, int]:
-    options = _options(config.frontend)
-    if config.type == "queue":
-        # A ROUTER drops what does not fit; nothing may be dropped, unless the config says so.
-        options[zmq.SNDHWM] = config.frontend.reply_high_water_mark
-    return options
+def _options(side: SocketConfig) -> SocketOptions:
+    """The keys of the two have the same names."""
+    return SocketOptions(
+        **{each.name: getattr(side, each.name) for each in dataclasses.fields(SocketOptions)}
+    )
 
 
-def _backend_options(config: QueueConfig) -> dict[int, int]:
-    options = _options(config.backend)
-    if config.type != "forwarder":
-        # Otherwise requests would be given to workers that are not there yet.
-        options[zmq.IMMEDIATE] = 1
-    return options
-
-
-def _options(side: SocketConfig) -> dict[int, int]:
-    options: dict[int, int] = {
-        zmq.SNDHWM: side.high_water_mark,
-        zmq.RCVHWM: side.high_water_mark,
-        zmq.LINGER: _milliseconds(side.linger),
-        zmq.HANDSHAKE_IVL: _milliseconds(side.handshake_timeout),
-        zmq.RECONNECT_IVL: _milliseconds(side.reconnect),
-        zmq.RECONNECT_IVL_MAX: _milliseconds(side.reconnect_max),
-        zmq.IPV6: int(side.ipv6 or any("[" in endpoint for endpoint in side.connect)),
-    }
-    if side.tcp_keepalive is False:
-        options[zmq.TCP_KEEPALIVE] = 0
-    elif side.tcp_keepalive is not None:
-        options[zmq.TCP_KEEPALIVE] = 1
-        options[zmq.TCP_KEEPALIVE_IDLE] = max(1, round(side.tcp_keepalive))
-    if side.heartbeat is not None:
-        options[zmq.HEARTBEAT_IVL] = _milliseconds(side.heartbeat)
-        if side.heartbeat_timeout is not None:
-            options[zmq.HEARTBEAT_TIMEOUT] = _milliseconds(side.heartbeat_timeout)
-    if side.max_message_size is not None:
-        options[zmq.MAXMSGSIZE] = side.max_message_size
-    if side.send_buffer is not None:
-        options[zmq.SNDBUF] = side.send_buffer
-    if side.receive_buffer is not None:
-        options[zmq.RCVBUF] = side.receive_buffer
-    return options
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+def _dispatch(config: QueueConfig) -> Dispatch:
+    return Dispatch(
+        prefetch=0 if config.prefetch == "auto" else config.prefetch,
+        max_waiting=config.max_waiting,
+        max_waiting_bytes=config.max_waiting_bytes,
+        max_unsent=config.max_unsent,
+        max_frames=config.max_frames,
+        max_attempts=config.max_attempts,
+        max_connections=config.max_connections,
+        max_connections_per_address=config.max_connections_per_address,
+        handover=config.duplicate_id == "handover",
+    )

@@ -77,7 +77,7 @@ class Queue:
         self._machine = StateMachine(self._state_changed)
         self._figures = Figures()
         self._engine: Engine | None = None
-        self._engine_name = "libzmq"
+        self._engine_name, self._engine_reason = "libzmq", ""
         self._outer: zmq.Socket[bytes] | None = None
         self._drain: _Drain | None = None
         self._retry_at: float | None = None
@@ -120,7 +120,8 @@ class Queue:
 
     def _turn(self) -> None:
         self._wait()
-        self.alive_at = time.monotonic()
+        if self._engine is None or self._engine.responds:
+            self.alive_at = time.monotonic()
         self._follow_words()
         self._follow_script()
         self._hear_engine()
@@ -291,9 +292,12 @@ class Queue:
             self.claims.release()
             self._failed(str(error))
             raise Refused(str(error)) from error
-        self._engine, self._engine_name = engine, engine.name
+        self._engine = engine
+        self._engine_name, self._engine_reason = engine.name, engine.because
         self._opened_at = time.time()
         self._restarts += 1
+        if engine.because:
+            self._emit("queue.engine_chosen", engine=engine.name, reason=engine.because)
         self._machine.change(State.PAUSED if paused else State.RUNNING, by)
         return True
 
@@ -473,6 +477,7 @@ class Queue:
             name=self.name,
             type=config.type,
             engine=self._engine_name,  # type: ignore[arg-type]
+            engine_reason=self._engine_reason,
             state=standing.state.value,
             since=standing.since,
             by=standing.by,
@@ -489,6 +494,9 @@ class Queue:
             waiting=figures.waiting,
             in_flight=figures.in_flight,
             lost=figures.lost,
+            ends=figures.ends,
+            queueing=figures.queueing,
+            service=figures.service,
             estimated=figures.estimated,
             clients=figures.peers(Side.FRONTEND),
             workers=figures.peers(Side.BACKEND),

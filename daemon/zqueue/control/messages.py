@@ -186,17 +186,45 @@ class Peers(Message):
     rejected: int = 0
 
 
+class Ends(Message):
+    """How requests have ended, each in one way. With those ``waiting``, ``in_flight`` and ``lost``
+    they add up to every request received.
+
+    ``replied``: the reply went to the client. ``withdrawn``: the client left first. ``dead``: each
+    of the workers that it was given to left without an answer. ``malformed``: it has no empty frame
+    before its body, and there are only REPs, which would discard it. ``unanswered``: it was given
+    to a ROUTER or DEALER, which need not answer.
+    """
+
+    replied: int = 0
+    withdrawn: int = 0
+    dead: int = 0
+    malformed: int = 0
+    unanswered: int = 0
+
+
+class Latency(Message):
+    """Seconds: half of the requests took at most ``p50``, 99 of 100 at most ``p99``."""
+
+    p50: float
+    p99: float
+
+
 class QueueStatus(Message):
     """One queue. Times are seconds since the epoch, ``uptime`` is seconds.
 
     With ``estimated`` the counts of messages, ``waiting`` and ``in_flight`` are estimates, since
     libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine cannot know.
-    ``stale``: the queue did not answer in time, and these are its last known figures.
+    ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
+    long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
+    ``ends`` where the engine cannot know. ``stale``: the queue did not answer in time, and these
+    are its last known figures.
     """
 
     name: str
     type: Literal["queue", "forwarder", "streamer"]
     engine: Literal["libzmq", "wire"]
+    engine_reason: str = ""
     state: Literal["starting", "running", "paused", "draining", "stopped", "failed"]
     since: float
     by: str
@@ -213,6 +241,9 @@ class QueueStatus(Message):
     waiting: int | None = None
     in_flight: int | None = None
     lost: int = 0
+    ends: Ends | None = None
+    queueing: Latency | None = None
+    service: Latency | None = None
     estimated: bool = True
     clients: Peers = Peers()
     workers: Peers = Peers()

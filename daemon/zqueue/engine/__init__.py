@@ -9,9 +9,9 @@ polls what :meth:`Engine.pollables` names, and hears from it by the reports that
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import zmq
@@ -27,27 +27,71 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True)
+class SocketOptions:
+    """How the sockets of one side are made. Durations are seconds, sizes bytes.
+
+    ``None`` leaves something to the engine or the kernel, 0 is no limit; ``tcp_keepalive`` of
+    ``False`` is off. ``reply_high_water_mark`` is for the frontend of a ``queue`` alone.
+    """
+
+    high_water_mark: int = 1000
+    reply_high_water_mark: int = 0
+    linger: float = 0.0
+    tcp_keepalive: float | Literal[False] | None = None
+    heartbeat: float | None = None
+    heartbeat_timeout: float | None = None
+    handshake_timeout: float = 30.0
+    max_message_size: int | None = None
+    ipv6: bool = False
+    reconnect: float = 0.1
+    reconnect_max: float = 10.0
+    send_buffer: int | None = None
+    receive_buffer: int | None = None
+
+
+@dataclass(frozen=True)
 class SocketPlan:
     """One side of a queue as the engine is to build it.
 
-    ``options`` are libzmq socket options (``zmq.SNDHWM`` and so on) to their values, ``listeners``
-    are sockets already listening, ``connect`` are endpoints to connect to.
+    ``listeners`` are sockets already listening, ``connect`` are endpoints to connect to.
     """
 
     listeners: tuple[Listener, ...]
     connect: tuple[str, ...]
-    options: dict[int, int] = field(default_factory=dict)
+    options: SocketOptions = SocketOptions()
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Who gets what, and how much is kept: for the wire engine. 0 is no limit.
+
+    ``prefetch``: how many requests a worker may have at once; 0 is measured, by its service time.
+    ``max_unsent`` is bytes of replies for one client, ``max_attempts`` how many workers a request
+    is given to at most. ``handover``: a client with a routing id that is in use takes it over.
+    """
+
+    prefetch: int = 0
+    max_waiting: int = 100_000
+    max_waiting_bytes: int = 256 << 20
+    max_unsent: int = 64 << 20
+    max_frames: int = 100_000
+    max_attempts: int = 3
+    max_connections: int = 0
+    max_connections_per_address: int = 0
+    handover: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All an engine needs to know to serve one queue."""
+    """All an engine needs to know to serve one queue. ``engine`` is the one that is wanted."""
 
     name: str
     type: str
     frontend: SocketPlan
     backend: SocketPlan
     capture: Listener | None = None
+    engine: Literal["auto", "wire", "libzmq"] = "auto"
+    dispatch: Dispatch = Dispatch()
 
 
 @dataclass(frozen=True)
@@ -63,8 +107,38 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """How requests have ended, each in one way; what they add up to with those ``waiting`` and
+    ``in flight`` is every request that was received.
+
+    ``replied``: its reply went to its client. ``withdrawn``: its client left first. ``dead``: it
+    was given to as many workers as it may be, and each left without an answer. ``malformed``: it
+    has no delimiter, and every worker is a REP, which would discard it. ``unanswered``: it was
+    given to a ROUTER or DEALER that need not answer it.
+    """
+
+    replied: int = 0
+    withdrawn: int = 0
+    dead: int = 0
+    malformed: int = 0
+    unanswered: int = 0
+
+    def __add__(self, other: Ends) -> Ends:
+        return Ends(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long requests took, in seconds: half of them, and 99 of 100, at most so long."""
+
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """An engine's counters. ``waiting`` and ``in_flight`` are ``None`` where it cannot know."""
+    """An engine's counters. ``waiting``, ``in_flight`` and ``ends`` are ``None`` where it cannot
+    know; ``queueing`` and ``service`` where it does not, or nothing has passed yet."""
 
     requests: Traffic = Traffic()
     replies: Traffic = Traffic()
@@ -73,6 +147,9 @@ class Statistics:
     lost: int = 0
     estimated: bool = True
     taken_at: float = 0.0
+    ends: Ends | None = None
+    queueing: Latency | None = None
+    service: Latency | None = None
 
 
 @dataclass
@@ -96,6 +173,8 @@ class Engine(Protocol):
     """One queue's data path. All methods are called from the queue's thread only."""
 
     name: str
+    because: str
+    """Why it is this engine and no faster one, where ``auto`` had a choice; or nothing."""
 
     def open(self, hold: bool) -> None:
         """Make the sockets and begin to forward, or with ``hold`` only to return replies.
@@ -133,8 +212,8 @@ class Engine(Protocol):
     def refresh(self) -> None:
         """Ask for fresh counters; ``statistics.taken_at`` tells when they came."""
 
-    def pollables(self) -> Sequence[zmq.Socket[bytes]]:
-        """The sockets that become readable when :meth:`reports` has work to do."""
+    def pollables(self) -> Sequence[zmq.Socket[bytes] | int]:
+        """The sockets, or descriptors, that become readable when :meth:`reports` has work to do."""
 
     def reports(self) -> Iterable[Report]:
         """Read what is readable, without waiting, and tell what happened."""
@@ -151,6 +230,17 @@ class Engine(Protocol):
 
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         """How many connections each side has had."""
+
+    def drain_worker(self, number: int) -> None:
+        """Give one worker nothing more and let it finish what it has.
+
+        Raises:
+            LookupError: there is no such worker, or the engine cannot tell workers apart.
+        """
+
+    @property
+    def responds(self) -> bool:
+        """False while the data path does not come round, although it is asked to."""
 
     @property
     def failure(self) -> str | None:

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 
 import zmq
 
-from zqueue.engine import ConnectionCounts, Plan, Report, Side, SocketPlan, Statistics, Traffic
+from zqueue.engine import ConnectionCounts, Plan, Report, Side, Statistics, Traffic
 from zqueue.engine.capture import CaptureRelay
 from zqueue.engine.connections import Connections
+from zqueue.engine.libzmq_options import socket_options
 from zqueue.engine.proxy_thread import (
     FAILED,
     LEFT,
@@ -47,8 +48,9 @@ class LibzmqEngine:
 
     name = "libzmq"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, because: str = "") -> None:
         self._plan = plan
+        self.because = because
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._past = (Traffic(), Traffic())
         self._now: _ProxyFigures = (0, 0, 0, 0)
@@ -74,8 +76,8 @@ class LibzmqEngine:
     def _open(self, hold: bool) -> None:
         plan = self._plan
         front_type, back_type = _SOCKET_TYPES[plan.type]
-        self._frontend = self._data_socket(front_type, plan.frontend)
-        self._backend = self._data_socket(back_type, plan.backend)
+        self._frontend = self._data_socket(front_type, Side.FRONTEND)
+        self._backend = self._data_socket(back_type, Side.BACKEND)
         self._connections = {
             Side.FRONTEND: Connections(
                 Side.FRONTEND, self._frontend, plan.frontend.listeners, self._context
@@ -106,9 +108,9 @@ class LibzmqEngine:
         )
         self._thread.start(hold)
 
-    def _data_socket(self, kind: int, side: SocketPlan) -> zmq.Socket[bytes]:
+    def _data_socket(self, kind: int, side: Side) -> zmq.Socket[bytes]:
         sock = self._context.socket(kind)
-        for option, value in side.options.items():
+        for option, value in socket_options(self._plan, side).items():
             sock.setsockopt(option, value)
         return sock
 
@@ -318,6 +320,13 @@ class LibzmqEngine:
 
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         return {side: connections.counts for side, connections in self._connections.items()}
+
+    def drain_worker(self, number: int) -> None:
+        raise LookupError("the libzmq engine cannot tell workers apart")
+
+    @property
+    def responds(self) -> bool:
+        return True
 
     @property
     def failure(self) -> str | None:

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.memory cimport Body, Pool
 from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.session cimport Heartbeat, Session
+from zqueue.engine.wire.tap cimport Tap
 from zqueue.engine.wire.zmtp cimport Limits
 
 cdef enum:
@@ -28,7 +29,7 @@ cdef enum Stall:
 
 # Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``.
 cdef struct Settings:
-    Limits limits
+    Limits limits[2]
     uint64_t max_waiting
     uint64_t max_waiting_bytes
     uint64_t client_waiting
@@ -171,6 +172,7 @@ cdef struct Dispatcher:
     Histogram queueing
     Histogram service
     Notices* notices
+    Tap* tap
     int64_t now
     int mode
     Line line
@@ -201,6 +203,7 @@ cdef struct Dispatcher:
     bint serving
     int quota
     bint told_no_workers
+    bint told_congested
     Peer** due
     int due_count
     int due_size

@@ -14,6 +14,7 @@ from zqueue.engine.wire.memory cimport (
 )
 from zqueue.engine.wire.notices cimport (
     BROKE,
+    CONGESTED,
     CONNECTED,
     DEAD,
     DISCONNECTED,
@@ -30,6 +31,7 @@ from zqueue.engine.wire.notices cimport (
 from zqueue.engine.wire.notices cimport Notice
 from zqueue.engine.wire.session cimport (
     ARRIVED,
+    AWAITS_READY,
     BROKE_PROTOCOL,
     REFUSED,
     TALKS,
@@ -39,6 +41,7 @@ from zqueue.engine.wire.session cimport (
     session_pulse,
     session_refuse,
 )
+from zqueue.engine.wire.tap cimport REPLY, REQUEST, tap_is_on, tap_put
 from zqueue.engine.wire.zmtp cimport (
     DEALER,
     LONGEST_ID,
@@ -115,7 +118,9 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
         if it.mode != HOLD:
             _give_all(it)
         if not (it.stalled and _has_room(it) and _serve_stalled(it)):
-            return
+            break
+    if not it.counters.waiting:
+        it.told_congested = False
 
 
 cdef inline bint _has_room(Dispatcher* it) noexcept nogil:
@@ -233,7 +238,13 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
             _stall(it, peer)
             break
         found = session_next(
-            &peer.session, &it.pool, &it.settings.limits, data + at, size - at, &used, &piece
+            &peer.session,
+            &it.pool,
+            &it.settings.limits[peer.side],
+            data + at,
+            size - at,
+            &used,
+            &piece,
         )
         at += used
         if found == MESSAGE:
@@ -303,7 +314,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     cdef const char* why = peer.session.fault
     cdef int side = peer.side
     if why == NULL:
-        why = b"" if _has_arrived(peer) else b"it left before its handshake was done"
+        why = _why_it_left(peer)
     if _has_arrived(peer):
         it.counters.connected[side] -= 1
         it.counters.disconnected[side] += 1
@@ -332,6 +343,17 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         it.peers = peer.next
     it.peers_out -= 1
     free(peer)
+
+
+cdef const char* _why_it_left(Peer* peer) noexcept nogil:
+    if _has_arrived(peer):
+        return b""
+    if peer.session.stage != AWAITS_READY:
+        return b"it left before its handshake was done"
+    # libzmq hangs up as soon as it reads a socket type that does not fit its own.
+    if peer.side == FRONTEND:
+        return b"it left when it learned that it had connected to a ROUTER"
+    return b"it left when it learned that it had connected to a DEALER"
 
 
 cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
@@ -464,10 +486,26 @@ cdef bint _admitted(Dispatcher* it, Peer* peer) noexcept nogil:
 
 cdef void _stall(Dispatcher* it, Peer* peer) noexcept nogil:
     """Read no more from it until there is room."""
+    if not it.told_congested and it.mode != DRAIN:
+        it.told_congested = True
+        notice(
+            it.notices, it.now, CONGESTED, FRONTEND, peer.number, peer.name, _why_held(it, peer),
+            it.counters.waiting, 0,
+        )
     if _admitted_itself(it, peer):
         _join_stalled(it, peer)
     else:
         peer.stalled = BY_ITSELF
+
+
+cdef const char* _why_held(Dispatcher* it, Peer* peer) noexcept nogil:
+    if it.counters.waiting >= it.settings.max_waiting:
+        return b"max_waiting is reached"
+    if it.counters.waiting_bytes >= it.settings.max_waiting_bytes:
+        return b"max_waiting_bytes is reached"
+    if peer.session.out.size >= CLIENT_UNSENT:
+        return b"a client does not read its replies"
+    return b"a client has as many requests waiting as it may"
 
 
 cdef void _unstall_itself(Dispatcher* it, Peer* peer) noexcept nogil:
@@ -646,6 +684,7 @@ cdef void _request(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     """A client's message has come: it waits for a worker."""
     cdef Request* request = it.spare
     cdef Body* body = piece.owner
+    cdef uint8_t head[LONGEST_ID + 2]
     if request != NULL:
         it.spare = request.next
     else:
@@ -674,6 +713,10 @@ cdef void _request(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     it.counters.received += 1
     it.counters.request_frames += piece.scan.frames + 1
     it.counters.request_bytes += piece.scan.payload + peer.client.id_size
+    if it.tap != NULL and tap_is_on(it.tap):
+        tap_put(
+            it.tap, REQUEST, head, _id_frame(peer.client, head), body_bytes(body), request.size
+        )
     _queue(it, request, False)
 
 
@@ -815,10 +858,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     cdef Peer* peer = worker.peer
     cdef Client* client = request.client
     cdef uint8_t head[LONGEST_ID + 2]
-    head[0] = MORE
-    head[1] = client.id_size
-    memcpy(head + 2, client.id, client.id_size)
-    if not outgoing_copy(&it.pool, &peer.session.out, head, 2 + client.id_size):
+    if not outgoing_copy(&it.pool, &peer.session.out, head, _id_frame(client, head)):
         return False
     if not outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size):
         # Half a message is on its way: this connection is of no use any more.
@@ -841,6 +881,14 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     _place(it, worker)
     _make_dirty(it, peer)
     return True
+
+
+cdef inline size_t _id_frame(Client* client, uint8_t* head) noexcept nogil:
+    """The routing id as the first frame of a message."""
+    head[0] = MORE
+    head[1] = client.id_size
+    memcpy(head + 2, client.id, client.id_size)
+    return <size_t> 2 + client.id_size
 
 
 cdef Request* _take_back(Dispatcher* it, Request* request) noexcept nogil:
@@ -1046,6 +1094,8 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     it.counters.reply_messages += 1
     it.counters.reply_frames += piece.scan.frames
     it.counters.reply_bytes += piece.scan.payload
+    if it.tap != NULL and tap_is_on(it.tap):
+        tap_put(it.tap, REPLY, piece.data, 0, piece.data, piece.size)
     if worker.strict:
         request = worker.outstanding.first
         if request == NULL or not _answers(request, piece):
@@ -1272,8 +1322,6 @@ cdef class Exchange:
     ) -> None:
         cdef Settings settings
         memset(&settings, 0, sizeof(Settings))
-        settings.limits.message_bytes = message_bytes
-        settings.limits.frames = frames
         settings.max_waiting = max_waiting
         settings.max_waiting_bytes = max_waiting_bytes
         settings.client_waiting = client_waiting
@@ -1283,6 +1331,8 @@ cdef class Exchange:
         settings.max_attempts = max_attempts
         settings.handover = handover
         for side in (FRONTEND, BACKEND):
+            settings.limits[side].message_bytes = message_bytes
+            settings.limits[side].frames = frames
             settings.handshake[side] = <int64_t> (handshake * 1e9)
             settings.heartbeat[side].interval = <int64_t> (heartbeat * 1e9)
             settings.heartbeat[side].timeout = <int64_t> (heartbeat * 1e9)

@@ -6,7 +6,7 @@ Descriptors are watched edge-triggered: one that may still be read is in the dis
 ``ready``, one that is held back is in none and costs nothing.
 """
 
-from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -57,6 +57,9 @@ from zqueue.engine.wire.notices cimport (
     next_notice,
     notice,
 )
+
+from zqueue.engine.wire.tap cimport Tap, tap_close, tap_next, tap_open, tap_switch, tap_take
+from zqueue.engine.wire.zmtp cimport frames_of
 
 cdef extern from "<sys/epoll.h>" nogil:
     cdef enum:
@@ -204,7 +207,6 @@ cdef struct Listening:
 cdef struct Connecting:
     int fd
     int side
-    int family
     bint up
     int64_t pause
     int64_t next_at
@@ -223,12 +225,14 @@ cdef struct SocketOptions:
 cdef struct Loop:
     Dispatcher dispatcher
     Notices notices
+    Tap tap
     SocketOptions options[2]
     int epoll
     int wake
     int timer
     int told
     uint64_t told_upto
+    uint64_t tapped_upto
     Listening* listening
     int listening_count
     Connecting* connecting
@@ -651,13 +655,24 @@ cdef bint _watch_listener(Loop* loop, Listening* listener) noexcept nogil:
 
 cdef void _connect(Loop* loop, Connecting* connector) noexcept nogil:
     cdef epoll_event event
+    cdef uint8_t address[LONGEST_ADDRESS]
+    cdef uint32_t size
     cdef int done
     connector.next_at = 0
-    connector.fd = socket(connector.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-    if connector.fd < 0:
-        _retry_later(loop, connector)
+    pthread_mutex_lock(&loop.lock)
+    size = connector.address_size
+    memcpy(address, connector.address, size)
+    pthread_mutex_unlock(&loop.lock)
+    if not size:
+        _connect_failed(loop, connector, EADDRNOTAVAIL)
         return
-    done = connect(connector.fd, <sockaddr*> connector.address, connector.address_size)
+    connector.fd = socket(
+        (<sockaddr*> address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
+    )
+    if connector.fd < 0:
+        _connect_failed(loop, connector, errno)
+        return
+    done = connect(connector.fd, <sockaddr*> address, size)
     if done < 0 and errno != EINPROGRESS:
         # Of a unix socket with a full backlog it is EAGAIN.
         _connect_failed(loop, connector, errno)
@@ -692,11 +707,12 @@ cdef void _connected(Loop* loop, Connecting* connector) noexcept nogil:
 
 
 cdef void _connect_failed(Loop* loop, Connecting* connector, int error) noexcept nogil:
-    close(connector.fd)
+    if connector.fd >= 0:
+        close(connector.fd)
     connector.fd = -1
     notice(
-        &loop.notices, loop.dispatcher.now, CONNECT_RETRIED, connector.side, 0, connector.name,
-        strerror(error), connector.pause, 0,
+        &loop.notices, loop.dispatcher.now, CONNECT_RETRIED, connector.side,
+        connector - loop.connecting, connector.name, strerror(error), connector.pause, 0,
     )
     _retry_later(loop, connector)
 
@@ -802,8 +818,9 @@ cdef void _publish(Loop* loop) noexcept nogil:
     loop.published = loop.dispatcher.counters
     zq_fence()
     zq_set(&loop.version, loop.version + 1)
-    if loop.notices.written != loop.told_upto:
+    if loop.notices.written != loop.told_upto or loop.tap.written != loop.tapped_upto:
         loop.told_upto = loop.notices.written
+        loop.tapped_upto = loop.tap.written
         write(loop.told, &one, sizeof(one))
 
 
@@ -851,6 +868,7 @@ cdef class DataPath:
         uint32_t max_attempts,
         bint handover,
         uint64_t max_message_size,
+        uint64_t max_reply_size,
         uint32_t max_frames,
         uint64_t max_connections,
         uint64_t max_connections_per_address,
@@ -865,8 +883,11 @@ cdef class DataPath:
         loop.epoll = loop.wake = loop.timer = loop.told = -1
         pthread_mutex_init(&loop.lock, NULL)
         memset(&settings, 0, sizeof(Settings))
-        settings.limits.message_bytes = max_message_size or <uint64_t> 1 << 60
-        settings.limits.frames = max_frames or 0xFFFFFFFF
+        settings.limits[FRONTEND].message_bytes = max_message_size or <uint64_t> 1 << 60
+        settings.limits[BACKEND].message_bytes = max_reply_size or <uint64_t> 1 << 60
+        settings.limits[FRONTEND].frames = settings.limits[BACKEND].frames = (
+            max_frames or 0xFFFFFFFF
+        )
         settings.max_waiting = max_waiting or <uint64_t> 1 << 60
         settings.max_waiting_bytes = max_waiting_bytes or <uint64_t> 1 << 60
         settings.client_waiting = client_waiting
@@ -910,6 +931,7 @@ cdef class DataPath:
         free(self._loop.listening)
         free(self._loop.connecting)
         free(self._loop.buffer)
+        tap_close(&self._loop.tap)
         for fd in (self._loop.epoll, self._loop.wake, self._loop.told, self._loop.timer):
             if fd >= 0:
                 close(fd)
@@ -943,11 +965,11 @@ cdef class DataPath:
     def sockets(
         self,
         listening: list[tuple[int, int, str]],
-        connecting: list[tuple[int, int, bytes, str]],
+        connecting: list[tuple[int, str]],
     ) -> None:
-        """Where to accept, ``(side, descriptor, name)``, and where to connect, ``(side, family,
-        address as the kernel has it, name)``. The descriptors are this object's from now on; it is
-        called once.
+        """Where to accept, ``(side, descriptor, name)``, and where to connect, ``(side, name)``,
+        once :meth:`connect_to` has told an address. The descriptors are this object's from now on;
+        it is called once.
 
         Raises:
             OSError: one cannot be watched.
@@ -968,18 +990,24 @@ cdef class DataPath:
         for place in range(loop.listening_count):
             if not _watch_listener(loop, &loop.listening[place]):
                 raise OSError(errno, "a listening socket cannot be watched")
-        for side, family, address, name in connecting:
-            if len(address) > LONGEST_ADDRESS:
-                raise ValueError("no such address")
+        for side, name in connecting:
             connector = &loop.connecting[loop.connecting_count]
             loop.connecting_count += 1
-            connector.side, connector.family, connector.fd = side, family, -1
+            connector.side, connector.fd = side, -1
             connector.pause = loop.options[<int> side].reconnect
             connector.next_at = 1
-            connector.address_size = len(address)
-            memcpy(connector.address, <char*> address, len(address))
             encoded = name.encode()
             strncpy(connector.name, encoded, NAME - 1)
+
+    def connect_to(self, int place, bytes address not None) -> None:
+        """The address of a connect endpoint, a ``struct sockaddr``; heeded at the next attempt."""
+        cdef Connecting* connector = &self._loop.connecting[place]
+        if len(address) > LONGEST_ADDRESS or place >= self._loop.connecting_count:
+            raise ValueError("no such address")
+        pthread_mutex_lock(&self._loop.lock)
+        connector.address_size = len(address)
+        memcpy(connector.address, <char*> address, len(address))
+        pthread_mutex_unlock(&self._loop.lock)
 
     def run(self, int mode) -> str | None:
         """Move messages until :meth:`close`; why it ended if it did so by itself.
@@ -1088,6 +1116,36 @@ cdef class DataPath:
             shown["detail"] = told.detail.decode(errors="replace")
             gathered.append(shown)
         return gathered
+
+    def tap(self, bint on) -> None:
+        """Begin or end to copy what passes.
+
+        Raises:
+            MemoryError: there is none for it.
+        """
+        if on and self._loop.tap.ring == NULL:
+            if not tap_open(&self._loop.tap):
+                raise MemoryError
+            self._loop.dispatcher.tap = &self._loop.tap
+        tap_switch(&self._loop.tap, on)
+
+    def tapped(self, int most) -> list[tuple[int, list[bytes]]]:
+        """Up to ``most`` messages that were copied: 0 for a request, 1 for a reply, and the frames,
+        the client's routing id first."""
+        cdef uint32_t size = 0, way = 0
+        gathered = []
+        if self._loop.tap.ring == NULL:
+            return gathered
+        while len(gathered) < most and tap_next(&self._loop.tap, &size, &way):
+            copied = bytearray(size)
+            tap_take(&self._loop.tap, copied, size)
+            gathered.append((way, frames_of(copied, size)))
+        return gathered
+
+    @property
+    def tap_missed(self) -> int:
+        """How many messages were not copied, because the reader was too slow."""
+        return self._loop.tap.missed
 
     @property
     def notices_lost(self) -> int:

@@ -24,6 +24,7 @@ cdef enum Kind:
     ACCEPT_FAILED
     NO_WORKERS
     WORKER_DRAINED
+    CONGESTED
     KINDS
 
 # ``number`` is the connection's; what ``one`` and ``other`` mean depends on the kind. ``suppressed``

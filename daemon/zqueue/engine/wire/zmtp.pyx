@@ -362,7 +362,8 @@ cdef class Decoder:
             )
             at += used
             if found == MESSAGE:
-                got.append(_shown(&piece))
+                envelope = len(frames_of(piece.data, piece.scan.envelope))
+                got.append(("message", frames_of(piece.data, piece.size), envelope))
                 if piece.owner != NULL:
                     body_drop(&self._pool, piece.owner)
             elif found == COMMAND:
@@ -384,16 +385,14 @@ cdef class Decoder:
         return self._pool.bodies_out
 
 
-cdef tuple _shown(Piece* piece):
+cdef list frames_of(const uint8_t* data, size_t size):
+    """The bodies of whole frames."""
     cdef size_t at = 0, head
     cdef uint64_t length
     frames = []
-    envelope = 0
-    while at < piece.size:
-        head = 9 if piece.data[at] & LONG else 2
-        length = _big_endian(piece.data + at + 1, <int> head - 1)
-        frames.append((<char*> piece.data + at + head)[:length])
+    while at < size:
+        head = 9 if data[at] & LONG else 2
+        length = _big_endian(data + at + 1, <int> head - 1)
+        frames.append((<char*> data + at + head)[:length])
         at += head + length
-        if at == piece.scan.envelope:
-            envelope = len(frames)
-    return ("message", frames, envelope)
+    return frames

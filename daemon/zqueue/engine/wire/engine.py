@@ -1,0 +1,291 @@
+"""The wire engine: one queue's data path of our own, in a thread that holds no GIL.
+
+The data path tells by notices what happened; here they become reports. Its counters are exact.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import zmq
+
+from zqueue.descriptors import Budget
+from zqueue.engine import (
+    ConnectionCounts,
+    Ends,
+    Latency,
+    Plan,
+    Report,
+    Side,
+    SocketOptions,
+    Statistics,
+    Traffic,
+)
+from zqueue.engine.capture import CapturePublisher
+from zqueue.engine.wire.addresses import Address
+from zqueue.engine.wire.dispatcher import bucket_bounds
+from zqueue.engine.wire.loop import DataPath
+from zqueue.engine.wire.reports import CONNECT_RETRIED, CONNECTED, DISCONNECTED, report
+from zqueue.threads import name_this_thread
+
+_MODES = {"forward": 0, "hold": 1, "drain": 2}
+_SIDES = (Side.FRONTEND, Side.BACKEND)
+_NUDGED_EVERY = 1.0
+_ANSWERS_WITHIN = 2.0
+_CLOSE_WITHIN = 5.0
+_LONGEST_FLUSH = 2.0
+_CAPTURED_A_TURN = 500
+
+
+class WireEngine:
+    """One queue on zqueue's own data path. See :class:`zqueue.engine.Engine` for the methods."""
+
+    name = "wire"
+    because = ""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._path = _data_path(plan)
+        self._thread = threading.Thread(target=self._run, name=f"zq-{plan.name}", daemon=True)
+        self._mode = "forward"
+        self._failure: str | None = None
+        self._nudged_at = time.monotonic()
+        self._lost_notices = 0
+        self._workers: set[int] = set()
+        self._queueing: Latency | None = None
+        self._service: Latency | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    # -- opening and closing -----------------------------------------------------------------
+
+    def open(self, hold: bool) -> None:
+        plan = self._plan
+        sides = tuple(zip(_SIDES, (plan.frontend, plan.backend), strict=True))
+        self._addresses = [
+            Address(endpoint, side.options.ipv6) for _, side in sides for endpoint in side.connect
+        ]
+        self._capture = CapturePublisher(plan.name, plan.capture, self._context)
+        listening = [
+            (number, os.dup(listener.fileno()), listener.asked)
+            for number, (_, side) in enumerate(sides)
+            for listener in side.listeners
+        ]
+        connecting = [
+            (number, endpoint)
+            for number, (_, side) in enumerate(sides)
+            for endpoint in side.connect
+        ]
+        self._path.sockets(listening, connecting)
+        self._find_addresses()
+        self._mode = "hold" if hold else "forward"
+        self._thread.start()
+
+    def _run(self) -> None:
+        name_this_thread(self._thread.name)
+        try:
+            self._failure = self._path.run(_MODES[self._mode])
+        except BaseException as error:  # whatever it is, the queue's thread has to hear of it
+            self._failure = f"{type(error).__name__}: {error}"
+
+    def close(self, flush: float) -> int:
+        lingers = (self._plan.frontend.options.linger, self._plan.backend.options.linger)
+        flush = min(max(flush, *lingers), _LONGEST_FLUSH)
+        self._path.close(flush)
+        self._thread.join(flush + _CLOSE_WITHIN)
+        if self._thread.is_alive():
+            raise RuntimeError("the data path does not end")
+        self._capture.close()
+        self._context.destroy(0)
+        return int(self._path.counters["waiting"])
+
+    # -- steering ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        self._mode = "hold"
+        self._path.hold()
+
+    def drain(self) -> None:
+        self._mode = "drain"
+        self._path.drain()
+
+    def forward(self) -> None:
+        self._mode = "forward"
+        self._path.forward()
+
+    @property
+    def held(self) -> bool:
+        return self._mode != "forward" and self._path.mode == _MODES[self._mode]
+
+    @property
+    def settling(self) -> bool:
+        return self._path.mode != _MODES[self._mode]
+
+    def write_off_orphans(self, reason: str) -> Iterator[Report]:
+        yield from ()  # what a worker that left had was given to others
+
+    def drain_worker(self, number: int) -> None:
+        if number not in self._workers:
+            raise LookupError(f"there is no worker {number}")
+        self._path.drain_worker(number)
+
+    def refresh(self) -> None:
+        """Its counters are always fresh."""
+
+    # -- hearing -----------------------------------------------------------------------------
+
+    def pollables(self) -> Sequence[zmq.Socket[bytes] | int]:
+        return [self._path.fileno(), *self._capture.pollables()]
+
+    def reports(self) -> Iterator[Report]:
+        for notice in self._path.notices():
+            if notice["kind"] == CONNECT_RETRIED:
+                self._addresses[notice["number"]].find()
+            elif notice["side"] == 1 and notice["kind"] == CONNECTED:
+                self._workers.add(notice["number"])
+            elif notice["side"] == 1 and notice["kind"] == DISCONNECTED:
+                self._workers.discard(notice["number"])
+            yield report(notice)
+        lost = self._path.notices_lost
+        if lost > self._lost_notices:
+            yield Report("queue.events_lost", {"events": lost - self._lost_notices})
+            self._lost_notices = lost
+        for told in self._capture.reports():
+            self._path.tap(self._capture.wanted)
+            yield told
+        for _, message in self._path.tapped(_CAPTURED_A_TURN):
+            self._capture.publish(message)
+
+    def tick(self) -> Iterator[Report]:
+        now = time.monotonic()
+        if self._path.obeyed and now - self._nudged_at >= _NUDGED_EVERY:
+            self._nudged_at = now
+            self._path.nudge()
+        self._find_addresses()
+        self._queueing = _latency(self._path.queueing)
+        self._service = _latency(self._path.service)
+        yield from ()
+
+    def _find_addresses(self) -> None:
+        """Tell the data path of addresses that were found since."""
+        for place, address in enumerate(self._addresses):
+            found = address.take()
+            if found is not None:
+                self._path.connect_to(place, found)
+
+    @property
+    def responds(self) -> bool:
+        return self._path.obeyed or time.monotonic() - self._nudged_at < _ANSWERS_WITHIN
+
+    @property
+    def failure(self) -> str | None:
+        if self._failure is None and not self._thread.is_alive():
+            self._failure = "the data path ended"
+        return self._failure
+
+    # -- figures -----------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics:
+        counted = self._path.counters
+        return Statistics(
+            requests=Traffic(
+                counted["received"], counted["request_frames"], counted["request_bytes"]
+            ),
+            replies=Traffic(
+                counted["reply_messages"], counted["reply_frames"], counted["reply_bytes"]
+            ),
+            waiting=counted["waiting"],
+            in_flight=counted["in_flight"],
+            lost=0,
+            estimated=False,
+            taken_at=time.monotonic(),
+            ends=Ends(
+                replied=counted["replied"],
+                withdrawn=counted["withdrawn"],
+                dead=counted["dead"],
+                malformed=counted["malformed"],
+                unanswered=counted["unanswered"],
+            ),
+            queueing=self._queueing,
+            service=self._service,
+        )
+
+    def peers(self) -> dict[Side, int]:
+        connected = self._path.counters["connected"]
+        return {side: connected[number] for number, side in enumerate(_SIDES)}
+
+    def connection_counts(self) -> dict[Side, ConnectionCounts]:
+        counted = self._path.counters
+        return {
+            side: ConnectionCounts(
+                accepted=counted["accepted"][number],
+                disconnected=counted["disconnected"][number],
+                rejected=counted["rejected"][number],
+            )
+            for number, side in enumerate(_SIDES)
+        }
+
+
+def _data_path(plan: Plan) -> DataPath:
+    dispatch = plan.dispatch
+    largest = plan.frontend.options.max_message_size, plan.backend.options.max_message_size
+    path = DataPath(
+        max_waiting=dispatch.max_waiting,
+        max_waiting_bytes=dispatch.max_waiting_bytes,
+        client_waiting=plan.frontend.options.high_water_mark,
+        client_unsent=dispatch.max_unsent,
+        prefetch=dispatch.prefetch,
+        worker_ahead=plan.backend.options.high_water_mark,
+        max_attempts=dispatch.max_attempts,
+        handover=dispatch.handover,
+        max_message_size=largest[0] or 0,
+        max_reply_size=largest[1] or 0,
+        max_frames=dispatch.max_frames,
+        max_connections=dispatch.max_connections,
+        max_connections_per_address=dispatch.max_connections_per_address,
+        descriptors=Budget().highest,
+        first_id=random.getrandbits(32),
+    )
+    for number, side in enumerate((plan.frontend.options, plan.backend.options)):
+        heartbeat = side.heartbeat or 0.0
+        path.side(
+            number,
+            handshake_timeout=side.handshake_timeout,
+            heartbeat=heartbeat,
+            heartbeat_timeout=heartbeat
+            if side.heartbeat_timeout is None
+            else side.heartbeat_timeout,
+            keepalive=_keepalive(side),
+            send_buffer=side.send_buffer or 0,
+            receive_buffer=side.receive_buffer or 0,
+            reconnect=side.reconnect,
+            reconnect_max=side.reconnect_max,
+        )
+    return path
+
+
+def _keepalive(side: SocketOptions) -> int:
+    if side.tcp_keepalive is None:
+        return 0
+    return -1 if side.tcp_keepalive is False else max(1, round(side.tcp_keepalive))
+
+
+def _latency(buckets: Sequence[int]) -> Latency | None:
+    """The median and the 99th percentile of a histogram, each within a thirty-second of the truth:
+    the middle of its bucket."""
+    total = sum(buckets)
+    if not total:
+        return None
+    wanted = [total * 0.5, total * 0.99]
+    found: list[float] = []
+    seen = 0
+    for bucket, count in enumerate(buckets):
+        seen += count
+        while len(found) < len(wanted) and seen >= wanted[len(found)]:
+            least, most = bucket_bounds(bucket)
+            found.append((least + most) / 2e9)
+    return Latency(*found)

@@ -1,0 +1,104 @@
+"""From the data path's notices to the reports that every engine makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zqueue.engine import Report, Side
+
+# The kinds, in the order of notices.pxd.
+(
+    CONNECTED,
+    DISCONNECTED,
+    REJECTED,
+    BROKE,
+    DUPLICATE,
+    MALFORMED,
+    RETURNED,
+    DEAD,
+    STRAY,
+    CONNECT_RETRIED,
+    GATE_CLOSED,
+    GATE_OPENED,
+    ACCEPT_FAILED,
+    NO_WORKERS,
+    WORKER_DRAINED,
+    CONGESTED,
+) = range(16)
+
+_UNHEARD_OF = "a browser, a health check or a TLS client that is no ZeroMQ peer"
+_LIKELY = {
+    "it speaks HTTP": "a browser or a health check",
+    "it speaks TLS": "a TLS client, such as a browser",
+    "it is a REP": "a worker that connects to the clients' port",
+    "it is a REQ": "a client that connects to the workers' port",
+    "its routing id": "two clients with one routing id",
+    "its handshake took": _UNHEARD_OF,
+    "it speaks ZMTP 1.0": f"libzmq 2, or {_UNHEARD_OF}",
+    "it left before": _UNHEARD_OF,
+    "it wants a mechanism": _UNHEARD_OF,
+    "it left when it learned that it had connected to a ROUTER": (
+        "a worker that connects to the clients' port, or a socket of a type that a client cannot be"
+    ),
+    "it left when it learned that it had connected to a DEALER": (
+        "a client that connects to the workers' port, or a socket of a type that a worker cannot be"
+    ),
+}
+
+
+def report(notice: dict[str, Any]) -> Report:
+    """One notice as a report."""
+    kind, detail = notice["kind"], notice["detail"]
+    side = Side.BACKEND if notice["side"] else Side.FRONTEND
+    peer = {"side": side, "peer": notice["name"]}
+    more = {"suppressed": notice["suppressed"]} if notice["suppressed"] else {}
+    if kind == CONNECTED:
+        zmtp = f"{notice['one']}.{notice['other']}"
+        return Report(
+            "peer.connected", peer | {"id": notice["number"], "type": detail, "zmtp": zmtp}
+        )
+    if kind == DISCONNECTED:
+        lasted = round(notice["one"] / 1e9, 3)
+        fields = peer | {"id": notice["number"], "connected_for": lasted}
+        return Report("peer.disconnected", fields | ({"reason": detail} if detail else {}))
+    if kind == REJECTED:
+        likely = [text for begin, text in _LIKELY.items() if detail.startswith(begin)]
+        fields = peer | {"reason": detail, "likely": "; ".join(likely)}
+        return Report("peer.rejected", fields | more)
+    if kind == BROKE:
+        return Report("peer.protocol_error", peer | {"reason": detail} | more)
+    if kind == DUPLICATE:
+        return Report("peer.duplicate_id", peer | {"holder": detail} | more)
+    if kind == MALFORMED:
+        return Report("request.malformed", {"peer": notice["name"], "reason": detail} | more)
+    if kind == RETURNED:
+        return Report("request.returned", {"peer": notice["name"], "requests": notice["one"]})
+    if kind == DEAD:
+        return Report("request.dead", {"peer": notice["name"], "requests": notice["one"]} | more)
+    if kind == STRAY:
+        return Report("reply.dropped", {"peer": notice["name"], "reason": detail} | more)
+    return _of_a_socket(kind, side, notice)
+
+
+def _of_a_socket(kind: int, side: Side, notice: dict[str, Any]) -> Report:
+    endpoint = {"side": side, "endpoint": notice["name"]}
+    detail = notice["detail"]
+    if kind == CONNECT_RETRIED:
+        again = f"{detail}; tried again in {notice['one'] // 1_000_000} ms"
+        return Report("peer.connect_retried", endpoint | {"error": again})
+    if kind == GATE_CLOSED:
+        what = "connections" if detail == "max_connections" else "descriptors"
+        return Report(
+            "listener.closed_gate", endpoint | {what: notice["one"], "limit": notice["other"]}
+        )
+    if kind == GATE_OPENED:
+        return Report("listener.opened_gate", endpoint)
+    if kind == ACCEPT_FAILED:
+        return Report("listener.accept_failed", endpoint | {"error": detail})
+    if kind == NO_WORKERS:
+        return Report("queue.no_workers")
+    if kind == CONGESTED:
+        return Report("queue.congested", {"reason": detail, "peer": notice["name"]})
+    if kind == WORKER_DRAINED:
+        return Report("worker.drained", {"peer": notice["name"], "id": notice["number"]})
+    raise ValueError(f"notice {kind} means nothing")

@@ -1,0 +1,22 @@
+"""What the wire engine can do, and whether it is here."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+def missing() -> str:
+    """Why it is not here, or nothing: its extension modules are left out where there was no C
+    compiler when zqueue was installed."""
+    if importlib.util.find_spec("zqueue.engine.wire.loop") is None:
+        return "its compiled part was left out when zqueue was installed without a C compiler"
+    return ""
+
+
+def unsupported(type: str, reply_high_water_mark: int) -> str:
+    """Why it cannot serve a queue with these settings, or nothing."""
+    if type != "queue":
+        return f'it does not do type = "{type}"'
+    if reply_high_water_mark:
+        return "it drops no replies, and so has no reply_high_water_mark; max_unsent bounds them"
+    return ""
