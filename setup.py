@@ -9,10 +9,11 @@ with AddressSanitizer and UBSan, for the fuzzer.
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
-import tempfile
+import sysconfig
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -37,25 +38,14 @@ def wanted() -> bool:
 
 def can_compile() -> bool:
     """Whether a C compiler and Python's headers are here."""
-    from setuptools import Distribution
-    from setuptools.errors import CompileError
-
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.c")
-        source.write_text("#include <Python.h>\n#include <sys/epoll.h>\n")
-        command: Any = Distribution().get_command_obj("build_ext")
-        command.extensions = []
-        command.ensure_finalized()
-        try:
-            from setuptools._distutils.ccompiler import new_compiler
-            from setuptools._distutils.sysconfig import customize_compiler
-
-            compiler = new_compiler()
-            customize_compiler(compiler)
-            compiler.compile([str(source)], output_dir=folder, include_dirs=command.include_dirs)
-        except (CompileError, OSError) as error:
-            print(f"zqueue: the wire engine is left out, nothing can be compiled here: {error}")
-            return False
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    probe = "#include <Python.h>\n#include <sys/epoll.h>\n"
+    command = [*compiler, "-fsyntax-only", "-I", sysconfig.get_path("include"), "-xc", "-"]
+    try:
+        subprocess.run(command, input=probe, text=True, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"zqueue: the wire engine is left out, nothing can be compiled here: {error}")
+        return False
     return True
 
 

@@ -258,10 +258,22 @@ def in_frontend(line: str) -> str:
         (in_queue("type = 'router'"), 'found "router", expected "queue", "forwarder" or'),
         (in_queue("start = 1"), 'found 1, expected "running" or "paused"'),
         (
-            in_queue("engine = 'wire'"),
-            "4: queues.default.engine: the wire engine is not part of this version; "
-            "say auto or libzmq",
+            in_queue("type = 'streamer'\nengine = 'wire'"),
+            "5: queues.default.engine: the wire engine cannot be had here: "
+            'it does not do type = "streamer"; say auto or libzmq',
         ),
+        (
+            in_queue("engine = 'libzmq'\nprefetch = 3"),
+            "5: queues.default.prefetch: means nothing here; it is for a queue on the wire engine",
+        ),
+        (
+            in_queue("type = 'forwarder'\nmax_waiting = 3"),
+            "5: queues.default.max_waiting: means nothing here",
+        ),
+        (in_queue("prefetch = 0"), 'prefetch: found 0, expected "auto", or a number from 1'),
+        (in_queue("prefetch = 'many'"), 'prefetch: found "many", expected "auto", or a number'),
+        (in_queue("max_attempts = 0"), "max_attempts: found 0"),
+        (in_queue("duplicate_id = 'drop'"), 'expected "refuse" or "handover"'),
         # durations, sizes, modes, names
         (
             "[daemon]\ndrain_timeout = 30\n",
@@ -374,7 +386,7 @@ type = 1
 frontned = "tcp://*:1"
 backend = "tcp://*:1"
 [queues.b]
-engine = "wire"
+engine = "fast"
 frontend = { bind = "tcp://*:1", heartbeat_timeout = "1s", reconnect = 5 }
 backend = {}
 [daemon]
@@ -757,7 +769,7 @@ def test_the_command_warns_of_a_missing_folder(write: Write) -> None:
         ("[queues.q]\nfrontend = 12\n", "2: queues.q.frontend: found 12, expected an endpoint"),
         ("[queues.q]\nfrontend = 12\n", "1: queues.q: backend is missing"),
         ("[queues\n", ":1:"),
-        (in_queue("engine = 'wire'"), "the wire engine is not part of this version"),
+        (in_queue("engine = 'fast'"), 'expected "auto", "wire" or "libzmq"'),
     ],
 )
 def test_the_command_refuses_a_bad_config(write: Write, text: str, said: str) -> None:

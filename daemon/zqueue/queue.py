@@ -7,6 +7,7 @@ the daemon's end of it is inproc, and a config may bind a second one for scripts
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import struct
@@ -50,7 +51,8 @@ class Queue:
 
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
-    "terminate"}``, answered when it has ended, with its ``outcome``) and ``END`` (``{"reason": str,
+    "terminate"}``, answered when it has ended, with its ``outcome``), ``WORKERS`` (answered with
+    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``) and ``END`` (``{"reason": str,
     "keep": bool}``), after which the thread is no more; with ``keep`` its listening sockets stay
     open where systemd keeps them.
     """
@@ -154,6 +156,9 @@ class Queue:
                 if word == b"STATISTICS":
                     self._ask(functools.partial(self._answer, number, {"ok": True}))
                     continue
+                if word == b"WORKERS":
+                    self._answer(number, {"ok": True, "workers": self._workers()})
+                    continue
                 if word == b"DRAIN":
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
                     continue
@@ -234,6 +239,8 @@ class Queue:
         if word == "START":
             self._retry_after = _FIRST_RETRY
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
+        if word == "DRAIN_WORKER":
+            return self._drain_worker(arguments["worker"])
         if word == "END":
             self._end(by, **arguments)
             return True
@@ -269,6 +276,21 @@ class Queue:
         self._running_engine().drain()
         self._drain = _Drain(number, by, timeout, then)
         self._machine.change(State.DRAINING, by)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        if self._engine is None:
+            return []
+        try:
+            return [dataclasses.asdict(worker) for worker in self._engine.workers()]
+        except (LookupError, TimeoutError) as error:
+            raise Refused(str(error)) from error
+
+    def _drain_worker(self, worker: int) -> bool:
+        try:
+            self._running_engine().drain_worker(worker)
+        except (LookupError, TimeoutError) as error:
+            raise Refused(str(error)) from error
+        return True
 
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:
@@ -317,7 +339,8 @@ class Queue:
             raise Refused(f"the queue is {self._machine.state}{hint}")
 
     def _running_engine(self) -> Engine:
-        assert self._engine is not None
+        if self._engine is None:
+            raise Refused(f"the queue is {self._machine.state}; start it first")
         return self._engine
 
     def _open_script_pair(self) -> None:
@@ -504,7 +527,8 @@ class Queue:
 
 
 class _Drain:
-    """A drain under way: it is over when nothing is in flight and nothing has moved for a while."""
+    """A drain under way: it is over when nothing is in flight, and where that is an estimate when
+    nothing has moved for a while, too."""
 
     def __init__(self, number: bytes, by: str, timeout: float, then: str) -> None:
         self.numbers = [number]
@@ -529,6 +553,8 @@ class _Drain:
         if figures.moved != self._moved or not held:
             self._moved, self._quiet_since = figures.moved, now
         nothing_left = not figures.in_flight and not figures.waiting
+        if not figures.estimated:
+            return held and nothing_left
         return nothing_left and now - self._quiet_since >= _QUIET_FOR
 
 

@@ -20,6 +20,7 @@ from zqueue.errors import ConfigError, ZqueueError
 from zqueue.steering import Steering
 
 _PROGRESS_EVERY = 0.5
+_LOOKED_AT_EVERY = 0.05
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Verbs:
         self._daemon = daemon
         self._verbs: dict[type[messages.Message], Callable[..., Awaitable[messages.Message]]] = {
             messages.Status: self._status,
+            messages.Workers: self._workers,
             messages.Pause: self._pause,
             messages.Resume: self._resume,
             messages.Drain: self._drain,
@@ -81,6 +83,10 @@ class Verbs:
 
     async def _drain(self, request: messages.Drain, by: str, progress: Progress) -> SteerResult:
         queues = self._select(request)
+        if request.worker is not None:
+            queue = self._only(queues)
+            drained = self._drain_worker(queue, request.worker, request.timeout, by)
+            return await self._with_progress([queue], [drained], progress)
 
         async def drain(queue: Steering) -> Steered:
             timeout = request.timeout
@@ -89,6 +95,43 @@ class Verbs:
             return _steered(queue, await queue.drain(by, timeout, request.then))
 
         return await self._with_progress(queues, [drain(queue) for queue in queues], progress)
+
+    async def _drain_worker(
+        self, queue: Steering, worker: int, timeout: float | None, by: str
+    ) -> Steered:
+        """Wait until a worker that gets no more has answered all, or has left."""
+        if timeout is None:
+            timeout = self._daemon.drain_timeout(queue)
+        deadline = time.monotonic() + timeout
+        answer = await queue.ask("DRAIN_WORKER", by, worker=worker)
+        if not answer["ok"]:
+            return _steered(queue, answer)
+        while True:
+            listed = await queue.ask("WORKERS", by)
+            if not listed["ok"]:
+                return _steered(queue, listed)
+            left = [each["in_flight"] for each in listed["workers"] if each["id"] == worker]
+            if not left or not left[0]:
+                return _told(queue, "done").model_copy(update={"in_flight": 0})
+            if time.monotonic() >= deadline:
+                told = _told(queue, "timed_out", f"worker {worker} still has requests")
+                return told.model_copy(update={"in_flight": left[0]})
+            await asyncio.sleep(_LOOKED_AT_EVERY)
+
+    async def _workers(
+        self, request: messages.Workers, by: str, _: Progress
+    ) -> messages.WorkersResult:
+        queue = self._only(self._select(request))
+        answer = await queue.ask("WORKERS", by)
+        if not answer["ok"]:
+            raise Refusal("refused", f"{queue.name}: {answer['detail']}")
+        workers = tuple(messages.Worker(**worker) for worker in answer["workers"])
+        return messages.WorkersResult(queue=queue.name, workers=workers)
+
+    def _only(self, queues: list[Steering]) -> Steering:
+        if len(queues) != 1:
+            raise Refusal("ambiguous", "workers belong to one queue; name it")
+        return queues[0]
 
     async def _each(self, queues: list[Steering], word: str, by: str) -> tuple[Steered, ...]:
         answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues))

@@ -19,6 +19,7 @@ from zqueue.control.messages import (
     ReloadResult,
     StatusResult,
     Steered,
+    WorkersResult,
 )
 
 _NARROWEST = 100
@@ -100,7 +101,7 @@ def stats(result: StatusResult) -> None:
                 str(side.rejected),
             )
         active = _ago(queue.last_activity) if queue.last_activity else "never"
-        console.print(heading, table, peers)
+        console.print(heading, table, peers, *_exact(queue))
         console.print(
             f"waiting {_count(queue.waiting, about)}, in flight {_count(queue.in_flight, about)}, "
             f"lost {about}{queue.lost}; last activity {active}; up {duration(queue.uptime)}, "
@@ -108,6 +109,47 @@ def stats(result: StatusResult) -> None:
         )
     if any(queue.estimated for queue in result.queues):
         console.print("~ is an estimate: libzmq's proxy counts frames and bytes, not messages.")
+
+
+def workers(result: WorkersResult) -> None:
+    """The workers of a queue."""
+    columns = ("ID", "ADDRESS", "TYPE", "SINCE", "IN FLIGHT", "AHEAD", "ANSWERED", "SERVICE", "")
+    table = _table(*columns)
+    for worker in result.workers:
+        table.add_row(
+            str(worker.id),
+            worker.peer,
+            worker.type,
+            f"{duration(worker.connected_for)} ago",
+            str(worker.in_flight),
+            "-" if worker.ahead is None else str(worker.ahead),
+            str(worker.answered),
+            "-" if worker.service is None else short_time(worker.service),
+            "draining" if worker.draining else "",
+        )
+    _console().print(table)
+
+
+def short_time(seconds: float) -> str:
+    """``12us``, ``3.4ms``, ``1.2s``: two or three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds / 1e-6:.3g}us"
+
+
+def _exact(queue: QueueStatus) -> Iterator[Table]:
+    """Where requests have gone, and how long they took, on an engine that knows."""
+    if queue.ends is not None:
+        ends = _table("", *(name.upper() for name in type(queue.ends).model_fields), "LOST")
+        ends.add_row("ended", *map(str, queue.ends.model_dump().values()), str(queue.lost))
+        yield ends
+    latencies = _table("", "P50", "P99")
+    for name, latency in (("queueing", queue.queueing), ("service", queue.service)):
+        if latency is not None:
+            latencies.add_row(name, short_time(latency.p50), short_time(latency.p99))
+    if latencies.row_count:
+        yield latencies
 
 
 def steered(result: Steered, done: str) -> str:
@@ -215,8 +257,11 @@ def _status(result: StatusResult) -> Group:
 def _notes(queue: QueueStatus) -> Iterator[str]:
     if queue.reason and queue.state in ("failed", "stopped", "paused"):
         yield f"{queue.state}: {queue.reason}"
+    if queue.engine_reason:
+        yield f"engine {queue.engine}, {queue.engine_reason}"
     if queue.lost:
-        yield f"~{queue.lost} requests were lost with workers that left"
+        about = "~" if queue.estimated else ""
+        yield f"{about}{queue.lost} requests were lost: with workers that left, or at a stop"
     if queue.stale:
         yield "it did not answer in time; these are its last known figures"
 

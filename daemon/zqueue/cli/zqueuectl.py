@@ -213,6 +213,20 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
 
 @main.command()
 @takes_options
+@click.argument("queue", required=False, metavar="[QUEUE]", shell_complete=completion.queues)
+@click.pass_obj
+def workers(options: Options | None, queue: str | None) -> None:
+    """Show a queue's workers, each with its id, what it has and what it is given ahead."""
+    with _zqueued(options) as (zqueued, how):
+        result = zqueued.workers(*((queue,) if queue else ()))
+        if not _as_json(how, result):
+            from zqueue.cli import render
+
+            render.workers(result)
+
+
+@main.command()
+@takes_options
 @click.option("-f", "--follow", is_flag=True, help="Go on with each event as it happens.")
 @click.option(
     "-n",
@@ -279,8 +293,20 @@ def resume(options: Options | None, queues: tuple[str, ...], every: bool) -> Non
     default="pause",
     help="What the queue does when it is empty. [pause]",
 )
+@click.option(
+    "--worker",
+    type=int,
+    metavar="ID",
+    help="Only this worker: it finishes what it has and gets no more. See the verb workers.",
+)
 @click.pass_obj
-def drain(options: Options | None, queues: tuple[str, ...], every: bool, then: Any) -> None:
+def drain(
+    options: Options | None,
+    queues: tuple[str, ...],
+    every: bool,
+    then: Any,
+    worker: int | None,
+) -> None:
     """Take no new request, finish what is in flight, then pause or terminate.
 
     It ends when nothing is left, or when --timeout (else the queue's drain_timeout) is up: that is
@@ -292,6 +318,7 @@ def drain(options: Options | None, queues: tuple[str, ...], every: bool, then: A
             all=every,
             then=then,
             timeout=how.timeout,
+            worker=worker,
             on_progress=None if how.json else _show_progress,
         )
         _report(how, result, "drained")

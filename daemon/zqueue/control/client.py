@@ -149,6 +149,11 @@ class ControlClient:
 
     # -- to steer --------------------------------------------------------------------------------
 
+    def workers(self, *queues: str) -> messages.WorkersResult:
+        """The workers of a queue; its name may be left out where it is the only one."""
+        request = messages.Workers(id=self._next(), queues=queues)
+        return self._ask(request, messages.WorkersResult)
+
     def pause(
         self,
         *queues: str,
@@ -175,12 +180,20 @@ class ControlClient:
         all: bool = False,
         then: Literal["pause", "terminate"] = "pause",
         timeout: float | None = None,
+        worker: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> messages.SteerResult:
         """Take no new request, finish what is in flight; return when that is done, or its time is
-        up (``timeout`` seconds, else the queue's ``drain_timeout``)."""
+        up (``timeout`` seconds, else the queue's ``drain_timeout``). With ``worker``, the id of one
+        of the queue's, only that one finishes what it has, and gets no more."""
         request = messages.Drain(
-            id=self._next(), queues=queues, all=all, then=then, timeout=timeout, progress=True
+            id=self._next(),
+            queues=queues,
+            all=all,
+            then=then,
+            timeout=timeout,
+            worker=worker,
+            progress=True,
         )
         return self._ask(request, messages.SteerResult, on_progress)
 

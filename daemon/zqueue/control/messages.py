@@ -50,6 +50,13 @@ class Status(_Request):
     verb: Literal["status"] = "status"
 
 
+class Workers(_Request, Selection):
+    """The workers of one queue, on an engine that can tell them apart. Result:
+    :class:`WorkersResult`."""
+
+    verb: Literal["workers"] = "workers"
+
+
 class Pause(_Request, Selection):
     """Give no further request to a worker. With ``wait``, answer when nothing is in flight.
 
@@ -68,7 +75,8 @@ class Resume(_Request, Selection):
 
 
 class Drain(_Request, Selection):
-    """Take no new request, finish what is in flight, then pause or terminate.
+    """Take no new request, finish what is in flight, then pause or terminate. With ``worker``, the
+    id of one, only that worker finishes what it has and gets no more until it connects anew.
 
     ``timeout`` in seconds; ``None`` is the queue's ``drain_timeout``. Result: :class:`SteerResult`.
     """
@@ -76,6 +84,7 @@ class Drain(_Request, Selection):
     verb: Literal["drain"] = "drain"
     then: Literal["pause", "terminate"] = "pause"
     timeout: float | None = Field(default=None, ge=0, le=_LONGEST_TIMEOUT)
+    worker: int | None = None
 
 
 class Terminate(_Request, Selection):
@@ -148,6 +157,7 @@ class Version(_Request):
 
 Request = Annotated[
     Status
+    | Workers
     | Pause
     | Resume
     | Drain
@@ -266,6 +276,29 @@ class StatusResult(Message):
     control: str
     state: Phase
     log_level: str
+
+
+class Worker(Message):
+    """One connected worker. Times are seconds.
+
+    ``ahead`` is how many requests it may have at once, ``None`` for no limit; ``service`` how long
+    a request takes it of late, ``None`` while that is not known. ``draining``: it gets no more.
+    """
+
+    id: int
+    peer: str
+    type: str
+    connected_for: float
+    in_flight: int
+    answered: int
+    ahead: int | None
+    service: float | None
+    draining: bool
+
+
+class WorkersResult(Message):
+    queue: str
+    workers: tuple[Worker, ...]
 
 
 Outcome = Literal["pending", "done", "timed_out", "interrupted", "failed"]

@@ -10,6 +10,7 @@ from zqueue.control.server import Caller, Refusal
 
 _LOOKS = (
     messages.Status,
+    messages.Workers,
     messages.Events,
     messages.Cancel,
     messages.Config,

@@ -162,6 +162,25 @@ class ConnectionCounts:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """One connected worker. Times are seconds.
+
+    ``ahead`` is how many requests it may have at once, ``None`` for no limit; ``service`` how long
+    a request takes it of late, ``None`` while that is not known. ``draining``: it gets no more.
+    """
+
+    id: int
+    peer: str
+    type: str
+    connected_for: float
+    in_flight: int
+    answered: int
+    ahead: int | None
+    service: float | None
+    draining: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """Something that happened in the engine: an event's name and its fields."""
 
@@ -230,6 +249,14 @@ class Engine(Protocol):
 
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         """How many connections each side has had."""
+
+    def workers(self) -> list[Worker]:
+        """Every worker that is connected.
+
+        Raises:
+            LookupError: the engine cannot tell workers apart.
+            TimeoutError: the data path does not answer.
+        """
 
     def drain_worker(self, number: int) -> None:
         """Give one worker nothing more and let it finish what it has.

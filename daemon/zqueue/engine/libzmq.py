@@ -16,7 +16,15 @@ from collections.abc import Iterator, Sequence
 
 import zmq
 
-from zqueue.engine import ConnectionCounts, Plan, Report, Side, Statistics, Traffic
+from zqueue.engine import (
+    ConnectionCounts,
+    Plan,
+    Report,
+    Side,
+    Statistics,
+    Traffic,
+    Worker,
+)
 from zqueue.engine.capture import CaptureRelay
 from zqueue.engine.connections import Connections
 from zqueue.engine.libzmq_options import socket_options
@@ -320,6 +328,9 @@ class LibzmqEngine:
 
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         return {side: connections.counts for side, connections in self._connections.items()}
+
+    def workers(self) -> list[Worker]:
+        raise LookupError("the libzmq engine cannot tell workers apart")
 
     def drain_worker(self, number: int) -> None:
         raise LookupError("the libzmq engine cannot tell workers apart")

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import zmq
 
@@ -24,12 +25,13 @@ from zqueue.engine import (
     SocketOptions,
     Statistics,
     Traffic,
+    Worker,
 )
 from zqueue.engine.capture import CapturePublisher
 from zqueue.engine.wire.addresses import Address
 from zqueue.engine.wire.dispatcher import bucket_bounds
 from zqueue.engine.wire.loop import DataPath
-from zqueue.engine.wire.reports import CONNECT_RETRIED, CONNECTED, DISCONNECTED, report
+from zqueue.engine.wire.reports import CONNECT_RETRIED, report
 from zqueue.threads import name_this_thread
 
 _MODES = {"forward": 0, "hold": 1, "drain": 2}
@@ -39,6 +41,9 @@ _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _CAPTURED_A_TURN = 500
+_LISTS_WITHIN = 0.5
+_A_TURN = 0.0002
+_NO_LIMIT = 0x7FFFFFFF
 
 
 class WireEngine:
@@ -55,7 +60,6 @@ class WireEngine:
         self._failure: str | None = None
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
-        self._workers: set[int] = set()
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -127,8 +131,17 @@ class WireEngine:
     def write_off_orphans(self, reason: str) -> Iterator[Report]:
         yield from ()  # what a worker that left had was given to others
 
+    def workers(self) -> list[Worker]:
+        self._path.ask_for_workers()
+        deadline = time.monotonic() + _LISTS_WITHIN
+        while not self._path.obeyed:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the data path does not answer")
+            time.sleep(_A_TURN)
+        return [_worker(row) for row in self._path.workers()]
+
     def drain_worker(self, number: int) -> None:
-        if number not in self._workers:
+        if all(worker.id != number for worker in self.workers()):
             raise LookupError(f"there is no worker {number}")
         self._path.drain_worker(number)
 
@@ -144,10 +157,6 @@ class WireEngine:
         for notice in self._path.notices():
             if notice["kind"] == CONNECT_RETRIED:
                 self._addresses[notice["number"]].find()
-            elif notice["side"] == 1 and notice["kind"] == CONNECTED:
-                self._workers.add(notice["number"])
-            elif notice["side"] == 1 and notice["kind"] == DISCONNECTED:
-                self._workers.discard(notice["number"])
             yield report(notice)
         lost = self._path.notices_lost
         if lost > self._lost_notices:
@@ -266,6 +275,20 @@ def _data_path(plan: Plan) -> DataPath:
             reconnect_max=side.reconnect_max,
         )
     return path
+
+
+def _worker(row: dict[str, Any]) -> Worker:
+    return Worker(
+        id=row["number"],
+        peer=row["name"],
+        type=row["type"],
+        connected_for=round(row["connected_for"] / 1e9, 3),
+        in_flight=row["in_flight"],
+        answered=row["answered"],
+        ahead=None if row["ahead"] == _NO_LIMIT else row["ahead"],
+        service=row["service"] / 1e9 if row["service"] else None,
+        draining=bool(row["draining"]),
+    )
 
 
 def _keepalive(side: SocketOptions) -> int:

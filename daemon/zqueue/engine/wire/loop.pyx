@@ -59,7 +59,7 @@ from zqueue.engine.wire.notices cimport (
 )
 
 from zqueue.engine.wire.tap cimport Tap, tap_close, tap_next, tap_open, tap_switch, tap_take
-from zqueue.engine.wire.zmtp cimport frames_of
+from zqueue.engine.wire.zmtp cimport frames_of, type_name
 
 cdef extern from "<sys/epoll.h>" nogil:
     cdef enum:
@@ -193,10 +193,23 @@ cdef enum Order:
     END_PEER
     CLOSE
     NUDGE
+    LIST_WORKERS
 
 cdef struct Ordered:
     int what
     int64_t argument
+
+# What there is to know of a worker. Times are nanoseconds.
+cdef struct Row:
+    int64_t number
+    int64_t connected_for
+    uint64_t in_flight
+    uint64_t answered
+    uint64_t ahead
+    int64_t service
+    int type
+    bint draining
+    char name[NAME]
 
 cdef struct Listening:
     int fd
@@ -253,6 +266,8 @@ cdef struct Loop:
     uint64_t mode_done
     uint64_t version
     Counters published
+    Row* rows
+    int row_count
     const char* failure
 
 
@@ -792,10 +807,33 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         peer = peer_numbered(it, order.argument)
         if peer != NULL:
             peer_end(it, peer, b"an operator sent it away")
+    elif order.what == LIST_WORKERS:
+        _list_workers(loop)
     elif order.what == CLOSE:
         dispatcher_mode(it, HOLD)
         loop.closing = True
         loop.close_by = it.now + order.argument
+
+
+cdef void _list_workers(Loop* loop) noexcept nogil:
+    """Write down what there is to know of each worker, for the other thread to read."""
+    cdef Dispatcher* it = &loop.dispatcher
+    cdef Peer* peer = it.peers
+    cdef Row* row
+    loop.row_count = 0
+    free(loop.rows)
+    loop.rows = <Row*> malloc(sizeof(Row) * (it.strict.connected + it.loose.connected + 1))
+    while peer != NULL and loop.rows != NULL:
+        if peer.worker != NULL:
+            row = &loop.rows[loop.row_count]
+            loop.row_count += 1
+            row.number, row.type = peer.number, peer.session.peer_type
+            row.connected_for = it.now - peer.opened_at
+            row.in_flight, row.answered = peer.worker.count, peer.worker.answered
+            row.ahead, row.service = peer.worker.credit, <int64_t> peer.worker.service
+            row.draining = peer.worker.draining
+            memcpy(row.name, peer.name, NAME)
+        peer = peer.next
 
 
 cdef bint _has_flushed(Loop* loop) noexcept nogil:
@@ -931,6 +969,7 @@ cdef class DataPath:
         free(self._loop.listening)
         free(self._loop.connecting)
         free(self._loop.buffer)
+        free(self._loop.rows)
         tap_close(&self._loop.tap)
         for fd in (self._loop.epoll, self._loop.wake, self._loop.told, self._loop.timer):
             if fd >= 0:
@@ -1058,6 +1097,21 @@ cdef class DataPath:
     def drain_worker(self, int64_t number) -> None:
         """Give it nothing more."""
         self._order(DRAIN_WORKER, number)
+
+    def ask_for_workers(self) -> None:
+        """Have :meth:`workers` brought up to date; it is once :attr:`obeyed` says so."""
+        self._order(LIST_WORKERS, 0)
+
+    def workers(self) -> list[dict]:
+        """Every worker as it was when :meth:`ask_for_workers` was obeyed."""
+        cdef int place
+        gathered = []
+        for place in range(self._loop.row_count):
+            row: dict = self._loop.rows[place]
+            row["name"] = self._loop.rows[place].name.decode(errors="replace")
+            row["type"] = type_name(self._loop.rows[place].type).decode()
+            gathered.append(row)
+        return gathered
 
     def end_peer(self, int64_t number) -> None:
         """Close its connection."""
