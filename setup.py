@@ -57,7 +57,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"zqueue.engine.wire.{name}",
             [str(PLACE / f"{name}.pyx")],
-            extra_compile_args=SANITIZERS if sanitize else ["-O2"],
+            extra_compile_args=SANITIZERS if sanitize else ["-O2", "-g0"],
             extra_link_args=SANITIZERS[:1] if sanitize else [],
             define_macros=[("Py_LIMITED_API", OLDEST_PYTHON)],
             py_limited_api=True,

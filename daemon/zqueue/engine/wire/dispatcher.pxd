@@ -109,12 +109,14 @@ cdef struct Line:
     Request* first
     Request* last
 
+# ``count`` is how many requests it has, besides ``odd`` that have no envelope and need no answer.
 cdef struct Worker:
     Peer* peer
     Worker* next
     Worker* previous
     Line outstanding
     uint32_t count
+    uint32_t odd
     uint32_t credit
     int place
     bint strict

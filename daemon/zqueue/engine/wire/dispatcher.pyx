@@ -60,8 +60,7 @@ from zqueue.engine.wire.zmtp cimport (
 
 cdef enum:
     TURN = 16
-    CLIENT_UNSENT = 1 << 20
-    WORKER_UNSENT = 256 << 10
+    WORKER_UNSENT = 1 << 20
     UNANSWERED = 10_000
     DEEPEST = 4096
     MILLISECOND = 1_000_000
@@ -470,7 +469,7 @@ cdef inline bint _admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
     return (
         (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
         and client.waiting_bytes < it.settings.client_waiting_bytes
-        and peer.session.out.size < CLIENT_UNSENT
+        and peer.session.out.size < it.settings.client_unsent // 4
     )
 
 
@@ -503,7 +502,7 @@ cdef const char* _why_held(Dispatcher* it, Peer* peer) noexcept nogil:
         return b"max_waiting is reached"
     if it.counters.waiting_bytes >= it.settings.max_waiting_bytes:
         return b"max_waiting_bytes is reached"
-    if peer.session.out.size >= CLIENT_UNSENT:
+    if peer.session.out.size >= it.settings.client_unsent // 4:
         return b"a client does not read its replies"
     return b"a client has as many requests waiting as it may"
 
@@ -871,13 +870,18 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     _record(&it.queueing, it.now - request.received_at)
     request.previous, request.next = worker.outstanding.last, NULL
     _link(&worker.outstanding, request)
-    worker.count += 1
     worker.given += 1
     it.counters.in_flight += 1
+    if request.envelope:
+        worker.count += 1
+    else:
+        worker.odd += 1
     if not worker.strict:
         _match_add(it, request)
-        if worker.count > UNANSWERED:
+        if worker.count + worker.odd > UNANSWERED:
             _end(it, _take_back(it, worker.outstanding.first), &it.counters.unanswered)
+    # Behind its equals also when it has no more than before.
+    _unplace(it, worker)
     _place(it, worker)
     _make_dirty(it, peer)
     return True
@@ -898,7 +902,10 @@ cdef Request* _take_back(Dispatcher* it, Request* request) noexcept nogil:
     if not worker.strict:
         _match_remove(it, request)
     request.worker = NULL
-    worker.count -= 1
+    if request.envelope:
+        worker.count -= 1
+    else:
+        worker.odd -= 1
     it.counters.in_flight -= 1
     return request
 
@@ -918,6 +925,7 @@ cdef bint _worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
     if not worker.credit:
         worker.credit = 1 if worker.strict else UNLIMITED
     peer.worker = worker
+    it.told_no_workers = False
     if worker.strict:
         it.strict.connected += 1
     else:
@@ -972,7 +980,7 @@ cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil:
 
 
 cdef void _tell_if_drained(Dispatcher* it, Peer* peer) noexcept nogil:
-    if peer.worker.draining and not peer.worker.count:
+    if peer.worker.draining and peer.worker.outstanding.first == NULL:
         notice(it.notices, it.now, WORKER_DRAINED, BACKEND, peer.number, peer.name, b"", 0, 0)
 
 
@@ -1114,7 +1122,7 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         _record(&it.service, it.now - request.given_at)
     if (client == NULL or client.peer == NULL) and piece.scan.frames > 1 and id_size <= LONGEST_ID:
         client = _client(it, id, id_size)
-    if client != NULL and client.peer != NULL and not client.peer.ended:
+    if client != NULL and _can_be_told(client.peer):
         _deliver(it, client.peer, piece)
         if request != NULL:
             _end(it, request, &it.counters.replied)
@@ -1135,6 +1143,10 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     worker.answered += 1
     _place(it, worker)
     _tell_if_drained(it, peer)
+
+
+cdef inline bint _can_be_told(Peer* peer) noexcept nogil:
+    return peer != NULL and not peer.ended and not peer.deaf
 
 
 cdef bint _answers(Request* request, Piece* piece) noexcept nogil:
@@ -1444,7 +1456,7 @@ cdef class Exchange:
     def outstanding(self, int number) -> int:
         """How many requests a worker has."""
         cdef Peer* peer = self._peer(number)
-        return peer.worker.count if peer.worker != NULL else 0
+        return peer.worker.count + peer.worker.odd if peer.worker != NULL else 0
 
     def credit(self, int number) -> int:
         """How many requests a worker may have."""

@@ -170,7 +170,7 @@ cdef extern from *:
     void zq_fence() nogil
 
 cdef enum:
-    BUFFER = 262144
+    BUFFER = 65536
     EVENTS = 256
     PARTS = 64
     ACCEPTED_A_TURN = 64
@@ -668,6 +668,14 @@ cdef bint _watch_listener(Loop* loop, Listening* listener) noexcept nogil:
     return epoll_ctl(loop.epoll, EPOLL_CTL_ADD, listener.fd, &event) == 0
 
 
+cdef void _unwatch_listeners(Loop* loop) noexcept nogil:
+    cdef int place
+    for place in range(loop.listening_count):
+        if not loop.listening[place].shut:
+            loop.listening[place].shut = True
+            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, loop.listening[place].fd, NULL)
+
+
 cdef void _connect(Loop* loop, Connecting* connector) noexcept nogil:
     cdef epoll_event event
     cdef uint8_t address[LONGEST_ADDRESS]
@@ -811,6 +819,7 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         _list_workers(loop)
     elif order.what == CLOSE:
         dispatcher_mode(it, HOLD)
+        _unwatch_listeners(loop)
         loop.closing = True
         loop.close_by = it.now + order.argument
 
@@ -829,7 +838,8 @@ cdef void _list_workers(Loop* loop) noexcept nogil:
             loop.row_count += 1
             row.number, row.type = peer.number, peer.session.peer_type
             row.connected_for = it.now - peer.opened_at
-            row.in_flight, row.answered = peer.worker.count, peer.worker.answered
+            row.in_flight = peer.worker.count + peer.worker.odd
+            row.answered = peer.worker.answered
             row.ahead, row.service = peer.worker.credit, <int64_t> peer.worker.service
             row.draining = peer.worker.draining
             memcpy(row.name, peer.name, NAME)
