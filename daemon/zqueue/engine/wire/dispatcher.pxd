@@ -48,6 +48,7 @@ cdef struct Counters:
     uint64_t waiting
     uint64_t waiting_bytes
     uint64_t in_flight
+    uint64_t in_flight_bytes
     uint64_t replied
     uint64_t withdrawn
     uint64_t dead
@@ -117,6 +118,7 @@ cdef struct Worker:
     Line outstanding
     uint32_t count
     uint32_t odd
+    uint64_t bytes
     uint32_t credit
     int place
     bint strict
@@ -216,6 +218,7 @@ cdef bint dispatcher_open(
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
+cdef bint dispatcher_can_give(Dispatcher* it) noexcept nogil
 cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil

@@ -792,7 +792,8 @@ cdef void _end(Dispatcher* it, Request* request, uint64_t* end) noexcept nogil:
     """It has come to one of its ends, which is counted there. It must be in no line any more."""
     cdef Client* client = request.client
     end[0] += 1
-    body_drop(&it.pool, request.body)
+    if request.body != NULL:
+        body_drop(&it.pool, request.body)
     client.requests -= 1
     if not client.requests and client.peer == NULL:
         it.clients_out -= 1
@@ -811,7 +812,7 @@ cdef void _give_all(Dispatcher* it) noexcept nogil:
     cdef Worker* worker
     if it.odd.first != NULL and not it.loose.connected and it.strict.connected:
         _drop_malformed(it)
-    while it.line.first != NULL or it.odd.first != NULL:
+    while dispatcher_can_give(it):
         request, worker = it.line.first, NULL
         if request == NULL or (it.odd.first != NULL and it.odd.first.number < request.number):
             request = it.odd.first
@@ -822,11 +823,19 @@ cdef void _give_all(Dispatcher* it) noexcept nogil:
         if worker == NULL and it.odd.first != NULL:
             request = it.odd.first
             worker = _least(&it.loose)
-        if worker == NULL:
-            _tell_if_bereft(it)
+        if worker == NULL or not _give(it, worker, request):
             return
-        if not _give(it, worker, request):
-            return
+    if it.line.first != NULL or it.odd.first != NULL:
+        _tell_if_bereft(it)
+
+
+cdef bint dispatcher_can_give(Dispatcher* it) noexcept nogil:
+    """Whether something waits, and a worker can take it."""
+    if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
+        return False
+    if it.line.first != NULL and (it.strict.able or it.loose.able):
+        return True
+    return it.odd.first != NULL and it.loose.able > 0
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
@@ -857,10 +866,11 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     cdef Peer* peer = worker.peer
     cdef Client* client = request.client
     cdef uint8_t head[LONGEST_ID + 2]
-    if not outgoing_copy(&it.pool, &peer.session.out, head, _id_frame(client, head)):
-        return False
-    if not outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size):
-        # Half a message is on its way: this connection is of no use any more.
+    if not (
+        outgoing_copy(&it.pool, &peer.session.out, head, _id_frame(client, head))
+        and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
+    ):
+        # Half a message may be on its way: this connection is of no use any more.
         peer_end(it, peer, b"there is no memory to send to it")
         return False
     _unqueue(it, request)
@@ -874,17 +884,32 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     it.counters.in_flight += 1
     if request.envelope:
         worker.count += 1
+        worker.bytes += request.size
+        it.counters.in_flight_bytes += request.size
     else:
         worker.odd += 1
     if not worker.strict:
         _match_add(it, request)
-        if worker.count + worker.odd > UNANSWERED:
-            _end(it, _take_back(it, worker.outstanding.first), &it.counters.unanswered)
+        _forget_unanswered(it, worker)
     # Behind its equals also when it has no more than before.
     _unplace(it, worker)
     _place(it, worker)
     _make_dirty(it, peer)
     return True
+
+
+cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
+    """A ROUTER or DEALER need not answer, and what it does not is not kept for ever. A request
+    without an envelope is given to nobody else, so its bytes are not kept at all."""
+    cdef Request* newest = worker.outstanding.last
+    if not newest.envelope:
+        body_drop(&it.pool, newest.body)
+        newest.body = NULL
+    while worker.outstanding.first != newest and (
+        worker.count + worker.odd > UNANSWERED
+        or worker.bytes > it.settings.max_waiting_bytes // 4
+    ):
+        _end(it, _take_back(it, worker.outstanding.first), &it.counters.unanswered)
 
 
 cdef inline size_t _id_frame(Client* client, uint8_t* head) noexcept nogil:
@@ -904,6 +929,8 @@ cdef Request* _take_back(Dispatcher* it, Request* request) noexcept nogil:
     request.worker = NULL
     if request.envelope:
         worker.count -= 1
+        worker.bytes -= request.size
+        it.counters.in_flight_bytes -= request.size
     else:
         worker.odd -= 1
     it.counters.in_flight -= 1
@@ -1256,7 +1283,7 @@ cdef Request* _match_find(
             and at.client.id_size == id_size
             and memcmp(at.client.id, id, id_size) == 0
             and at.envelope == size
-            and memcmp(body_bytes(at.body), envelope, size) == 0
+            and (not size or memcmp(body_bytes(at.body), envelope, size) == 0)
         ):
             return at
         at = at.match_next

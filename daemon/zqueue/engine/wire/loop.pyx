@@ -28,6 +28,7 @@ from zqueue.engine.wire.dispatcher cimport (
     Histogram,
     Peer,
     Settings,
+    dispatcher_can_give,
     dispatcher_close,
     dispatcher_mode,
     dispatcher_open,
@@ -343,17 +344,8 @@ cdef void _settle(Loop* loop) noexcept nogil:
                 _flush(loop, peer)
         if it.ended != NULL:
             _close_ended(loop)
-        elif it.dirty == NULL and not _can_give(it):
+        elif it.dirty == NULL and not dispatcher_can_give(it):
             return
-
-
-cdef inline bint _can_give(Dispatcher* it) noexcept nogil:
-    """Whether flushing has made room at a worker for what waits."""
-    if it.mode == HOLD:
-        return False
-    if it.line.first != NULL and (it.strict.able or it.loose.able):
-        return True
-    return it.odd.first != NULL and it.loose.able > 0
 
 
 # -- reading and writing -------------------------------------------------------------------------
