@@ -1,10 +1,11 @@
-"""A queue device of libzmq or pyzmq in a process of its own: ``python -m benchmarks.bare NAME``.
+"""A queue device of a library in a process of its own: ``python -m benchmarks.bare NAME``.
 
 It binds two free ports, prints both endpoints in one line, and runs until it is killed.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -58,12 +59,24 @@ def _thread_proxy() -> None:
     device.join()
 
 
+def _pyomq_proxy() -> None:
+    # Not a dependency of zqueue, so not there for mypy to see.
+    pyomq: Any = importlib.import_module("pyomq")
+    context = pyomq.Context()
+    frontend, backend = context.socket(pyomq.ROUTER), context.socket(pyomq.DEALER)
+    for sock in (frontend, backend):
+        sock.bind(_ANY_PORT)
+    _tell(*(sock.getsockopt(pyomq.LAST_ENDPOINT).decode() for sock in (frontend, backend)))
+    pyomq.proxy(frontend, backend)
+
+
 DEVICES: dict[str, Callable[[], None]] = {
     "zmq.proxy": _proxy,
     "ThreadProxy": _thread_proxy,
     "monitored_queue": _monitored_queue,
+    "pyomq": _pyomq_proxy,
 }
-"""By the name that the table shows."""
+"""By the name that the tables show."""
 
 if __name__ == "__main__":
     DEVICES[sys.argv[1]]()

@@ -1,33 +1,37 @@
-"""The brokers that are compared, each started as a process on a CPU of its own."""
+"""The brokers that are compared, each started as a process of its own, in turn."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bare import DEVICES
+from benchmarks.child import read_line
 from zqueue.control.client import ControlClient, Refused, Unreachable
 
 BASELINE = "zmq.proxy"
 ZQUEUED = "zqueued"
-NAMES = (*DEVICES, ZQUEUED)
-"""All brokers in the order in which they take turns."""
+ZQUEUED_LIBZMQ, ZQUEUED_WIRE = "zqueued libzmq", "zqueued wire"
 
 _START_WITHIN = 20.0
+_ENGINE_LINES = {
+    ZQUEUED: "",
+    ZQUEUED_LIBZMQ: 'engine = "libzmq"',
+    ZQUEUED_WIRE: 'engine = "wire"',
+}
 
 _CONFIG = """\
 [control]
 endpoint = "ipc://{folder}/control.sock"
 
 [queues.default]
+{engine}
 frontend = "tcp://127.0.0.1:*"
 backend = "tcp://127.0.0.1:*"
 """
@@ -48,26 +52,28 @@ class Broker:
 
 
 @contextlib.contextmanager
-def running(name: str, cpu: int) -> Iterator[Broker]:
-    """Run one broker, all its threads on ``cpu``; kill it at the end.
+def running(name: str, cpus: Collection[int]) -> Iterator[Broker]:
+    """Run one broker, all its threads on ``cpus``; kill it at the end.
+
+    The names are those of :data:`benchmarks.bare.DEVICES`, and the ``ZQUEUED`` ones of this module.
 
     Raises:
         BrokerError: it did not start, or has ended before it was told to.
     """
     with tempfile.TemporaryDirectory(prefix="zq-bench-") as folder:
         log_path = Path(folder) / "log"
-        command = _zqueued(Path(folder)) if name == ZQUEUED else _bare(name)
+        command = _zqueued(name, Path(folder)) if name in _ENGINE_LINES else _bare(name)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+                preexec_fn=lambda: os.sched_setaffinity(0, cpus),
             )
         try:
             try:
-                if name == ZQUEUED:
+                if name in _ENGINE_LINES:
                     endpoints = _ask_zqueued(process, f"ipc://{folder}/control.sock")
                 else:
                     endpoints = _read_endpoints(process)
@@ -88,19 +94,14 @@ def _bare(name: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.bare", name]
 
 
-def _zqueued(folder: Path) -> list[str]:
+def _zqueued(name: str, folder: Path) -> list[str]:
     config = folder / "zqueue.toml"
-    config.write_text(_CONFIG.format(folder=folder))
+    config.write_text(_CONFIG.format(folder=folder, engine=_ENGINE_LINES[name]))
     return [sys.executable, "-m", "zqueue.cli.zqueued", "--config", str(config)]
 
 
 def _read_endpoints(process: subprocess.Popen[bytes]) -> tuple[str, str]:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        if not selector.select(_START_WITHIN):
-            raise BrokerError(f"it was not ready within {_START_WITHIN:g} s")
-    endpoints = process.stdout.readline().decode().split()
+    endpoints = read_line(process, _START_WITHIN).split()
     if len(endpoints) != 2:
         raise BrokerError("it did not start")
     return endpoints[0], endpoints[1]

@@ -15,6 +15,9 @@ from benchmarks.round_trip import Answerer, Asker, RoundTrips
 
 R = TypeVar("R")
 
+NAMES = (brokers.BASELINE, "ThreadProxy", "monitored_queue", brokers.ZQUEUED)
+"""The brokers of the grid, in the order in which they take turns."""
+
 # Messages up to so many bytes: requests outstanding of all clients, of each at most.
 _OUTSTANDING = ((1024, 1000, 500), (16 * 1024, 600, 200), (1 << 62, 32, 16))
 _BUSY_BROKER = 0.9
@@ -194,10 +197,10 @@ class _Rounds:
 
     def in_turn(self, play: Callable[[brokers.Broker], R]) -> dict[str, list[R]]:
         """A, B, C, D, A, B, …, each as a fresh process."""
-        results: dict[str, list[R]] = {name: [] for name in brokers.NAMES}
+        results: dict[str, list[R]] = {name: [] for name in NAMES}
         for _ in range(self.effort.runs):
             for name, of_broker in results.items():
-                with brokers.running(name, self.placement.broker) as broker:
+                with brokers.running(name, {self.placement.broker}) as broker:
                     of_broker.append(play(broker))
         return results
 

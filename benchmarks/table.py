@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import zmq
 
 import zqueue
-from benchmarks.brokers import BASELINE, NAMES
+from benchmarks.brokers import BASELINE
 from benchmarks.cpu import Placement
-from benchmarks.grid import Cell, Effort, Figures, RoundTrip, Throughput
+from benchmarks.grid import NAMES, Cell, Effort, Figures, RoundTrip, Throughput
 from benchmarks.verdict import Bar
 
 T = TypeVar("T")
@@ -33,18 +33,44 @@ _TRIP_FIGURES: dict[str, Callable[[RoundTrip], float]] = {
 }
 
 
+def processor() -> str:
+    """The model, as /proc/cpuinfo has it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of all that has a part in the figures."""
+    return {
+        "zqueued": zqueue.__version__,
+        "libzmq": zmq.zmq_version(),
+        "pyzmq": zmq.__version__,
+        "python": platform.python_version(),
+        "linux": platform.release(),
+    }
+
+
+def versions_line() -> str:
+    """The same, for a report."""
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def text_of(value: float) -> str:
+    """A figure as a table shows it."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}"
+
+
 def lines(
     figures: Figures, bars: tuple[Bar, ...], effort: Effort, placement: Placement
 ) -> Iterator[str]:
     """The whole report, line by line."""
     yield (
-        f"{_processor()}; broker on CPU {placement.broker}, clients on {placement.clients}, "
+        f"{processor()}; broker on CPU {placement.broker}, clients on {placement.clients}, "
         f"workers on {placement.workers}"
     )
-    yield (
-        f"zqueued {zqueue.__version__}, libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}, "
-        f"Python {platform.python_version()}, Linux {platform.release()}"
-    )
+    yield versions_line()
     yield (
         f"medians of {effort.runs} interleaved runs of {effort.seconds:g} s, "
         f"{effort.round_trips} round trips"
@@ -78,19 +104,13 @@ def document(
     """The same as a JSON-able object."""
     return {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cpus": os.cpu_count(),
             "broker_cpu": placement.broker,
             "clients_cpu": placement.clients,
             "workers_cpu": placement.workers,
-            "kernel": platform.release(),
         },
-        "versions": {
-            "zqueued": zqueue.__version__,
-            "libzmq": zmq.zmq_version(),
-            "pyzmq": zmq.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "runs": effort.runs,
         "seconds": effort.seconds,
         "throughput": [
@@ -121,7 +141,7 @@ def document(
         "bars": [
             {
                 "name": bar.name,
-                "limit": bar.limit,
+                "limit": bar.limit.value,
                 "met": bool(bar.ratios) and not bar.missed,
                 "geometric_mean": bar.mean if bar.ratios else None,
                 "worst": bar.worst[1] if bar.ratios else None,
@@ -147,10 +167,7 @@ def _table(
         columns = []
         for name in NAMES:
             value = figure(of_cell[name])
-            if name == BASELINE:
-                text = f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}"
-            else:
-                text = f"{value / baseline:.2f}"
+            text = text_of(value) if name == BASELINE else f"{value / baseline:.2f}"
             columns.append(f"{text:>15}{marks(of_cell[name]):<2}")
         yield f"  {label(cell):<32}" + "".join(columns).rstrip()
 
@@ -177,10 +194,3 @@ def _trip_marks(one: RoundTrip) -> str:
 
 def _no_marks(_: object) -> str:
     return ""
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

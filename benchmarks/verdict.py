@@ -11,12 +11,26 @@ from benchmarks.grid import Cell, Figures, Throughput
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a ratio, or a figure, is to reach."""
+
+    value: float
+    more_is_better: bool
+
+    def cleared(self, value: float) -> bool:
+        """Whether ``value`` is good enough."""
+        return value >= self.value if self.more_is_better else value <= self.value
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.more_is_better else '≤'} {self.value:.2f}"
+
+
+@dataclass(frozen=True)
 class Bar:
     """One figure of zqueued divided by that of ``zmq.proxy``, in each cell that can tell."""
 
     name: str
-    limit: float
-    more_is_better: bool
+    limit: Limit
     ratios: dict[str, float]
     left_out: int = 0
 
@@ -28,23 +42,22 @@ class Bar:
     @property
     def worst(self) -> tuple[str, float]:
         """The worst cell and its ratio."""
-        pick = min if self.more_is_better else max
+        pick = min if self.limit.more_is_better else max
         return pick(self.ratios.items(), key=lambda item: item[1])
 
     @property
     def missed(self) -> int:
         """In how many cells."""
-        return sum(not self._cleared(ratio) for ratio in self.ratios.values())
+        return sum(not self.limit.cleared(ratio) for ratio in self.ratios.values())
 
     def __str__(self) -> str:
-        sign = "≥" if self.more_is_better else "≤"
-        title = f"{self.name} {sign} {self.limit:.2f}"
+        title = f"{self.name} {self.limit}"
         if not self.ratios:
             return f"{title}: not known, in no cell did the brokers themselves set the pace"
         cell, worst = self.worst
         if not self.missed:
             outcome = "met"
-        elif self._cleared(self.mean):
+        elif self.limit.cleared(self.mean):
             outcome = f"met on average, missed in {self.missed} of {len(self.ratios)} cells"
         else:
             outcome = f"missed, in {self.missed} of {len(self.ratios)} cells"
@@ -52,9 +65,6 @@ class Bar:
         if self.left_out:
             line += f"; {self.left_out} cells left out (* or *!)"
         return line
-
-    def _cleared(self, ratio: float) -> bool:
-        return ratio >= self.limit if self.more_is_better else ratio <= self.limit
 
 
 def judge(figures: Figures) -> tuple[Bar, ...]:
@@ -73,21 +83,18 @@ def judge(figures: Figures) -> tuple[Bar, ...]:
     return (
         Bar(
             "throughput",
-            0.95,
-            True,
+            Limit(0.95, more_is_better=True),
             _ratios(telling, lambda of_broker: of_broker.requests_per_second),
             left_out=len(figures.throughput) - len(telling),
         ),
         Bar(
             "CPU a request",
-            1.10,
-            False,
+            Limit(1.10, more_is_better=False),
             _ratios(figures.throughput, lambda of_broker: of_broker.cpu_us_per_request),
         ),
         Bar(
             "round trip p50",
-            1.05,
-            False,
+            Limit(1.05, more_is_better=False),
             {
                 cell.message: by_broker[ZQUEUED].p50_us / by_broker[BASELINE].p50_us
                 for cell, by_broker in figures.round_trip.items()

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import zmtp
-from benchmarks.brokers import NAMES
-from benchmarks.grid import GRID, Cell, Figures, Throughput
+from benchmarks.grid import GRID, NAMES, Cell, Figures, Throughput
 from benchmarks.verdict import judge
 
 _ROOT = Path(__file__).parent.parent
