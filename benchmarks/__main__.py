@@ -14,6 +14,7 @@ from benchmarks.brokers import BrokerError
 from benchmarks.grid import GRID, QUICK, Cell, Effort, measure
 from benchmarks.peers import PeerError
 from benchmarks.verdict import judge
+from benchmarks.wire.command import wire
 
 
 def _parse_cells(_: click.Context, __: click.Parameter, text: str | None) -> tuple[Cell, ...]:
@@ -31,7 +32,7 @@ def _parse_cells(_: click.Context, __: click.Parameter, text: str | None) -> tup
     return tuple(cells)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="A few cells, short rounds: under a minute.")
 @click.option("--runs", type=click.IntRange(1), help="Runs of each broker. Default: 5, quick 3.")
 @click.option(
@@ -54,7 +55,9 @@ def _parse_cells(_: click.Context, __: click.Parameter, text: str | None) -> tup
     help="Write the figures there too.",
 )
 @click.option("--enforce", is_flag=True, help="Exit 1 if zqueued misses a bar in any cell.")
+@click.pass_context
 def main(
+    context: click.Context,
     quick: bool,
     runs: int | None,
     seconds: float | None,
@@ -65,9 +68,15 @@ def main(
 ) -> None:
     """Measure zqueued beside zmq.proxy, ThreadProxy and monitored_queue.
 
+    The command "wire" measures something else, with options of its own.
+
     Exit codes: 0 measured, 1 a broker failed or left requests unanswered (or with --enforce, a bar
     was missed), 2 usage.
     """
+    # Ended by SIGTERM, it still ends the brokers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if context.invoked_subcommand is not None:
+        return
     effort = Effort(
         cells=cells or (QUICK if quick else GRID),
         runs=runs or (3 if quick else 5),
@@ -76,8 +85,6 @@ def main(
         round_trips=round_trips or (2000 if quick else 5000),
     )
     placement = cpu.place()
-    # Ended by SIGTERM, it still ends the brokers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         figures = measure(effort, placement, lambda what: click.echo(what, err=True))
     except (BrokerError, PeerError) as error:
@@ -94,6 +101,8 @@ def main(
         failed = True
     sys.exit(1 if failed else 0)
 
+
+main.add_command(wire)
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +12,26 @@ from typing import Any
 
 import pytest
 
-from benchmarks import zmtp
+from benchmarks import brokers, zmtp
 from benchmarks.grid import GRID, NAMES, Cell, Figures, Throughput
 from benchmarks.verdict import judge
+from benchmarks.wire import measure, report
+from benchmarks.wire.rows import Metric, rows
 
 _ROOT = Path(__file__).parent.parent
 
 
-def _benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+_needs_a_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CC", "cc")) is None,
+    reason="there is no C compiler for the load generator",
+)
+
+
+def _benchmarks(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
         cwd=_ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=100,
@@ -102,3 +113,79 @@ def test_lost_requests_are_told() -> None:
     lossy = Throughput(1.0, 1.0, 1.0, 0.0, sent=5, answered=3)
     figures = Figures({Cell(64, 1, 1): {"zqueued": lossy}}, {})
     assert list(figures.lost()) == [("zqueued", Cell(64, 1, 1), 2)]
+
+
+@_needs_a_compiler
+def test_every_row_of_the_wire_table_has_figures(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    done = _benchmarks(
+        *("wire", "--runs", "1", "--seconds", "0.1", "--idle-clients", "50"),
+        *("--rows", "a,b,d,g,h,i,j", "--json", str(path)),
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads(path.read_text())
+    assert set(figures["not_here"]) <= {measure.SUBJECT, measure.EXTRA}
+    assert set(figures["left_out"]) <= {"g", "h"}, "rows that need a libzmq for C"
+    names = [name for name in measure.NAMES if name not in figures["not_here"]]
+    assert brokers.BASELINE in names
+    assert [row["key"] for row in figures["rows"]] == [
+        key for key in "abdghij" if key not in figures["left_out"]
+    ]
+    for row in figures["rows"]:
+        for name in names:
+            if (name, row["key"]) not in {(f["broker"], f["row"]) for f in figures["failed"]}:
+                (one,) = row["brokers"][name]
+                assert one["throughput"] > 0, (row["key"], name)
+                assert set(row["metrics"]) <= set(one), (row["key"], name)
+    for key in ("  a  ", "  b  "):
+        assert key in done.stdout, "what it is to reach"
+
+
+def test_an_unknown_row_is_a_usage_error() -> None:
+    done = _benchmarks("wire", "--rows", "a,z")
+    assert done.returncode == 2
+    assert "'z' is none of a,b,c" in done.stderr
+
+
+def test_without_a_compiler_it_says_so() -> None:
+    done = _benchmarks("wire", "--rows", "b", CC="no-such-compiler")
+    assert done.returncode == 1
+    assert "there is no C compiler 'no-such-compiler'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _round(**figures: float) -> measure.Round:
+    shares = {Metric.BROKER_SHARE: 0.75, Metric.PEERS_SHARE: 0.25, Metric.OTHER_SHARE: 0.0}
+    return {**shares, **{Metric[name]: value for name, value in figures.items()}}
+
+
+def test_the_wire_engine_is_judged_by_medians_against_the_baseline() -> None:
+    row = rows(10_000)[0]
+    figures = measure.Figures(
+        {
+            row: {
+                brokers.BASELINE: [_round(THROUGHPUT=n, CPU=2.0) for n in (100, 90, 5000)],
+                measure.SUBJECT: [
+                    _round(THROUGHPUT=n, CPU=1.0, BROKER_SHARE=0.4, PEERS_SHARE=0.6)
+                    for n in (210, 1, 220)
+                ],
+            }
+        }
+    )
+    throughput, cpu = report.judge(figures, (row,))
+    assert (throughput.met, throughput.value) == (True, 2.1)
+    assert "judge by its CPU a request" in str(throughput)
+    assert (cpu.met, cpu.value) == (False, 0.5)
+    assert "missed" in str(cpu)
+    assert all("not known" in str(one) for one in report.judge(measure.Figures(), (row,)))
+
+
+def test_a_broker_that_failed_is_told_unless_it_is_the_extra() -> None:
+    figures = measure.Figures(
+        absent={measure.SUBJECT: "not built", brokers.ZQUEUED_LIBZMQ: "no config"},
+        failed=[(measure.EXTRA, "e", "slow"), (measure.SUBJECT, "a", "2 requests unanswered")],
+    )
+    assert report.failures(figures) == [
+        "zqueued libzmq did not start: no config",
+        "zqueued wire failed in row a: 2 requests unanswered",
+    ]
