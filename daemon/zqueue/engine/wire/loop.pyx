@@ -130,6 +130,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockopt(int fd, int level, int option, void* value, socklen_t* size)
     int setsockopt(int fd, int level, int option, const void* value, socklen_t size)
     ssize_t recv(int fd, void* into, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -408,24 +409,10 @@ cdef void _read_again(Loop* loop, Peer* peer) noexcept nogil:
 cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
     """Write as much as the socket takes."""
     cdef Dispatcher* it = &loop.dispatcher
-    cdef iovec parts[PARTS]
-    cdef msghdr message
-    cdef Segment* segment
-    cdef size_t size
+    cdef size_t size = 0
     cdef ssize_t sent
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = parts
     while peer.session.out.first != NULL and not peer.deaf:
-        size = 0
-        message.msg_iovlen = 0
-        segment = peer.session.out.first
-        while segment != NULL and message.msg_iovlen < PARTS:
-            parts[message.msg_iovlen].iov_base = body_bytes(segment.body) + segment.begin
-            parts[message.msg_iovlen].iov_len = segment.end - segment.begin
-            size += segment.end - segment.begin
-            message.msg_iovlen += 1
-            segment = segment.next
-        sent = sendmsg(peer.fd, &message, MSG_NOSIGNAL)
+        sent = _send(peer, &size)
         if sent < 0 and errno == EINTR:
             continue
         if sent < 0 and errno != EAGAIN and errno != ENOBUFS:
@@ -440,6 +427,26 @@ cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
         outgoing_clear(&it.pool, &peer.session.out)
     elif peer.waits_to_write:
         _watch_writing(loop, peer, False)
+
+
+cdef ssize_t _send(Peer* peer, size_t* size) noexcept nogil:
+    """One system call; ``size`` is how much it was asked to send."""
+    cdef iovec parts[PARTS]
+    cdef msghdr message
+    cdef Segment* segment = peer.session.out.first
+    if segment.next == NULL:
+        size[0] = segment.end - segment.begin
+        return send(peer.fd, body_bytes(segment.body) + segment.begin, size[0], MSG_NOSIGNAL)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    size[0] = 0
+    while segment != NULL and message.msg_iovlen < PARTS:
+        parts[message.msg_iovlen].iov_base = body_bytes(segment.body) + segment.begin
+        parts[message.msg_iovlen].iov_len = segment.end - segment.begin
+        size[0] += segment.end - segment.begin
+        message.msg_iovlen += 1
+        segment = segment.next
+    return sendmsg(peer.fd, &message, MSG_NOSIGNAL)
 
 
 cdef void _deafen(Loop* loop, Peer* peer) noexcept nogil:
