@@ -1,0 +1,93 @@
+"""Peers of an :class:`Exchange`, the wire engine's state machine without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.wire.raw import COMMAND, MORE, Reader, Version, hello, message
+from zqueue.engine.wire.dispatcher import Exchange
+
+FORWARD, HOLD, DRAIN = range(3)
+
+
+class Driven:
+    """One peer of an exchange. ``got`` are the messages that came, ``commands`` the commands."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        side: int,
+        type: str,
+        *,
+        identity: bytes = b"",
+        version: Version = (3, 1),
+    ) -> None:
+        self.exchange = exchange
+        self.number = exchange.connect(side)
+        self.got: list[list[bytes]] = []
+        self.commands: list[bytes] = []
+        self._reader = Reader()
+        self._frames: list[bytes] = []
+        self.feed(hello(type, version, identity))
+        said = 64 if version[0] >= 3 else 12
+        if self.is_there:
+            self._reader.feed(exchange.output(self.number))
+            assert self._reader.take(said) is not None
+            self.hear()
+            assert self.commands.pop(0).startswith(b"\x05READY") if version[0] >= 3 else True
+            if version[0] < 3:
+                assert self.got.pop(0) == [b""]
+
+    @property
+    def is_there(self) -> bool:
+        return self.number in self.exchange.peers
+
+    def feed(self, data: bytes) -> None:
+        self.exchange.feed(self.number, data)
+
+    def send(self, *frames: bytes) -> None:
+        self.feed(message(frames))
+
+    def hear(self, most: int = 1 << 62) -> list[list[bytes]]:
+        """Take what was sent to it; the messages that became whole by it."""
+        self._reader.feed(self.exchange.output(self.number, most))
+        before = len(self.got)
+        while (heard := self._reader.frame()) is not None:
+            flags, body = heard
+            if flags & COMMAND:
+                self.commands.append(body)
+                continue
+            self._frames.append(body)
+            if not flags & MORE:
+                self.got.append(self._frames)
+                self._frames = []
+        return self.got[before:]
+
+    def answer(self, request: Sequence[bytes], body: bytes | None = None) -> None:
+        self.send(*request[:-1], request[-1] if body is None else body)
+
+    def close(self) -> None:
+        self.exchange.close(self.number)
+
+
+def client(exchange: Exchange, type: str = "DEALER", **how: Any) -> Driven:
+    return Driven(exchange, 0, type, **how)
+
+
+def worker(exchange: Exchange, type: str = "REP", **how: Any) -> Driven:
+    return Driven(exchange, 1, type, **how)
+
+
+def assert_adds_up(exchange: Exchange) -> None:
+    counted = exchange.counters
+    ends = ("waiting", "in_flight", "replied", "withdrawn", "dead", "malformed", "unanswered")
+    assert counted["received"] == sum(counted[end] for end in ends), counted
+
+
+def assert_nothing_is_left(exchange: Exchange) -> None:
+    """When everybody has left, nothing is held for anybody."""
+    for number in exchange.peers:
+        exchange.close(number)
+    assert_adds_up(exchange)
+    assert set(exchange.live.values()) == {0}, exchange.live
