@@ -261,7 +261,7 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
         _make_dirty(it, peer)
     if peer.worker != NULL and peer.worker.answered > answered:
         _measure(it, peer.worker, peer.worker.answered - answered, since)
-    if peer.session.ttl and not peer.due:
+    if peer.session.ttl and (not peer.due or peer.due > it.now + peer.session.ttl):
         _schedule(it, peer, it.now + peer.session.ttl)
     return at
 

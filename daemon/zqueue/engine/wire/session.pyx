@@ -297,7 +297,7 @@ cdef int64_t session_pulse(
     libzmq before 4.3 (libzmq#3060).
     """
     cdef uint8_t frame[16]
-    cdef int64_t due = 0
+    cdef int64_t due = 0, next_ping
     if session.stage == ENDED:
         return 0
     if session.stage != TALKS:
@@ -318,16 +318,20 @@ cdef int64_t session_pulse(
         if session.awaits_pong and now >= session.pinged_at + heartbeat.timeout:
             _end(session, BROKE_PROTOCOL, b"its heartbeat stopped")
             return 0
-        if now >= max(session.pinged_at, session.opened_at) + heartbeat.interval:
+        if not session.awaits_pong and now >= _last_ping(session) + heartbeat.interval:
             if outgoing_copy(pool, &session.out, frame, write_ping(frame, 0)):
-                if not session.awaits_pong:
-                    session.pinged_at = now
+                session.pinged_at = now
                 session.awaits_pong = True
         if session.awaits_pong:
             due = _earlier(due, session.pinged_at + heartbeat.timeout)
-        else:
-            due = _earlier(due, max(session.pinged_at, session.opened_at) + heartbeat.interval)
+        # While a PONG is awaited no other PING goes; look again an interval later.
+        next_ping = _last_ping(session) + heartbeat.interval
+        due = _earlier(due, next_ping if next_ping > now else now + heartbeat.interval)
     return due
+
+
+cdef inline int64_t _last_ping(Session* session) noexcept nogil:
+    return max(session.pinged_at, session.opened_at)
 
 
 cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
