@@ -120,7 +120,7 @@ cdef int intake_next(
             piece.data = body_bytes(intake.partial) + intake.scan.command_begin
             piece.size = intake.scan.command_end - intake.scan.command_begin
             piece.owner = NULL
-            intake.have = intake.scan.at
+            intake.have = intake.scan.needed = intake.scan.at
             return COMMAND
         if found != NOTHING:
             return found
