@@ -52,6 +52,7 @@ from zqueue.engine.wire.zmtp cimport (
     ROUTER,
     Piece,
     frame_head,
+    hash_frames,
     intake_read,
     intake_room,
     same_frames,
@@ -1215,7 +1216,8 @@ cdef void _deliver(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 cdef uint32_t _match_hash(
     int64_t worker, const uint8_t* id, size_t id_size, const uint8_t* envelope, size_t size
 ) noexcept nogil:
-    return _hash(_hash(<uint32_t> worker * <uint32_t> 2654435761, id, id_size), envelope, size)
+    cdef uint32_t hash = _hash(<uint32_t> worker * <uint32_t> 2654435761, id, id_size)
+    return hash_frames(hash, envelope, size)
 
 
 cdef void _match_add(Dispatcher* it, Request* request) noexcept nogil:
@@ -1282,8 +1284,8 @@ cdef Request* _match_find(
             and at.worker == worker
             and at.client.id_size == id_size
             and memcmp(at.client.id, id, id_size) == 0
-            and at.envelope == size
-            and (not size or memcmp(body_bytes(at.body), envelope, size) == 0)
+            and (at.envelope > 0) == (size > 0)
+            and (not size or same_frames(body_bytes(at.body), at.envelope, envelope, size))
         ):
             return at
         at = at.match_next

@@ -192,6 +192,21 @@ cdef bint same_frames(
     return here == one_size and there == other_size
 
 
+cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
+    """Of whole frames; the same for the same frames, however their lengths are written."""
+    cdef size_t at = 0, head, place
+    cdef uint64_t length
+    while at < size:
+        head = 9 if data[at] & LONG else 2
+        length = _big_endian(data + at + 1, <int> head - 1)
+        at += head
+        hash = (hash ^ <uint32_t> length) * <uint32_t> 16777619
+        for place in range(length):
+            hash = (hash ^ data[at + place]) * <uint32_t> 16777619
+        at += length
+    return hash ^ (hash >> 15)
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 
