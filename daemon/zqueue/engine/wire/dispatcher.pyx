@@ -4,6 +4,7 @@
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strncpy
 from zqueue.engine.wire.memory cimport (
+    KEEPS,
     body_bytes,
     body_drop,
     body_new,
@@ -799,9 +800,12 @@ cdef void _end(Dispatcher* it, Request* request, uint64_t* end) noexcept nogil:
     if not client.requests and client.peer == NULL:
         it.clients_out -= 1
         free(client)
-    request.next = it.spare
-    it.spare = request
     it.requests_out -= 1
+    if KEEPS:
+        request.next = it.spare
+        it.spare = request
+    else:
+        free(request)
 
 
 # -- giving out ----------------------------------------------------------------------------------
@@ -1406,12 +1410,12 @@ cdef class Exchange:
         # As the loop does it: the rest of a large frame goes to where it belongs at once.
         while at < size:
             missing = min(peer_room(&self._it, peer, &room), size - at)
-            if missing and peer.held == NULL:
+            if peer.stalled != FLOWS:
+                raise BlockingIOError("it is held back")
+            if missing:
                 memcpy(room, &data[at], missing)
                 peer_take(&self._it, peer, room, missing)
                 at += missing
-            elif peer.held != NULL:
-                raise BlockingIOError("it is held back")
             else:
                 peer_take(&self._it, peer, &data[at], size - at)
                 at = size

@@ -9,6 +9,18 @@ cdef enum:
     COPIED_UP_TO = 1024
     CHUNK = 16384
 
+# With AddressSanitizer nothing is kept for later and no block is larger than asked for, so that it
+# sees what is used too late or too far.
+cdef extern from *:
+    """
+    #ifdef __SANITIZE_ADDRESS__
+    #define ZQ_KEEPS 0
+    #else
+    #define ZQ_KEEPS 1
+    #endif
+    """
+    bint KEEPS "ZQ_KEEPS"
+
 # A block of bytes with a count of those who hold it; the bytes lie just behind this header.
 cdef struct Body:
     Body* next

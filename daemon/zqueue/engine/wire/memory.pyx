@@ -9,7 +9,7 @@ cdef int _shelf_for(size_t capacity) noexcept nogil:
     """The shelf whose blocks have at least ``capacity``; -1: too small or too large for one."""
     cdef size_t size = SMALLEST_SHELF
     cdef int shelf = 0
-    if capacity <= COPIED_UP_TO:
+    if capacity <= COPIED_UP_TO or not KEEPS:
         return -1
     while size < capacity:
         size <<= 1
@@ -150,9 +150,12 @@ cdef void _drop_first(Pool* pool, Outgoing* queue) noexcept nogil:
         queue.last = NULL
     queue.size -= segment.end - segment.begin
     body_drop(pool, segment.body)
-    segment.next = pool.segments
-    pool.segments = segment
     pool.segments_out -= 1
+    if KEEPS:
+        segment.next = pool.segments
+        pool.segments = segment
+    else:
+        free(segment)
 
 
 cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil:

@@ -1,0 +1,460 @@
+"""Feeds the wire engine's state machine and decoder bytes that nobody should send.
+
+``python -m tests.wire.fuzz --seconds 60 --seed N`` plays scenes until the time is up: several peers
+with whole, mutated and random streams, split anywhere and mixed, that leave at any moment, while
+time passes and the queue is steered. After every step the counters must add up, and at the end of a
+scene nothing may be left. The decoder is compared with one in plain Python. A failure, a crash of
+the process too, is told with what replays it: ``--seed N --first K --scenes 1``. It is meant for
+the extension with sanitizers; see ``test_sanitized``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import random
+import struct
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.zmtp import Decoder, ProtocolError
+
+FRONTEND, BACKEND = 0, 1
+MORE, LONG, COMMAND = 1, 2, 4
+LONGEST_COMMAND = 65536
+ENDS = ("replied", "withdrawn", "dead", "malformed", "unanswered")
+_TOTALS = (
+    *("received", *ENDS, "returned", "extra_replies", "dropped_replies"),
+    *("protocol_errors", "slow_clients"),
+)
+_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
+_NUMBERS_2_0 = {b"REQ": 3, b"REP": 4, b"DEALER": 5, b"ROUTER": 6, b"PUB": 1}
+_TRICKY_LENGTHS = (0, 1, 255, 256, 4095, 4096, 65535, 65536, 65537, 1 << 31, 1 << 62, (1 << 64) - 1)
+_MAY_NOT_BE_HAD = 1 << 26
+
+
+# -- bytes ---------------------------------------------------------------------------------------
+
+
+def frame(flags: int, body: bytes) -> bytes:
+    if len(body) < 256 and not flags & LONG:
+        return bytes((flags, len(body))) + body
+    return bytes((flags | LONG,)) + struct.pack(">Q", len(body)) + body
+
+
+def message(frames: list[bytes], flags: int = 0) -> bytes:
+    """The frames of one message; ``flags`` may have LONG, which is allowed for short ones too."""
+    last = len(frames) - 1
+    return b"".join(
+        frame(flags | (MORE if place < last else 0), body) for place, body in enumerate(frames)
+    )
+
+
+def command(name: bytes, body: bytes = b"") -> bytes:
+    return frame(COMMAND, bytes((len(name),)) + name + body)
+
+
+def metadata(name: bytes, value: bytes) -> bytes:
+    return bytes((len(name),)) + name + struct.pack(">I", len(value)) + value
+
+
+def handshake(kind: bytes, identity: bytes = b"", version: tuple[int, int] = (3, 1)) -> bytes:
+    """All that a peer sends before its first message."""
+    if version[0] < 3:
+        return _SIGNATURE + bytes((1, _NUMBERS_2_0[kind])) + frame(0, identity)
+    greeting = _SIGNATURE + bytes(version) + b"NULL".ljust(20, b"\0") + bytes(32)
+    return greeting + command(
+        b"READY", metadata(b"Socket-Type", kind) + metadata(b"Identity", identity)
+    )
+
+
+class Reader:
+    """Takes what the engine sends to a peer, and gives the messages in it."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._greeting = 0
+        self._frames: list[bytes] = []
+        self.error = False
+
+    def feed(self, data: bytes) -> list[list[bytes]]:
+        self._bytes += data
+        whole: list[list[bytes]] = []
+        while not self._greeting:
+            if len(self._bytes) < 12:
+                return []
+            # 3.x: 64 bytes; 2.0: the socket type behind the version, and an empty identity.
+            self._greeting = 64 if self._bytes[11] < 3 and self._bytes[12:16] == b"NULL" else 14
+            if len(self._bytes) < 16 and self._bytes[11] == 1:
+                self._greeting = 0
+                return []
+        if self._greeting > 0:
+            if len(self._bytes) < self._greeting:
+                return []
+            del self._bytes[: self._greeting]
+            self._greeting = -1
+        while len(self._bytes) >= 2:
+            flags = self._bytes[0]
+            head = 9 if flags & LONG else 2
+            if len(self._bytes) < head:
+                break
+            size = int.from_bytes(self._bytes[1:head], "big")
+            if len(self._bytes) < head + size:
+                break
+            body = bytes(self._bytes[head : head + size])
+            del self._bytes[: head + size]
+            if flags & COMMAND:
+                self.error = self.error or body.startswith(b"\x05ERROR")
+                continue
+            self._frames.append(body)
+            if not flags & MORE:
+                whole.append(self._frames)
+                self._frames = []
+        return whole
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    """``data`` with a few things wrong."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        at = rng.randrange(len(changed) + 1)
+        how = rng.randrange(7)
+        if how == 0 and at < len(changed):
+            changed[at] ^= 1 << rng.randrange(8)
+        elif how == 1 and at < len(changed):
+            changed[at] = rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 0x7F, 0xFF))
+        elif how == 2:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 20))
+        elif how == 3:
+            del changed[at : at + rng.randrange(1, 20)]
+        elif how == 4:
+            changed[at:at] = changed[at : at + rng.randrange(1, 80)]
+        elif how == 5:
+            changed[at : at + 8] = struct.pack(">Q", rng.choice(_TRICKY_LENGTHS))
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def some_body(rng: random.Random) -> bytes:
+    size = rng.choice((0, 1, 3, 8, 40, 255, 256, 1000, 1024, 1025, 2048, 5000, 9000, 70000))
+    return rng.randbytes(rng.randrange(size + 1)) if rng.random() < 0.5 else bytes(min(size, 9000))
+
+
+def some_frames(rng: random.Random) -> list[bytes]:
+    kind = rng.randrange(6)
+    if kind < 3:
+        return [b"", some_body(rng)]
+    if kind == 3:
+        return [rng.randbytes(rng.randrange(6)) for _ in range(rng.randrange(1, 8))]
+    if kind == 4:
+        return [*(rng.randbytes(3) for _ in range(rng.randrange(3))), b"", b"x", some_body(rng)]
+    return [some_body(rng)]
+
+
+def some_command(rng: random.Random) -> bytes:
+    kind = rng.randrange(8)
+    if kind < 3:
+        ttl = rng.choice((0, 0, 1, 10, 65535))
+        return command(b"PING", struct.pack(">H", ttl) + rng.randbytes(rng.choice((0, 5, 16, 17))))
+    if kind == 3:
+        return command(b"PONG", rng.randbytes(rng.randrange(4)))
+    if kind == 4:
+        return command(b"ERROR", b"\x02no")
+    if kind == 5:
+        return frame(COMMAND, rng.randbytes(rng.randrange(3)))
+    if kind == 6:
+        return command(b"READY", metadata(b"Socket-Type", b"REQ"))
+    return command(b"SUBSCRIBE", bytes(rng.choice((1, 300, 5000, 65526, 65527))))
+
+
+def some_stream(rng: random.Random, calm: bool = False) -> bytes:
+    """Messages and commands, some of the commands in the midst of a message."""
+    parts = []
+    for _ in range(rng.randrange(1, 7)):
+        if calm and rng.random() < 0.9:
+            parts.append(message([b"", some_body(rng)]))
+        elif rng.random() < 0.25:
+            parts.append(some_command(rng))
+        else:
+            frames = some_frames(rng)
+            flags = LONG if rng.random() < 0.1 else 0
+            if len(frames) > 1 and rng.random() < 0.15:
+                cut = rng.randrange(1, len(frames))
+                begun = message([*frames[:cut], b""], flags)
+                parts.append(begun[: -9 if flags else -2])
+                parts.append(some_command(rng))
+                parts.append(message(frames[cut:], flags))
+            else:
+                parts.append(message(frames, flags))
+    return b"".join(parts)
+
+
+# -- scenes --------------------------------------------------------------------------------------
+
+
+class _Peer:
+    """Somebody who speaks to the queue. ``calm`` ones do mostly what they should."""
+
+    def __init__(self, rng: random.Random, side: int, calm: bool) -> None:
+        usual = (b"REQ", b"DEALER", b"ROUTER") if side == FRONTEND else (b"REP", b"REP", b"DEALER")
+        self.side = side
+        self.calm = calm
+        self.kind = rng.choice(usual) if calm else rng.choice((*usual, *usual, b"PUB", b"ROUTER"))
+        self.reader = Reader()
+        self.strays = not calm and rng.random() < 0.2
+        version = rng.choice(((3, 1), (3, 1), (3, 0), (2, 0)))
+        identity = rng.choice((b"", b"", b"a", b"b", rng.randbytes(rng.choice((1, 5, 255)))))
+        opening = handshake(self.kind, identity, version)
+        if rng.random() < 0.1 and not calm:
+            opening = mutated(rng, opening)
+        if rng.random() < 0.03 and not calm:
+            opening = rng.randbytes(rng.randrange(100))
+        self.pending = bytearray(opening)
+        if side == FRONTEND or self.strays:
+            self.say(rng, some_stream(rng, calm))
+
+    def say(self, rng: random.Random, data: bytes) -> None:
+        wrong = rng.random() < (0.01 if self.calm else 0.1)
+        self.pending += mutated(rng, data) if wrong else data
+
+
+totals: Counter[str] = Counter()
+"""What came of all scenes' requests so far."""
+
+
+def check(exchange: Exchange) -> None:
+    counted = exchange.counters
+    ended = sum(counted[end] for end in ENDS)
+    assert counted["received"] == counted["waiting"] + counted["in_flight"] + ended, counted
+    live = exchange.live
+    assert live["requests"] == counted["waiting"] + counted["in_flight"], (live, counted)
+    assert all(number >= 0 for number in live.values()), live
+    assert not counted["waiting_bytes"] or counted["waiting"], counted
+
+
+def play_exchange(rng: random.Random) -> None:
+    """One scene of a whole queue."""
+    exchange = Exchange(
+        max_waiting=rng.choice((1, 2, 5, 100_000)),
+        max_waiting_bytes=rng.choice((1, 100, 5000, 1 << 30)),
+        client_waiting=rng.choice((0, 0, 1, 3)),
+        client_unsent=rng.choice((0, 500, 64 << 20)),
+        prefetch=rng.choice((0, 0, 1, 2, 10)),
+        max_attempts=rng.choice((0, 1, 3)),
+        handover=rng.random() < 0.5,
+        handshake=rng.choice((0.0, 5.0)),
+        heartbeat=rng.choice((0.0, 0.0, 1.0)),
+        message_bytes=rng.choice((100, 6000, 1 << 20, 1 << 40)),
+        frames=rng.choice((3, 10, 1 << 20)),
+    )
+    calm = rng.random() < 0.6
+    peers: dict[int, _Peer] = {}
+    for _ in range(rng.choice((20, 60, 150, 300))):
+        step = rng.random()
+        if step < 0.12 or not peers:
+            side = rng.randrange(2)
+            peers[exchange.connect(side)] = _Peer(rng, side, calm)
+        elif step < 0.16:
+            exchange.close(rng.choice(list(peers)))
+        elif step < 0.19:
+            exchange.steer(rng.choice((0, 0, 1, 2)))
+        elif step < 0.23:
+            exchange.advance(rng.choice((1e-6, 1e-3, 0.3, 1.1, 6.0, 60.0)))
+        elif step < 0.24:
+            exchange.drain_worker(rng.choice(list(peers)))
+        elif step < 0.65:
+            number = rng.choice(list(peers))
+            _feed(rng, exchange, number, peers[number])
+        else:
+            number = rng.choice(list(peers))
+            _hear(rng, exchange, number, peers[number])
+            if calm and number in exchange.peers:
+                _feed(rng, exchange, number, peers[number])
+        left = set(exchange.peers)
+        peers = {number: peer for number, peer in peers.items() if number in left}
+        assert len(left) == len(peers), "a peer that nobody opened"
+        check(exchange)
+    exchange.notices()
+    for number in rng.sample(list(peers), len(peers)):
+        if number in exchange.peers:
+            exchange.close(number)
+        check(exchange)
+    assert not any(exchange.live.values()), exchange.live
+    counted = exchange.counters
+    assert counted["connected"] == [0, 0]
+    for name in _TOTALS:
+        totals[name] += counted[name]
+
+
+def _feed(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> None:
+    if exchange.held_back(number):
+        return
+    if not peer.pending:
+        if peer.side == BACKEND and not peer.strays:
+            return
+        peer.say(rng, some_stream(rng, peer.calm))
+    size = rng.choice((1, 2, 9, 64, 100, 3000, 10_000, len(peer.pending)))
+    if peer.calm and rng.random() < 0.7:
+        size = len(peer.pending)
+    taken = bytes(peer.pending[:size])
+    del peer.pending[:size]
+    if taken:
+        exchange.feed(number, taken)
+
+
+def _hear(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> None:
+    most = rng.choice((1, 10, 1000, *3 * (1 << 40,)))
+    for frames in peer.reader.feed(exchange.output(number, most)):
+        if peer.side == FRONTEND:
+            continue
+        wrong = rng.random() * (5 if peer.calm else 1)
+        if wrong < 0.03:
+            frames = frames[rng.randrange(len(frames)) :]
+        elif wrong < 0.06:
+            frames[rng.randrange(len(frames))] = rng.randbytes(5)
+        elif wrong < 0.09:
+            frames = [*frames, some_body(rng)]
+        elif wrong < 0.12:
+            continue
+        peer.say(rng, message(frames, LONG if rng.random() < 0.1 else 0))
+        if 0.12 < wrong < 0.15:
+            peer.say(rng, message(frames))
+
+
+Piece = tuple[Any, ...]
+
+
+def decoded(data: bytes, most_bytes: int, most_frames: int) -> tuple[list[Piece], str | None]:
+    """What :class:`Decoder` has to make of ``data``, and how it ends if it does; "no memory" is
+    how it may end."""
+    pieces: list[Piece] = []
+    frames: list[bytes] = []
+    at = size_so_far = envelope = 0
+    while len(data) >= at + 2:
+        flags = data[at]
+        if flags & 0xF8 or (flags & COMMAND and flags & MORE):
+            return pieces, "not a frame"
+        head = 9 if flags & LONG else 2
+        if len(data) < at + head:
+            break
+        length = int.from_bytes(data[at + 1 : at + head], "big")
+        if flags & COMMAND:
+            if length > LONGEST_COMMAND:
+                return pieces, "not a frame"
+        elif size_so_far + head + length > most_bytes:
+            return pieces, "too large"
+        if len(data) < at + head + length:
+            return pieces, "no memory" if length > _MAY_NOT_BE_HAD else None
+        body = data[at + head : at + head + length]
+        at += head + length
+        if flags & COMMAND:
+            pieces.append(("command", body))
+            continue
+        frames.append(body)
+        size_so_far += head + length
+        if len(frames) > most_frames:
+            return pieces, "too many frames"
+        if not body and flags & MORE and not envelope:
+            envelope = len(frames)
+        if not flags & MORE:
+            pieces.append(("message", frames, envelope))
+            frames, size_so_far, envelope = [], 0, 0
+    return pieces, None
+
+
+def play_decoder(rng: random.Random) -> None:
+    """One stream, split anywhere, must be what the plain decoder makes of it in one piece."""
+    data = some_stream(rng)
+    if rng.random() < 0.5:
+        data = mutated(rng, data)
+    if rng.random() < 0.05:
+        data = rng.randbytes(rng.randrange(300))
+    limits = rng.choice((100, 6000, 1 << 40)), rng.choice((1, 3, 1 << 20))
+    wanted, error = decoded(data, *limits)
+    decoder = Decoder(*limits)
+    got: list[Piece] = []
+    at = 0
+    most = rng.choice((1, 2, 5, 50, 5000, 1 << 20))
+    failed = None
+    while at < len(data) and failed is None:
+        size = rng.randrange(1, most + 1)
+        try:
+            got += decoder.feed(data[at : at + size])
+        except ProtocolError as raised:
+            failed = str(raised)
+        at += size
+    assert failed == error or (failed is None and error == "no memory"), (failed, error)
+    assert got == wanted[: len(got)], "other pieces than the plain decoder's"
+    assert failed or len(got) == len(wanted), "fewer pieces than the plain decoder's"
+    assert decoder.bodies_out <= 1, decoder.bodies_out
+
+
+SCENES: dict[str, Callable[[random.Random], None]] = {
+    "exchange": play_exchange,
+    "decoder": play_decoder,
+}
+
+
+def play(seed: int, number: int, only: str | None = None) -> None:
+    """Scene ``number`` of a seed, which is always the same one."""
+    rng = random.Random(f"{seed}/{number}")
+    which = rng.choices(tuple(SCENES), weights=(2, 1))[0]
+    SCENES[only or which](rng)
+
+
+def _play_on(arguments: argparse.Namespace, place: mmap.mmap) -> int:
+    began = time.monotonic()
+    number = arguments.first
+    while time.monotonic() < began + arguments.seconds:
+        if arguments.scenes is not None and number >= arguments.first + arguments.scenes:
+            break
+        place[:8] = struct.pack("<Q", number)
+        try:
+            play(arguments.seed, number, arguments.only)
+        except Exception:
+            traceback.print_exc()
+            return 1
+        number += 1
+    print(
+        f"{number - arguments.first} scenes in {time.monotonic() - began:.1f} s,"
+        f" seed {arguments.seed}: nothing found"
+    )
+    print(", ".join(f"{name} {count}" for name, count in totals.items()), flush=True)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.wire.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
+    parser.add_argument("--first", type=int, default=0, help="the scene to begin with")
+    parser.add_argument("--scenes", type=int, help="play so many at most")
+    parser.add_argument("--only", choices=tuple(SCENES), help="only scenes of this kind")
+    arguments = parser.parse_args()
+    # The scenes are played by a child, so that one that kills the process can be told.
+    place = mmap.mmap(-1, 8)
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        os._exit(_play_on(arguments, place))
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if ended:
+        (number,) = struct.unpack("<Q", place[:8])
+        only = f" --only {arguments.only}" if arguments.only else ""
+        how = f"was killed by signal {-ended}" if ended < 0 else f"failed ({ended})"
+        print(
+            f"scene {number} {how}; it is played again by: python -m tests.wire.fuzz"
+            f" --seed {arguments.seed} --first {number} --scenes 1{only}"
+        )
+    return 1 if ended else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
