@@ -19,7 +19,24 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 PLACE = Path("daemon/zqueue/engine/wire")
-MODULES = ("memory", "zmtp", "session", "notices", "tap", "dispatcher", "loop")
+MODULES = (
+    "memory",
+    "zmtp",
+    "session",
+    "notices",
+    "tap",
+    "histogram",
+    "due",
+    "admission",
+    "clients",
+    "matches",
+    "workers",
+    "dispatcher",
+    "exchange",
+    "loop",
+    "connections",
+    "datapath",
+)
 OLDEST_PYTHON = "0x030B0000"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g"]
 
@@ -65,7 +82,16 @@ def extensions() -> list[Extension]:
         for name in MODULES
     ]
     built: list[Extension] = cythonize(
-        modules, include_path=["daemon"], build_dir="build/cython", language_level=3
+        modules,
+        include_path=["daemon"],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+        },
     )
     return built
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.wire.raw import COMMAND, MORE, Reader, Version, hello, message
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 
 FORWARD, HOLD, DRAIN = range(3)
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 from zqueue.engine.wire.zmtp import Decoder, ProtocolError
 
 FRONTEND, BACKEND = 0, 1

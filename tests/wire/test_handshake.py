@@ -25,7 +25,7 @@ from tests.wire.raw import (
     ready,
 )
 from tests.zqueued import Zqueued
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 
 CLIENTS, WORKERS = ["REQ", "DEALER", "ROUTER"], ["REP", "DEALER", "ROUTER"]
 

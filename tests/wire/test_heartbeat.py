@@ -16,7 +16,7 @@ from tests.waiting import DEADLINE, wait_for
 from tests.wire.exchange import HOLD, assert_nothing_is_left, client, worker
 from tests.wire.raw import MORE, VERSIONS, RawPeer, command, frame, ping
 from tests.zqueued import Zqueued
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 
 WITH_HEARTBEAT = """
 [queues.default]

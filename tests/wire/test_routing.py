@@ -18,7 +18,7 @@ from tests.wire.exchange import assert_adds_up, assert_nothing_is_left, client, 
 from tests.wire.raw import MORE, RawPeer, command, frame, message
 from tests.zqueued import Zqueued
 from zqueue.control.messages import Ends
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

@@ -1,10 +1,42 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""See dispatcher.pxd. :class:`Exchange` shows the same state machine to Python, without sockets."""
+"""See dispatcher.pxd; for Python the same is ``exchange.Exchange``."""
 
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strncpy
+from zqueue.engine.wire.admission cimport (
+    admitted,
+    has_room,
+    leave_stalled,
+    stall,
+    unstall_itself,
+)
+from zqueue.engine.wire.clients cimport (
+    MADE_ID,
+    client_with,
+    forget_client,
+    id_hash,
+    know_client,
+    make_id,
+)
+from zqueue.engine.wire.due cimport schedule
+from zqueue.engine.wire.entities cimport (
+    BACKEND,
+    BY_ITSELF,
+    FLOWS,
+    FRONTEND,
+    HOLD,
+    IN_LINE,
+    NAME,
+    Client,
+    Line,
+    Request,
+    Worker,
+)
+from zqueue.engine.wire.histogram cimport record
+from zqueue.engine.wire.matches cimport match_add, match_find, match_remove
 from zqueue.engine.wire.memory cimport (
     KEEPS,
+    Body,
     body_bytes,
     body_drop,
     body_new,
@@ -15,7 +47,6 @@ from zqueue.engine.wire.memory cimport (
 )
 from zqueue.engine.wire.notices cimport (
     BROKE,
-    CONGESTED,
     CONNECTED,
     DEAD,
     DISCONNECTED,
@@ -26,15 +57,12 @@ from zqueue.engine.wire.notices cimport (
     RETURNED,
     STRAY,
     WORKER_DRAINED,
-    next_notice,
     notice,
 )
-from zqueue.engine.wire.notices cimport Notice
 from zqueue.engine.wire.session cimport (
     ARRIVED,
     AWAITS_READY,
     BROKE_PROTOCOL,
-    REFUSED,
     TALKS,
     session_clear,
     session_next,
@@ -52,21 +80,24 @@ from zqueue.engine.wire.zmtp cimport (
     REP,
     ROUTER,
     Piece,
-    frame_head,
-    hash_frames,
     intake_read,
     intake_room,
     same_frames,
     type_name,
 )
 
+from zqueue.engine.wire.workers cimport (
+    UNLIMITED,
+    least_of,
+    least_of_all,
+    measure_worker,
+    place_worker,
+    unplace_worker,
+)
+
 cdef enum:
     TURN = 16
-    WORKER_UNSENT = 1 << 20
     UNANSWERED = 10_000
-    DEEPEST = 4096
-    MILLISECOND = 1_000_000
-    UNLIMITED = 0x7FFFFFFF
 
 
 # -- opening and closing -------------------------------------------------------------------------
@@ -118,18 +149,10 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
     while True:
         if it.mode != HOLD:
             _give_all(it)
-        if not (it.stalled and _has_room(it) and _serve_stalled(it)):
+        if not (it.stalled and has_room(it) and _serve_stalled(it)):
             break
     if not it.counters.waiting:
         it.told_congested = False
-
-
-cdef inline bint _has_room(Dispatcher* it) noexcept nogil:
-    return (
-        it.mode != DRAIN
-        and it.counters.waiting < it.settings.max_waiting
-        and it.counters.waiting_bytes < it.settings.max_waiting_bytes
-    )
 
 
 # -- peers ---------------------------------------------------------------------------------------
@@ -195,9 +218,9 @@ cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil:
     """Whether it may be read from now; if not, it will be in ``ready`` when it may."""
     if peer.ended or peer.stalled != FLOWS:
         return False
-    if peer.client == NULL or peer.session.intake.have or _admitted(it, peer):
+    if peer.client == NULL or peer.session.intake.have or admitted(it, peer):
         return True
-    _stall(it, peer)
+    stall(it, peer)
     return False
 
 
@@ -235,8 +258,8 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
     while True:
         if at == size and size:
             break
-        if peer.client != NULL and not peer.session.intake.have and not _admitted(it, peer):
-            _stall(it, peer)
+        if peer.client != NULL and not peer.session.intake.have and not admitted(it, peer):
+            stall(it, peer)
             break
         found = session_next(
             &peer.session,
@@ -262,9 +285,9 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
     if peer.session.out.size:
         _make_dirty(it, peer)
     if peer.worker != NULL and peer.worker.answered > answered:
-        _measure(it, peer.worker, peer.worker.answered - answered, since)
+        measure_worker(it, peer.worker, peer.worker.answered - answered, since)
     if peer.session.ttl and (not peer.due or peer.due > it.now + peer.session.ttl):
-        _schedule(it, peer, it.now + peer.session.ttl)
+        schedule(it, peer, it.now + peer.session.ttl)
     return at
 
 
@@ -272,9 +295,9 @@ cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
     """So many bytes of ``peer.session.out`` have gone out."""
     outgoing_sent(&it.pool, &peer.session.out, size)
     if peer.stalled == BY_ITSELF:
-        _unstall_itself(it, peer)
+        unstall_itself(it, peer)
     if peer.worker != NULL and peer.worker.place < 0:
-        _place(it, peer.worker)
+        place_worker(it, peer.worker)
 
 
 cdef void peer_end(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil:
@@ -290,7 +313,7 @@ cdef void _put_in_ended(Dispatcher* it, Peer* peer) noexcept nogil:
     peer.ended_next = it.ended
     it.ended = peer
     if peer.worker != NULL:
-        _place(it, peer.worker)
+        place_worker(it, peer.worker)
 
 
 cdef void _ended(Dispatcher* it, Peer* peer, int how) noexcept nogil:
@@ -331,10 +354,10 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     if peer.client != NULL:
         _client_gone(it, peer.client)
     if peer.stalled == IN_LINE:
-        _leave_stalled(it, peer)
+        leave_stalled(it, peer)
     if peer.held != NULL:
         body_drop(&it.pool, peer.held)
-    _schedule(it, peer, 0)
+    schedule(it, peer, 0)
     session_clear(&peer.session, &it.pool)
     if peer.next != NULL:
         peer.next.previous = peer.previous
@@ -388,7 +411,7 @@ cdef void _pulse(Dispatcher* it, Peer* peer) noexcept nogil:
         it.settings.handshake[peer.side],
         it.now,
     )
-    _schedule(it, peer, due)
+    schedule(it, peer, due)
     if peer.session.out.size:
         _make_dirty(it, peer)
     if peer.session.fault != NULL and not peer.ended:
@@ -400,144 +423,13 @@ cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil:
     cdef Peer* peer
     while it.due_count and it.due[0].due <= it.now:
         peer = it.due[0]
-        _schedule(it, peer, 0)
+        schedule(it, peer, 0)
         if not peer.ended:
             _pulse(it, peer)
     return it.due[0].due if it.due_count else 0
 
 
-cdef void _schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
-    """Look at ``peer`` again at ``due``, or never if that is 0."""
-    cdef Peer** heap
-    cdef int place
-    cdef Peer* last
-    peer.due = due
-    if peer.due_place < 0:
-        if not due:
-            return
-        if it.due_count == it.due_size:
-            heap = <Peer**> realloc(it.due, sizeof(Peer*) * max(64, 2 * it.due_size))
-            if heap == NULL:
-                peer.due = 0
-                return
-            it.due, it.due_size = heap, max(64, 2 * it.due_size)
-        place = it.due_count
-        it.due_count += 1
-        it.due[place] = peer
-        peer.due_place = place
-        _sift(it, peer)
-    elif due:
-        _sift(it, peer)
-    else:
-        it.due_count -= 1
-        last = it.due[it.due_count]
-        place = peer.due_place
-        peer.due_place = -1
-        if last != peer:
-            it.due[place] = last
-            last.due_place = place
-            _sift(it, last)
-
-
-cdef void _sift(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Move it up or down the heap until it is where it belongs."""
-    cdef int place = peer.due_place, other
-    while place and it.due[(place - 1) // 2].due > peer.due:
-        other = (place - 1) // 2
-        it.due[place] = it.due[other]
-        it.due[place].due_place = place
-        place = other
-    while True:
-        other = 2 * place + 1
-        if other >= it.due_count:
-            break
-        if other + 1 < it.due_count and it.due[other + 1].due < it.due[other].due:
-            other += 1
-        if it.due[other].due >= peer.due:
-            break
-        it.due[place] = it.due[other]
-        it.due[place].due_place = place
-        place = other
-    it.due[place] = peer
-    peer.due_place = place
-
-
 # -- back-pressure -------------------------------------------------------------------------------
-
-
-cdef inline bint _admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether it has room of its own for one more request."""
-    cdef Client* client = peer.client
-    return (
-        (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
-        and client.waiting_bytes < it.settings.client_waiting_bytes
-        and peer.session.out.size < it.settings.client_unsent // 4
-    )
-
-
-cdef bint _admitted(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether one more request may be taken from it. Others who wait for room come first."""
-    if it.serving:
-        if it.quota <= 0:
-            return False
-    elif it.stalled:
-        return False
-    return _has_room(it) and _admitted_itself(it, peer)
-
-
-cdef void _stall(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Read no more from it until there is room."""
-    if not it.told_congested and it.mode != DRAIN:
-        it.told_congested = True
-        notice(
-            it.notices, it.now, CONGESTED, FRONTEND, peer.number, peer.name, _why_held(it, peer),
-            it.counters.waiting, 0,
-        )
-    if _admitted_itself(it, peer):
-        _join_stalled(it, peer)
-    else:
-        peer.stalled = BY_ITSELF
-
-
-cdef const char* _why_held(Dispatcher* it, Peer* peer) noexcept nogil:
-    if it.counters.waiting >= it.settings.max_waiting:
-        return b"max_waiting is reached"
-    if it.counters.waiting_bytes >= it.settings.max_waiting_bytes:
-        return b"max_waiting_bytes is reached"
-    if peer.session.out.size >= it.settings.client_unsent // 4:
-        return b"a client does not read its replies"
-    return b"a client has as many requests waiting as it may"
-
-
-cdef void _unstall_itself(Dispatcher* it, Peer* peer) noexcept nogil:
-    if _admitted_itself(it, peer):
-        _join_stalled(it, peer)
-
-
-cdef void _join_stalled(Dispatcher* it, Peer* peer) noexcept nogil:
-    peer.stalled = IN_LINE
-    peer.stalled_next = NULL
-    if it.stalled_last == NULL:
-        it.stalled_first = peer
-    else:
-        it.stalled_last.stalled_next = peer
-    it.stalled_last = peer
-    it.stalled += 1
-
-
-cdef void _leave_stalled(Dispatcher* it, Peer* peer) noexcept nogil:
-    cdef Peer* before = NULL
-    cdef Peer* at = it.stalled_first
-    while at != peer:
-        before, at = at, at.stalled_next
-    if before == NULL:
-        it.stalled_first = peer.stalled_next
-    else:
-        before.stalled_next = peer.stalled_next
-    if it.stalled_last == peer:
-        it.stalled_last = before
-    it.stalled -= 1
-    peer.stalled = FLOWS
 
 
 cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
@@ -545,10 +437,10 @@ cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
     cdef uint32_t turns = it.stalled
     cdef uint64_t received = it.counters.received
     cdef Peer* peer
-    while turns and it.stalled and _has_room(it):
+    while turns and it.stalled and has_room(it):
         turns -= 1
         peer = it.stalled_first
-        _leave_stalled(it, peer)
+        leave_stalled(it, peer)
         if peer.ended:
             continue
         if peer.held != NULL:
@@ -569,32 +461,14 @@ cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
 # -- clients -------------------------------------------------------------------------------------
 
 
-cdef uint32_t _hash(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
-    cdef size_t place
-    for place in range(size):
-        hash = (hash ^ data[place]) * <uint32_t> 16777619
-    return hash ^ (hash >> 15)
-
-
-cdef Client* _client(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
-    """The client that is connected with this routing id, or NULL."""
-    cdef uint32_t hash = _hash(2166136261, id, size)
-    cdef Client* client = it.clients[hash & (it.client_slots - 1)]
-    while client != NULL:
-        if client.hash == hash and client.id_size == size and memcmp(client.id, id, size) == 0:
-            return client
-        client = client.next
-    return NULL
-
-
 cdef bint _client_new(Dispatcher* it, Peer* peer, const uint8_t* id, size_t size) noexcept nogil:
     """Register it under its routing id, or one that is made for it; False if it has to go."""
-    cdef uint8_t made[5]
+    cdef uint8_t made[MADE_ID]
     cdef bint named = size > 0
     cdef Client* client
     cdef Client* holder = NULL
     if named:
-        holder = _client(it, id, size)
+        holder = client_with(it, id, size)
         if holder != NULL and not it.settings.handover:
             notice(
                 it.notices, it.now, DUPLICATE, peer.side, peer.number, peer.name,
@@ -604,16 +478,7 @@ cdef bint _client_new(Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
             _put_in_ended(it, peer)
             return False
     else:
-        size = sizeof(made)
-        while True:
-            it.id_counter += 1
-            made[0] = 0
-            made[1] = <uint8_t> (it.id_counter >> 24)
-            made[2] = <uint8_t> (it.id_counter >> 16)
-            made[3] = <uint8_t> (it.id_counter >> 8)
-            made[4] = <uint8_t> it.id_counter
-            if _client(it, made, size) == NULL:
-                break
+        size = make_id(it, made)
         id = made
     client = <Client*> calloc(1, sizeof(Client) + size)
     if client == NULL:
@@ -624,50 +489,18 @@ cdef bint _client_new(Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
     client.named = named
     client.id_size = <uint8_t> size
     memcpy(client.id, id, size)
-    client.hash = _hash(2166136261, id, size)
+    client.hash = id_hash(id, size)
     peer.client = client
     if holder != NULL:
         peer_end(it, holder.peer, b"another client took over its routing id")
-        _forget_id(it, holder)
-    _know_id(it, client)
+        forget_client(it, holder)
+    know_client(it, client)
     return True
-
-
-cdef void _know_id(Dispatcher* it, Client* client) noexcept nogil:
-    cdef Client** grown
-    cdef Client* at
-    cdef uint32_t slot, slots
-    if it.client_count >= it.client_slots:
-        slots = 2 * it.client_slots
-        grown = <Client**> calloc(slots, sizeof(Client*))
-        if grown != NULL:
-            for slot in range(it.client_slots):
-                while it.clients[slot] != NULL:
-                    at = it.clients[slot]
-                    it.clients[slot] = at.next
-                    at.next = grown[at.hash & (slots - 1)]
-                    grown[at.hash & (slots - 1)] = at
-            free(it.clients)
-            it.clients, it.client_slots = grown, slots
-    slot = client.hash & (it.client_slots - 1)
-    client.next = it.clients[slot]
-    it.clients[slot] = client
-    it.client_count += 1
-
-
-cdef void _forget_id(Dispatcher* it, Client* client) noexcept nogil:
-    cdef Client** place = &it.clients[client.hash & (it.client_slots - 1)]
-    while place[0] != NULL:
-        if place[0] == client:
-            place[0] = client.next
-            it.client_count -= 1
-            return
-        place = &place[0].next
 
 
 cdef void _client_gone(Dispatcher* it, Client* client) noexcept nogil:
     """What it had asked for and no worker has yet is withdrawn."""
-    _forget_id(it, client)
+    forget_client(it, client)
     client.peer = NULL
     client.requests += 1
     while client.first != NULL:
@@ -786,7 +619,7 @@ cdef Request* _unqueue(Dispatcher* it, Request* request) noexcept nogil:
     it.counters.waiting -= 1
     it.counters.waiting_bytes -= request.size
     if client.peer != NULL and client.peer.stalled == BY_ITSELF:
-        _unstall_itself(it, client.peer)
+        unstall_itself(it, client.peer)
     return request
 
 
@@ -821,13 +654,13 @@ cdef void _give_all(Dispatcher* it) noexcept nogil:
         request, worker = it.line.first, NULL
         if request == NULL or (it.odd.first != NULL and it.odd.first.number < request.number):
             request = it.odd.first
-            worker = _least(&it.loose)
+            worker = least_of(&it.loose)
         if worker == NULL and it.line.first != NULL:
             request = it.line.first
-            worker = _least_of_all(it)
+            worker = least_of_all(it)
         if worker == NULL and it.odd.first != NULL:
             request = it.odd.first
-            worker = _least(&it.loose)
+            worker = least_of(&it.loose)
         if worker == NULL or not _give(it, worker, request):
             return
     if it.line.first != NULL or it.odd.first != NULL:
@@ -882,7 +715,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     request.worker = worker
     request.attempts += 1
     request.given_at = it.now
-    _record(&it.queueing, it.now - request.received_at)
+    record(&it.queueing, it.now - request.received_at)
     request.previous, request.next = worker.outstanding.last, NULL
     _link(&worker.outstanding, request)
     worker.given += 1
@@ -894,11 +727,11 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     else:
         worker.odd += 1
     if not worker.strict:
-        _match_add(it, request)
+        match_add(it, request)
         _forget_unanswered(it, worker)
     # Behind its equals also when it has no more than before.
-    _unplace(it, worker)
-    _place(it, worker)
+    unplace_worker(it, worker)
+    place_worker(it, worker)
     _make_dirty(it, peer)
     return True
 
@@ -930,7 +763,7 @@ cdef Request* _take_back(Dispatcher* it, Request* request) noexcept nogil:
     cdef Worker* worker = request.worker
     _unlink(&worker.outstanding, request)
     if not worker.strict:
-        _match_remove(it, request)
+        match_remove(it, request)
     request.worker = NULL
     if request.envelope:
         worker.count -= 1
@@ -962,7 +795,7 @@ cdef bint _worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
         it.strict.connected += 1
     else:
         it.loose.connected += 1
-    _place(it, worker)
+    place_worker(it, worker)
     return True
 
 
@@ -991,7 +824,7 @@ cdef void _worker_gone(Dispatcher* it, Peer* peer) noexcept nogil:
         )
     if dead:
         notice(it.notices, it.now, DEAD, BACKEND, peer.number, peer.name, b"", dead, 0)
-    _unplace(it, worker)
+    unplace_worker(it, worker)
     if worker.strict:
         it.strict.connected -= 1
     else:
@@ -1006,7 +839,7 @@ cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil:
         return False
     if not peer.worker.draining:
         peer.worker.draining = True
-        _place(it, peer.worker)
+        place_worker(it, peer.worker)
         _tell_if_drained(it, peer)
     return True
 
@@ -1014,110 +847,6 @@ cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil:
 cdef void _tell_if_drained(Dispatcher* it, Peer* peer) noexcept nogil:
     if peer.worker.draining and peer.worker.outstanding.first == NULL:
         notice(it.notices, it.now, WORKER_DRAINED, BACKEND, peer.number, peer.name, b"", 0, 0)
-
-
-cdef inline bint _is_able(Worker* worker) noexcept nogil:
-    return (
-        not worker.draining
-        and not worker.peer.ended
-        and not worker.peer.deaf
-        and worker.count < worker.credit
-        and worker.peer.session.out.size < WORKER_UNSENT
-    )
-
-
-cdef void _place(Dispatcher* it, Worker* worker) noexcept nogil:
-    """Put it among those with as many requests as it has, at the end, if it can take another."""
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
-    cdef bint able = _is_able(worker)
-    cdef int place = <int> worker.count
-    if worker.place >= 0:
-        if able and worker.place == place:
-            return
-        _unplace(it, worker)
-    if not able or not _reaches(ring, place):
-        return
-    worker.place = place
-    worker.next = NULL
-    worker.previous = ring.last[place]
-    if worker.previous != NULL:
-        worker.previous.next = worker
-    else:
-        ring.first[place] = worker
-    ring.last[place] = worker
-    if not ring.able or place < ring.low:
-        ring.low = place
-    ring.able += 1
-
-
-cdef void _unplace(Dispatcher* it, Worker* worker) noexcept nogil:
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
-    if worker.place < 0:
-        return
-    if worker.next != NULL:
-        worker.next.previous = worker.previous
-    else:
-        ring.last[worker.place] = worker.previous
-    if worker.previous != NULL:
-        worker.previous.next = worker.next
-    else:
-        ring.first[worker.place] = worker.next
-    worker.place = -1
-    ring.able -= 1
-    while ring.able and ring.first[ring.low] == NULL:
-        ring.low += 1
-
-
-cdef bint _reaches(Ring* ring, int place) noexcept nogil:
-    """Make room in the ring for workers with so many requests; False if there is no memory."""
-    cdef int size = max(64, ring.size)
-    cdef Worker** lists
-    if place < ring.size:
-        return True
-    while size <= place:
-        size *= 2
-    lists = <Worker**> realloc(ring.first, size * sizeof(Worker*))
-    if lists == NULL:
-        return False
-    ring.first = lists
-    memset(lists + ring.size, 0, (size - ring.size) * sizeof(Worker*))
-    lists = <Worker**> realloc(ring.last, size * sizeof(Worker*))
-    if lists == NULL:
-        return False
-    ring.last = lists
-    memset(lists + ring.size, 0, (size - ring.size) * sizeof(Worker*))
-    ring.size = size
-    return True
-
-
-cdef inline Worker* _least(Ring* ring) noexcept nogil:
-    return ring.first[ring.low] if ring.able else NULL
-
-
-cdef inline Worker* _least_of_all(Dispatcher* it) noexcept nogil:
-    cdef Worker* strict = _least(&it.strict)
-    cdef Worker* loose = _least(&it.loose)
-    if strict == NULL or (loose != NULL and loose.count < strict.count):
-        return loose
-    if loose == NULL or strict.count < loose.count:
-        return strict
-    return loose if loose.given < strict.given else strict
-
-
-cdef void _measure(Dispatcher* it, Worker* worker, uint64_t answers, int64_t since) noexcept nogil:
-    """Learn from some answers how long a request takes, and how many to send ahead for that."""
-    cdef double each = <double> max(it.now - since, <int64_t> 1000) / answers
-    cdef double weight = min(1.0, answers / 8.0)
-    cdef double ahead
-    worker.answered_at = it.now
-    if not worker.strict or it.settings.prefetch:
-        return
-    worker.service = each if not worker.service else worker.service + weight * (each - worker.service)
-    ahead = MILLISECOND / worker.service + 0.5
-    worker.credit = 1 + <uint32_t> min(ahead, <double> (DEEPEST - 1))
-    if it.settings.worker_ahead:
-        worker.credit = min(worker.credit, it.settings.worker_ahead)
-    _place(it, worker)
 
 
 # -- replies -------------------------------------------------------------------------------------
@@ -1147,13 +876,13 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             _ended(it, peer, BROKE_PROTOCOL)
             return
     elif id_size and piece.scan.frames > 1:
-        request = _match_find(it, worker, id, id_size, piece)
+        request = match_find(it, worker, id, id_size, piece)
     if request != NULL:
         _take_back(it, request)
         client = request.client
-        _record(&it.service, it.now - request.given_at)
+        record(&it.service, it.now - request.given_at)
     if (client == NULL or client.peer == NULL) and piece.scan.frames > 1 and id_size <= LONGEST_ID:
-        client = _client(it, id, id_size)
+        client = client_with(it, id, id_size)
     if client != NULL and _can_be_told(client.peer):
         _deliver(it, client.peer, piece)
         if request != NULL:
@@ -1173,7 +902,7 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if piece.owner != NULL:
         body_drop(&it.pool, piece.owner)
     worker.answered += 1
-    _place(it, worker)
+    place_worker(it, worker)
     _tell_if_drained(it, peer)
 
 
@@ -1212,309 +941,3 @@ cdef void _deliver(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if not sent:
         peer_end(it, peer, b"there is no memory for its reply")
     _make_dirty(it, peer)
-
-
-# -- which request a reply answers, where workers answer in any order ---------------------------
-
-
-cdef uint32_t _match_hash(
-    int64_t worker, const uint8_t* id, size_t id_size, const uint8_t* envelope, size_t size
-) noexcept nogil:
-    cdef uint32_t hash = _hash(<uint32_t> worker * <uint32_t> 2654435761, id, id_size)
-    return hash_frames(hash, envelope, size)
-
-
-cdef void _match_add(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Line* grown
-    cdef Request* at
-    cdef uint32_t slot, slots
-    if it.match_count >= it.match_slots:
-        slots = 2 * it.match_slots
-        grown = <Line*> calloc(slots, sizeof(Line))
-        if grown != NULL:
-            for slot in range(it.match_slots):
-                while it.matches[slot].first != NULL:
-                    at = it.matches[slot].first
-                    it.matches[slot].first = at.match_next
-                    _match_append(&grown[at.match_hash & (slots - 1)], at)
-            free(it.matches)
-            it.matches, it.match_slots = grown, slots
-    request.match_hash = _match_hash(
-        request.worker.peer.number,
-        request.client.id,
-        request.client.id_size,
-        body_bytes(request.body),
-        request.envelope,
-    )
-    _match_append(&it.matches[request.match_hash & (it.match_slots - 1)], request)
-    it.match_count += 1
-
-
-cdef inline void _match_append(Line* slot, Request* request) noexcept nogil:
-    request.match_next = NULL
-    request.match_previous = slot.last
-    if slot.first == NULL:
-        request.match_previous = NULL
-        slot.first = request
-    else:
-        slot.last.match_next = request
-    slot.last = request
-
-
-cdef void _match_remove(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Line* slot = &it.matches[request.match_hash & (it.match_slots - 1)]
-    if request.match_next != NULL:
-        request.match_next.match_previous = request.match_previous
-    else:
-        slot.last = request.match_previous
-    if request.match_previous != NULL:
-        request.match_previous.match_next = request.match_next
-    else:
-        slot.first = request.match_next
-    it.match_count -= 1
-
-
-cdef Request* _match_find(
-    Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
-) noexcept nogil:
-    """The oldest request of this worker with the reply's routing id and envelope, or NULL."""
-    cdef const uint8_t* envelope = piece.data + piece.scan.first
-    cdef size_t size = piece.scan.envelope - piece.scan.first if piece.scan.envelope else 0
-    cdef uint32_t hash = _match_hash(worker.peer.number, id, id_size, envelope, size)
-    cdef Request* at = it.matches[hash & (it.match_slots - 1)].first
-    while at != NULL:
-        if (
-            at.match_hash == hash
-            and at.worker == worker
-            and at.client.id_size == id_size
-            and memcmp(at.client.id, id, id_size) == 0
-            and (at.envelope > 0) == (size > 0)
-            and (not size or same_frames(body_bytes(at.body), at.envelope, envelope, size))
-        ):
-            return at
-        at = at.match_next
-    return NULL
-
-
-# -- durations -----------------------------------------------------------------------------------
-
-
-cdef inline int _bucket(uint64_t value) noexcept nogil:
-    """Sixteen buckets for each doubling."""
-    cdef int doublings = 0
-    cdef uint64_t rest = value
-    if value < 16:
-        return <int> value
-    doublings = 63 - zq_leading_zeros(value)
-    rest = (value >> (doublings - 4)) & 15
-    return min((doublings - 3) * 16 + <int> rest, BUCKETS - 1)
-
-
-cdef inline void _record(Histogram* histogram, int64_t nanoseconds) noexcept nogil:
-    cdef uint64_t value = <uint64_t> max(nanoseconds, <int64_t> 0)
-    histogram.buckets[_bucket(value)] += 1
-    histogram.count += 1
-    histogram.nanoseconds += value
-
-
-cdef extern from *:
-    """
-    #define zq_leading_zeros(value) __builtin_clzll(value)
-    """
-    int zq_leading_zeros(uint64_t value) nogil
-
-
-def bucket_bounds(int bucket) -> tuple[int, int]:
-    """The least and the greatest duration, in nanoseconds, that a bucket of a histogram counts."""
-    cdef int doublings = bucket // 16 + 3
-    if bucket < 16:
-        return bucket, bucket
-    least = (16 + bucket % 16) << (doublings - 4)
-    return least, least + (1 << (doublings - 4)) - 1
-
-
-def bucket_of(uint64_t nanoseconds) -> int:
-    """The bucket that counts a duration."""
-    return _bucket(nanoseconds)
-
-
-# -- for Python ----------------------------------------------------------------------------------
-
-
-cdef class Exchange:
-    """The state machine of one queue, to be driven by hand: bytes in, bytes out, a clock to move.
-
-    Sizes are bytes, durations seconds; 0 is no limit, and a measured ``prefetch``.
-    """
-
-    cdef Dispatcher _it
-    cdef Notices* _notices
-
-    def __cinit__(
-        self,
-        *,
-        uint64_t max_waiting=100_000,
-        uint64_t max_waiting_bytes=1 << 30,
-        uint64_t client_waiting=0,
-        uint64_t client_unsent=64 << 20,
-        uint32_t prefetch=0,
-        uint32_t max_attempts=3,
-        bint handover=False,
-        double handshake=0,
-        double heartbeat=0,
-        uint64_t message_bytes=1 << 40,
-        uint32_t frames=1 << 20,
-    ) -> None:
-        cdef Settings settings
-        memset(&settings, 0, sizeof(Settings))
-        settings.max_waiting = max_waiting
-        settings.max_waiting_bytes = max_waiting_bytes
-        settings.client_waiting = client_waiting
-        settings.client_waiting_bytes = max_waiting_bytes
-        settings.client_unsent = client_unsent
-        settings.prefetch = prefetch
-        settings.max_attempts = max_attempts
-        settings.handover = handover
-        for side in (FRONTEND, BACKEND):
-            settings.limits[side].message_bytes = message_bytes
-            settings.limits[side].frames = frames
-            settings.handshake[side] = <int64_t> (handshake * 1e9)
-            settings.heartbeat[side].interval = <int64_t> (heartbeat * 1e9)
-            settings.heartbeat[side].timeout = <int64_t> (heartbeat * 1e9)
-        self._notices = <Notices*> calloc(1, sizeof(Notices))
-        if self._notices == NULL or not dispatcher_open(&self._it, &settings, self._notices, 0):
-            raise MemoryError
-        self._it.now = 1
-
-    def __dealloc__(self) -> None:
-        while self._it.peers != NULL:
-            peer_close(&self._it, self._it.peers)
-        dispatcher_close(&self._it)
-        free(self._notices)
-
-    cdef Peer* _peer(self, int number) except NULL:
-        cdef Peer* peer = peer_numbered(&self._it, number)
-        if peer == NULL:
-            raise KeyError(number)
-        return peer
-
-    def connect(self, int side) -> int:
-        """A new connection, 0 of the frontend, 1 of the backend; its number."""
-        return peer_open(&self._it, side, b"test").number
-
-    def feed(self, int number, const uint8_t[::1] data not None) -> None:
-        """Bytes came from it."""
-        cdef Peer* peer = self._peer(number)
-        cdef size_t size = data.shape[0], at = 0, missing
-        cdef uint8_t* room = NULL
-        # As the loop does it: the rest of a large frame goes to where it belongs at once.
-        while at < size:
-            missing = min(peer_room(&self._it, peer, &room), size - at)
-            if peer.stalled != FLOWS:
-                raise BlockingIOError("it is held back")
-            if missing:
-                memcpy(room, &data[at], missing)
-                peer_take(&self._it, peer, room, missing)
-                at += missing
-            else:
-                peer_take(&self._it, peer, &data[at], size - at)
-                at = size
-        self._settle()
-
-    def held_back(self, int number) -> bool:
-        """Whether nothing may be read from it now."""
-        return not peer_reads(&self._it, self._peer(number))
-
-    def output(self, int number, size_t most=1 << 62) -> bytes:
-        """Take what is to be sent to it, at most so much."""
-        cdef Peer* peer = self._peer(number)
-        cdef size_t size
-        gathered = b""
-        while peer.session.out.first != NULL and <size_t> len(gathered) < most:
-            size = peer.session.out.first.end - peer.session.out.first.begin
-            size = min(size, most - <size_t> len(gathered))
-            gathered += (
-                <char*> body_bytes(peer.session.out.first.body) + peer.session.out.first.begin
-            )[:size]
-            peer_sent(&self._it, peer, size)
-        self._settle()
-        return gathered
-
-    def close(self, int number) -> None:
-        """It has left."""
-        peer_end(&self._it, self._peer(number), NULL)
-        self._settle()
-
-    def steer(self, int mode) -> None:
-        """0 forward, 1 hold, 2 drain."""
-        dispatcher_mode(&self._it, mode)
-        self._settle()
-
-    def drain_worker(self, int number) -> bool:
-        return worker_drain(&self._it, self._peer(number))
-
-    def advance(self, double seconds) -> None:
-        """Let time pass."""
-        self._it.now += <int64_t> (seconds * 1e9)
-        dispatcher_pulse(&self._it)
-        self._settle()
-
-    def _settle(self) -> None:
-        cdef Peer* peer
-        while True:
-            dispatcher_turn(&self._it)
-            while self._it.dirty != NULL:
-                self._it.dirty.dirty = False
-                self._it.dirty = self._it.dirty.dirty_next
-            while self._it.ready != NULL:
-                self._it.ready.ready = False
-                self._it.ready = self._it.ready.ready_next
-            if self._it.ended == NULL:
-                return
-            while self._it.ended != NULL:
-                peer = self._it.ended
-                self._it.ended = peer.ended_next
-                peer_close(&self._it, peer)
-
-    @property
-    def peers(self) -> list[int]:
-        """The numbers of the connections that there are."""
-        cdef Peer* peer = self._it.peers
-        numbers = []
-        while peer != NULL:
-            numbers.append(peer.number)
-            peer = peer.next
-        return sorted(numbers)
-
-    def outstanding(self, int number) -> int:
-        """How many requests a worker has."""
-        cdef Peer* peer = self._peer(number)
-        return peer.worker.count + peer.worker.odd if peer.worker != NULL else 0
-
-    def credit(self, int number) -> int:
-        """How many requests a worker may have."""
-        cdef Peer* peer = self._peer(number)
-        return peer.worker.credit if peer.worker != NULL else 0
-
-    @property
-    def counters(self) -> dict:
-        return self._it.counters
-
-    @property
-    def live(self) -> dict[str, int]:
-        """How many of each thing there are; all 0 when everybody has left and nothing waits."""
-        return {
-            "peers": self._it.peers_out,
-            "clients": self._it.clients_out,
-            "requests": self._it.requests_out,
-            "bodies": self._it.pool.bodies_out,
-            "segments": self._it.pool.segments_out,
-        }
-
-    def notices(self) -> list[tuple[int, int, str]]:
-        """What there was to tell since the last call: kind, connection, detail."""
-        cdef Notice told
-        gathered = []
-        while next_notice(self._notices, &told):
-            gathered.append((told.kind, told.number, told.detail.decode()))
-        return gathered

@@ -29,8 +29,8 @@ from zqueue.engine import (
 )
 from zqueue.engine.capture import CapturePublisher
 from zqueue.engine.wire.addresses import Address
-from zqueue.engine.wire.dispatcher import bucket_bounds
-from zqueue.engine.wire.loop import DataPath
+from zqueue.engine.wire.datapath import DataPath
+from zqueue.engine.wire.histogram import bucket_bounds
 from zqueue.engine.wire.reports import CONNECT_RETRIED, report
 from zqueue.threads import name_this_thread
 

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """See memory.pxd. Every function that may need memory says so by its result, never by a crash."""
 
 from libc.stdlib cimport free, malloc

@@ -1,8 +1,7 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """See session.pxd."""
 
 from libc.string cimport memcmp, memcpy, memset
-from zqueue.engine.wire.memory cimport body_drop, outgoing_clear, outgoing_copy
+from zqueue.engine.wire.memory cimport outgoing_clear, outgoing_copy
 from zqueue.engine.wire.zmtp cimport (
     BROKEN,
     COMMAND,

@@ -8,7 +8,7 @@ import importlib.util
 def missing() -> str:
     """Why it is not here, or nothing: its extension modules are left out where there was no C
     compiler when zqueue was installed."""
-    if importlib.util.find_spec("zqueue.engine.wire.loop") is None:
+    if importlib.util.find_spec("zqueue.engine.wire.datapath") is None:
         return "its compiled part was left out when zqueue was installed without a C compiler"
     return ""
 

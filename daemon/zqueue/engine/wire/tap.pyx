@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """See tap.pxd."""
 
 from libc.stdlib cimport free, malloc

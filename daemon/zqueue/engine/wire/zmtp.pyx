@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """See zmtp.pxd. :class:`Decoder` shows the same code to Python."""
 
 from libc.string cimport memcmp, memcpy, memset, strlen

@@ -14,7 +14,7 @@ from tests.conftest import StartZqueued
 from tests.zqueued import Zqueued
 from zqueue.engine.wire import support
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 SIDES = 'frontend = "tcp://127.0.0.1:*"\nbackend = "tcp://127.0.0.1:*"\n'
 
 

@@ -1,8 +1,5 @@
 from typing import Any
 
-def bucket_bounds(bucket: int) -> tuple[int, int]: ...
-def bucket_of(nanoseconds: int) -> int: ...
-
 class Exchange:
     def __init__(
         self,

@@ -1,0 +1,309 @@
+"""See connections.pxd."""
+
+from libc.errno cimport EADDRNOTAVAIL, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcmp, memcpy, memset, strerror
+from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
+from posix.unistd cimport close
+from zqueue.engine.wire.dispatcher cimport peer_end, peer_open
+from zqueue.engine.wire.entities cimport Peer
+from zqueue.engine.wire.linux cimport (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    EPOLLET,
+    EPOLLIN,
+    EPOLLOUT,
+    EPOLLRDHUP,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    IPPROTO_TCP,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    SO_ERROR,
+    SO_KEEPALIVE,
+    SO_PEERCRED,
+    SO_RCVBUF,
+    SO_SNDBUF,
+    TCP_KEEPIDLE,
+    TCP_NODELAY,
+    accept4,
+    connect,
+    epoll_ctl,
+    epoll_event,
+    getsockopt,
+    inet_ntop,
+    ntohs,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    setsockopt,
+    sockaddr,
+    sockaddr_in,
+    sockaddr_in6,
+    sockaddr_storage,
+    socket,
+    socklen_t,
+)
+from zqueue.engine.wire.loop cimport (
+    Connecting,
+    IS_CONNECTOR,
+    IS_LISTENER,
+    IS_PEER,
+    LONGEST_ADDRESS,
+    Listening,
+    Loop,
+    SocketOptions,
+)
+from zqueue.engine.wire.notices cimport (
+    ACCEPT_FAILED,
+    CONNECT_RETRIED,
+    GATE_CLOSED,
+    GATE_OPENED,
+    NAME,
+    REJECTED,
+    notice,
+)
+
+cdef enum:
+    ACCEPTED_A_TURN = 64
+    GATE_PAUSE = 500_000_000
+
+
+cdef Peer* _new_peer(
+    Loop* loop, int fd, int side, const sockaddr_storage* address, const char* name
+) noexcept nogil:
+    """Take a connected socket; NULL, and it is closed, if that cannot be."""
+    cdef epoll_event event
+    cdef Peer* peer
+    cdef SocketOptions* options = &loop.options[side]
+    cdef int on = 1, off = 0
+    if address.ss_family != AF_UNIX:
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+        if options.keepalive < 0:
+            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &off, sizeof(off))
+        elif options.keepalive:
+            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
+            setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &options.keepalive, sizeof(int))
+    if options.send_buffer:
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &options.send_buffer, sizeof(int))
+    if options.receive_buffer:
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &options.receive_buffer, sizeof(int))
+    peer = peer_open(&loop.dispatcher, side, name)
+    if peer == NULL:
+        close(fd)
+        return NULL
+    peer.fd = fd
+    peer.connector = -1
+    _host_of(address, peer.address)
+    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+    event.data.u64 = <uint64_t> <uintptr_t> peer | IS_PEER
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        peer_end(&loop.dispatcher, peer, strerror(errno))
+    return peer
+
+
+cdef void _host_of(const sockaddr_storage* address, uint8_t* host) noexcept nogil:
+    """The host's address in 16 bytes, zeros for a socket of this machine."""
+    memset(host, 0, 16)
+    if address.ss_family == AF_INET:
+        host[10] = host[11] = 0xFF
+        memcpy(host + 12, &(<const sockaddr_in*> address).sin_addr, 4)
+    elif address.ss_family == AF_INET6:
+        memcpy(host, &(<const sockaddr_in6*> address).sin6_addr, 16)
+
+
+cdef void _name_of(int fd, const sockaddr_storage* address, char* name) noexcept nogil:
+    """``tcp://host:port`` or ``ipc:pid=…,uid=…`` of whoever is at the other end."""
+    cdef char host[48]
+    cdef int credentials[3]
+    cdef socklen_t size = sizeof(credentials)
+    if address.ss_family == AF_INET:
+        inet_ntop(AF_INET, &(<const sockaddr_in*> address).sin_addr, host, sizeof(host))
+        snprintf(name, NAME, b"tcp://%s:%d", host, <int> ntohs((<const sockaddr_in*> address).sin_port))
+    elif address.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &(<const sockaddr_in6*> address).sin6_addr, host, sizeof(host))
+        snprintf(
+            name, NAME, b"tcp://[%s]:%d", host, <int> ntohs((<const sockaddr_in6*> address).sin6_port)
+        )
+    elif getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, &size) == 0:
+        snprintf(name, NAME, b"ipc:pid=%d,uid=%d", credentials[0], credentials[1])
+    else:
+        snprintf(name, NAME, b"ipc:unknown")
+
+
+cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
+    cdef sockaddr_storage address
+    cdef socklen_t size
+    cdef char name[NAME]
+    cdef int fd, turn
+    if listener.shut or loop.closing:
+        return
+    for turn in range(ACCEPTED_A_TURN):
+        if loop.connections and <uint64_t> loop.dispatcher.peers_out >= loop.connections:
+            _shut_gates(loop, b"max_connections", loop.connections)
+            return
+        size = sizeof(address)
+        fd = accept4(listener.fd, <sockaddr*> &address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                notice(
+                    &loop.notices, loop.dispatcher.now, ACCEPT_FAILED, listener.side, 0,
+                    listener.name, strerror(errno), 0, 0,
+                )
+                _shut_gates(loop, b"descriptors", loop.descriptors)
+            return
+        _name_of(fd, &address, name)
+        if loop.connections_an_address and _too_many_there(loop, &address):
+            close(fd)
+            loop.dispatcher.counters.rejected[listener.side] += 1
+            notice(
+                &loop.notices, loop.dispatcher.now, REJECTED, listener.side, 0, name,
+                b"there are max_connections_per_address connections from its address", 0, 0,
+            )
+            continue
+        _new_peer(loop, fd, listener.side, &address, name)
+        if fd >= loop.descriptors:
+            _shut_gates(loop, b"descriptors", loop.descriptors)
+            return
+
+
+cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept nogil:
+    cdef uint8_t host[16]
+    cdef uint8_t nobody[16]
+    cdef uint64_t count = 0
+    cdef Peer* peer = loop.dispatcher.peers
+    _host_of(address, host)
+    memset(nobody, 0, 16)
+    if memcmp(host, nobody, 16) == 0:
+        return False
+    while peer != NULL:
+        if memcmp(peer.address, host, 16) == 0:
+            count += 1
+        peer = peer.next
+    return count >= loop.connections_an_address
+
+
+cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogil:
+    """Take no new connections for a while: they wait in the kernel, and nothing spins."""
+    cdef int place
+    for place in range(loop.listening_count):
+        if not loop.listening[place].shut:
+            loop.listening[place].shut = True
+            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, loop.listening[place].fd, NULL)
+            notice(
+                &loop.notices, loop.dispatcher.now, GATE_CLOSED, loop.listening[place].side, 0,
+                loop.listening[place].name, what, loop.dispatcher.peers_out, limit,
+            )
+    loop.gates_at = loop.dispatcher.now + GATE_PAUSE
+
+
+cdef void open_gates(Loop* loop) noexcept nogil:
+    """Take new connections again, if there is room for some."""
+    cdef int place
+    cdef int probe = fcntl(loop.wake, F_DUPFD_CLOEXEC, 3)
+    cdef uint64_t room = loop.connections - loop.connections // 16
+    if probe >= 0:
+        close(probe)
+    if probe < 0 or probe >= loop.descriptors - loop.descriptors // 16 or (
+        loop.connections and <uint64_t> loop.dispatcher.peers_out >= room
+    ):
+        loop.gates_at = loop.dispatcher.now + GATE_PAUSE
+        return
+    loop.gates_at = 0
+    for place in range(loop.listening_count):
+        if loop.listening[place].shut:
+            loop.listening[place].shut = False
+            watch_listener(loop, &loop.listening[place])
+            notice(
+                &loop.notices, loop.dispatcher.now, GATE_OPENED, loop.listening[place].side, 0,
+                loop.listening[place].name, b"", 0, 0,
+            )
+
+
+cdef bint watch_listener(Loop* loop, Listening* listener) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t> <uintptr_t> listener | IS_LISTENER
+    return epoll_ctl(loop.epoll, EPOLL_CTL_ADD, listener.fd, &event) == 0
+
+
+cdef void unwatch_listeners(Loop* loop) noexcept nogil:
+    cdef int place
+    for place in range(loop.listening_count):
+        if not loop.listening[place].shut:
+            loop.listening[place].shut = True
+            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, loop.listening[place].fd, NULL)
+
+
+cdef void connect_now(Loop* loop, Connecting* connector) noexcept nogil:
+    cdef epoll_event event
+    cdef uint8_t address[LONGEST_ADDRESS]
+    cdef uint32_t size
+    cdef int done
+    connector.next_at = 0
+    pthread_mutex_lock(&loop.lock)
+    size = connector.address_size
+    memcpy(address, connector.address, size)
+    pthread_mutex_unlock(&loop.lock)
+    if not size:
+        _connect_failed(loop, connector, EADDRNOTAVAIL)
+        return
+    connector.fd = socket(
+        (<sockaddr*> address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
+    )
+    if connector.fd < 0:
+        _connect_failed(loop, connector, errno)
+        return
+    done = connect(connector.fd, <sockaddr*> address, size)
+    if done < 0 and errno != EINPROGRESS:
+        # Of a unix socket with a full backlog it is EAGAIN.
+        _connect_failed(loop, connector, errno)
+        return
+    event.events = EPOLLOUT
+    event.data.u64 = <uint64_t> <uintptr_t> connector | IS_CONNECTOR
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, connector.fd, &event) < 0:
+        _connect_failed(loop, connector, errno)
+
+
+cdef void connected(Loop* loop, Connecting* connector) noexcept nogil:
+    """The connect has come to an end, good or bad."""
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    cdef int fd = connector.fd
+    cdef Peer* peer
+    cdef sockaddr_storage address
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size)
+    epoll_ctl(loop.epoll, EPOLL_CTL_DEL, fd, NULL)
+    if error:
+        _connect_failed(loop, connector, error)
+        return
+    memset(&address, 0, sizeof(address))
+    memcpy(&address, connector.address, min(<size_t> connector.address_size, sizeof(address)))
+    connector.fd = -1
+    peer = _new_peer(loop, fd, connector.side, &address, connector.name)
+    if peer == NULL:
+        retry_later(loop, connector)
+        return
+    peer.connector = <int> (connector - loop.connecting)
+    connector.up = True
+
+
+cdef void _connect_failed(Loop* loop, Connecting* connector, int error) noexcept nogil:
+    if connector.fd >= 0:
+        close(connector.fd)
+    connector.fd = -1
+    notice(
+        &loop.notices, loop.dispatcher.now, CONNECT_RETRIED, connector.side,
+        connector - loop.connecting, connector.name, strerror(error), connector.pause, 0,
+    )
+    retry_later(loop, connector)
+
+
+cdef void retry_later(Loop* loop, Connecting* connector) noexcept nogil:
+    """Try again after a pause that grows."""
+    cdef SocketOptions* options = &loop.options[connector.side]
+    connector.next_at = loop.dispatcher.now + connector.pause
+    connector.pause = min(2 * connector.pause, max(options.reconnect_max, options.reconnect))

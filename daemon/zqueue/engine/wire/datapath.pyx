@@ -1,0 +1,379 @@
+"""The data path of one queue as Python has it: its settings, its orders, its figures."""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strncpy
+from posix.time cimport CLOCK_MONOTONIC
+from posix.unistd cimport close, read, write
+from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
+from zqueue.engine.wire.connections cimport watch_listener
+from zqueue.engine.wire.entities cimport BACKEND, Counters, DRAIN, FORWARD, FRONTEND, HOLD, Settings
+from zqueue.engine.wire.histogram cimport BUCKETS
+from zqueue.engine.wire.linux cimport (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    EPOLLIN,
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    TFD_CLOEXEC,
+    TFD_NONBLOCK,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    eventfd,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    socket,
+    timerfd_create,
+    zq_fence,
+    zq_get,
+    zq_set,
+)
+from zqueue.engine.wire.loop cimport (
+    BUFFER,
+    CLOSE,
+    Connecting,
+    DRAIN_WORKER,
+    END_PEER,
+    IS_OWN,
+    LIST_WORKERS,
+    LONGEST_ADDRESS,
+    Listening,
+    Loop,
+    NUDGE,
+    ORDERS,
+    SECOND,
+    SET_MODE,
+    SocketOptions,
+    loop_close,
+    loop_run,
+)
+from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
+from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
+from zqueue.engine.wire.zmtp cimport frames_of, type_name
+
+
+cdef class DataPath:
+    """The sockets of one queue and the loop that works on them.
+
+    Everything but :meth:`run` is for one other thread, which polls :meth:`fileno` and then reads
+    :meth:`notices`. Durations are seconds, sizes bytes; 0 is no limit.
+    """
+
+    cdef Loop* _loop
+    cdef readonly bint ended
+    cdef readonly dict left_behind
+
+    def __cinit__(
+        self,
+        *,
+        uint64_t max_waiting,
+        uint64_t max_waiting_bytes,
+        uint64_t client_waiting,
+        uint64_t client_unsent,
+        uint32_t prefetch,
+        uint32_t worker_ahead,
+        uint32_t max_attempts,
+        bint handover,
+        uint64_t max_message_size,
+        uint64_t max_reply_size,
+        uint32_t max_frames,
+        uint64_t max_connections,
+        uint64_t max_connections_per_address,
+        int descriptors,
+        uint32_t first_id,
+    ) -> None:
+        cdef Settings settings
+        cdef Loop* loop = <Loop*> calloc(1, sizeof(Loop))
+        if loop == NULL:
+            raise MemoryError
+        self._loop = loop
+        loop.epoll = loop.wake = loop.timer = loop.told = -1
+        pthread_mutex_init(&loop.lock, NULL)
+        memset(&settings, 0, sizeof(Settings))
+        settings.limits[FRONTEND].message_bytes = max_message_size or <uint64_t> 1 << 60
+        settings.limits[BACKEND].message_bytes = max_reply_size or <uint64_t> 1 << 60
+        settings.limits[FRONTEND].frames = settings.limits[BACKEND].frames = (
+            max_frames or 0xFFFFFFFF
+        )
+        settings.max_waiting = max_waiting or <uint64_t> 1 << 60
+        settings.max_waiting_bytes = max_waiting_bytes or <uint64_t> 1 << 60
+        settings.client_waiting = client_waiting
+        settings.client_waiting_bytes = settings.max_waiting_bytes
+        settings.client_unsent = client_unsent or <uint64_t> 1 << 60
+        settings.prefetch = prefetch
+        settings.worker_ahead = worker_ahead
+        settings.max_attempts = max_attempts
+        settings.handover = handover
+        loop.connections = max_connections
+        loop.connections_an_address = max_connections_per_address
+        loop.descriptors = descriptors
+        if not dispatcher_open(&loop.dispatcher, &settings, &loop.notices, first_id):
+            raise MemoryError
+        loop.buffer = <uint8_t*> malloc(BUFFER)
+        if loop.buffer == NULL:
+            raise MemoryError
+        loop.epoll = epoll_create1(EPOLL_CLOEXEC)
+        loop.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        loop.told = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        loop.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if min(loop.epoll, loop.wake, loop.told, loop.timer) < 0:
+            raise OSError(errno, "no descriptors for a queue")
+        self._watch_own(loop.wake)
+        self._watch_own(loop.timer)
+        self.left_behind = {}
+
+    cdef int _watch_own(self, int fd) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = IS_OWN
+        if epoll_ctl(self._loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, "a descriptor cannot be watched")
+        return 0
+
+    def __dealloc__(self) -> None:
+        if self._loop == NULL:
+            return
+        loop_close(self._loop)
+        dispatcher_close(&self._loop.dispatcher)
+        free(self._loop.listening)
+        free(self._loop.connecting)
+        free(self._loop.buffer)
+        free(self._loop.rows)
+        tap_close(&self._loop.tap)
+        for fd in (self._loop.epoll, self._loop.wake, self._loop.told, self._loop.timer):
+            if fd >= 0:
+                close(fd)
+        free(self._loop)
+
+    def side(
+        self,
+        int side,
+        *,
+        double handshake_timeout,
+        double heartbeat,
+        double heartbeat_timeout,
+        int keepalive,
+        int send_buffer,
+        int receive_buffer,
+        double reconnect,
+        double reconnect_max,
+    ) -> None:
+        """How connections of a side (0 frontend, 1 backend) are made. ``keepalive``: seconds, 0 as
+        the kernel does, -1 never."""
+        cdef Settings* settings = &self._loop.dispatcher.settings
+        cdef SocketOptions* options = &self._loop.options[side]
+        settings.handshake[side] = <int64_t> (handshake_timeout * SECOND)
+        settings.heartbeat[side].interval = <int64_t> (heartbeat * SECOND)
+        settings.heartbeat[side].timeout = <int64_t> (heartbeat_timeout * SECOND)
+        options.keepalive = keepalive
+        options.send_buffer, options.receive_buffer = send_buffer, receive_buffer
+        options.reconnect = <int64_t> (reconnect * SECOND)
+        options.reconnect_max = <int64_t> (reconnect_max * SECOND)
+
+    def sockets(
+        self,
+        listening: list[tuple[int, int, str]],
+        connecting: list[tuple[int, str]],
+    ) -> None:
+        """Where to accept, ``(side, descriptor, name)``, and where to connect, ``(side, name)``,
+        once :meth:`connect_to` has told an address. The descriptors are this object's from now on;
+        it is called once.
+
+        Raises:
+            OSError: one cannot be watched.
+        """
+        cdef Loop* loop = self._loop
+        cdef Listening* listener
+        cdef Connecting* connector
+        loop.listening = <Listening*> calloc(len(listening) + 1, sizeof(Listening))
+        loop.connecting = <Connecting*> calloc(len(connecting) + 1, sizeof(Connecting))
+        if loop.listening == NULL or loop.connecting == NULL:
+            raise MemoryError
+        for side, fd, name in listening:
+            listener = &loop.listening[loop.listening_count]
+            loop.listening_count += 1
+            listener.side, listener.fd = side, fd
+            encoded = name.encode()
+            strncpy(listener.name, encoded, NAME - 1)
+        for place in range(loop.listening_count):
+            if not watch_listener(loop, &loop.listening[place]):
+                raise OSError(errno, "a listening socket cannot be watched")
+        for side, name in connecting:
+            connector = &loop.connecting[loop.connecting_count]
+            loop.connecting_count += 1
+            connector.side, connector.fd = side, -1
+            connector.pause = loop.options[<int> side].reconnect
+            connector.next_at = 1
+            encoded = name.encode()
+            strncpy(connector.name, encoded, NAME - 1)
+
+    def connect_to(self, int place, bytes address not None) -> None:
+        """The address of a connect endpoint, a ``struct sockaddr``; heeded at the next attempt."""
+        cdef Connecting* connector = &self._loop.connecting[place]
+        if len(address) > LONGEST_ADDRESS or place >= self._loop.connecting_count:
+            raise ValueError("no such address")
+        pthread_mutex_lock(&self._loop.lock)
+        connector.address_size = len(address)
+        memcpy(connector.address, <char*> address, len(address))
+        pthread_mutex_unlock(&self._loop.lock)
+
+    def run(self, int mode) -> str | None:
+        """Move messages until :meth:`close`; why it ended if it did so by itself.
+
+        ``mode`` is 0 to forward, 1 to hold requests, 2 to drain.
+        """
+        dispatcher_mode(&self._loop.dispatcher, mode)
+        zq_set(&self._loop.mode_done, <uint64_t> mode)
+        with nogil:
+            loop_run(self._loop)
+        failure = None if self._loop.failure == NULL else self._loop.failure.decode()
+        loop_close(self._loop)
+        self.left_behind = {
+            "clients": self._loop.dispatcher.clients_out,
+            "peers": self._loop.dispatcher.peers_out,
+            "segments": self._loop.dispatcher.pool.segments_out,
+        }
+        self.ended = True
+        return failure
+
+    def fileno(self) -> int:
+        """Readable when there are notices."""
+        return self._loop.told
+
+    cdef bint _order(self, int what, int64_t argument):
+        cdef uint64_t one = 1
+        cdef bint taken
+        pthread_mutex_lock(&self._loop.lock)
+        taken = self._loop.ordered < ORDERS
+        if taken:
+            self._loop.orders[self._loop.ordered].what = what
+            self._loop.orders[self._loop.ordered].argument = argument
+            self._loop.ordered += 1
+            self._loop.orders_given += 1
+        pthread_mutex_unlock(&self._loop.lock)
+        write(self._loop.wake, &one, sizeof(one))
+        return taken
+
+    def forward(self) -> None:
+        self._order(SET_MODE, FORWARD)
+
+    def hold(self) -> None:
+        self._order(SET_MODE, HOLD)
+
+    def drain(self) -> None:
+        self._order(SET_MODE, DRAIN)
+
+    def drain_worker(self, int64_t number) -> None:
+        """Give it nothing more."""
+        self._order(DRAIN_WORKER, number)
+
+    def ask_for_workers(self) -> None:
+        """Have :meth:`workers` brought up to date; it is once :attr:`obeyed` says so."""
+        self._order(LIST_WORKERS, 0)
+
+    def workers(self) -> list[dict]:
+        """Every worker as it was when :meth:`ask_for_workers` was obeyed."""
+        cdef int place
+        gathered = []
+        for place in range(self._loop.row_count):
+            row: dict = self._loop.rows[place]
+            row["name"] = self._loop.rows[place].name.decode(errors="replace")
+            row["type"] = type_name(self._loop.rows[place].type).decode()
+            gathered.append(row)
+        return gathered
+
+    def end_peer(self, int64_t number) -> None:
+        """Close its connection."""
+        self._order(END_PEER, number)
+
+    def close(self, double flush) -> None:
+        """End :meth:`run`, once what is on its way out is out or ``flush`` seconds are up."""
+        self._order(CLOSE, <int64_t> (flush * SECOND))
+
+    def nudge(self) -> None:
+        """An order that only shows, by :attr:`obeyed`, that the loop still comes round."""
+        self._order(NUDGE, 0)
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether every order has been carried out."""
+        return zq_get(&self._loop.orders_done) >= self._loop.orders_given
+
+    @property
+    def mode(self) -> int:
+        """The mode that is in force: 0 forward, 1 hold, 2 drain."""
+        return <int> zq_get(&self._loop.mode_done)
+
+    @property
+    def counters(self) -> dict:
+        """Counters that add up, as they were at the end of the last turn."""
+        cdef Counters counters
+        cdef uint64_t before
+        while True:
+            before = zq_get(&self._loop.version)
+            if not before & 1:
+                counters = self._loop.published
+                zq_fence()
+                if zq_get(&self._loop.version) == before:
+                    return counters
+
+    @property
+    def queueing(self) -> list[int]:
+        """How many requests waited how long, by bucket; see ``histogram.bucket_bounds``."""
+        return [self._loop.dispatcher.queueing.buckets[place] for place in range(BUCKETS)]
+
+    @property
+    def service(self) -> list[int]:
+        """How many requests took a worker how long, by bucket."""
+        return [self._loop.dispatcher.service.buckets[place] for place in range(BUCKETS)]
+
+    def notices(self) -> list[dict]:
+        """What there was to tell since the last call, with names and details as text."""
+        cdef Notice told
+        cdef uint64_t value
+        gathered = []
+        read(self._loop.told, &value, sizeof(value))
+        while next_notice(&self._loop.notices, &told):
+            shown: dict = told
+            shown["name"] = told.name.decode(errors="replace")
+            shown["detail"] = told.detail.decode(errors="replace")
+            gathered.append(shown)
+        return gathered
+
+    def tap(self, bint on) -> None:
+        """Begin or end to copy what passes.
+
+        Raises:
+            MemoryError: there is none for it.
+        """
+        if on and self._loop.tap.ring == NULL:
+            if not tap_open(&self._loop.tap):
+                raise MemoryError
+            self._loop.dispatcher.tap = &self._loop.tap
+        tap_switch(&self._loop.tap, on)
+
+    def tapped(self, int most) -> list[tuple[int, list[bytes]]]:
+        """Up to ``most`` messages that were copied: 0 for a request, 1 for a reply, and the frames,
+        the client's routing id first."""
+        cdef uint32_t size = 0, way = 0
+        gathered = []
+        if self._loop.tap.ring == NULL:
+            return gathered
+        while len(gathered) < most and tap_next(&self._loop.tap, &size, &way):
+            copied = bytearray(size)
+            tap_take(&self._loop.tap, copied, size)
+            gathered.append((way, frames_of(copied, size)))
+        return gathered
+
+    @property
+    def tap_missed(self) -> int:
+        """How many messages were not copied, because the reader was too slow."""
+        return self._loop.tap.missed
+
+    @property
+    def notices_lost(self) -> int:
+        """How many notices there was no room for."""
+        return self._loop.notices.lost

@@ -1,0 +1,6 @@
+"""When each peer is to be looked at again: a heap, so that only the first one has to be."""
+
+from libc.stdint cimport int64_t
+from zqueue.engine.wire.entities cimport Dispatcher, Peer
+
+cdef void schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil

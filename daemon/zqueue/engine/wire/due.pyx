@@ -1,0 +1,59 @@
+"""See due.pxd."""
+
+from libc.stdlib cimport realloc
+
+
+cdef void schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
+    """Look at ``peer`` again at ``due``, or never if that is 0."""
+    cdef Peer** heap
+    cdef int place
+    cdef Peer* last
+    peer.due = due
+    if peer.due_place < 0:
+        if not due:
+            return
+        if it.due_count == it.due_size:
+            heap = <Peer**> realloc(it.due, sizeof(Peer*) * max(64, 2 * it.due_size))
+            if heap == NULL:
+                peer.due = 0
+                return
+            it.due, it.due_size = heap, max(64, 2 * it.due_size)
+        place = it.due_count
+        it.due_count += 1
+        it.due[place] = peer
+        peer.due_place = place
+        _sift(it, peer)
+    elif due:
+        _sift(it, peer)
+    else:
+        it.due_count -= 1
+        last = it.due[it.due_count]
+        place = peer.due_place
+        peer.due_place = -1
+        if last != peer:
+            it.due[place] = last
+            last.due_place = place
+            _sift(it, last)
+
+
+cdef void _sift(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Move it up or down the heap until it is where it belongs."""
+    cdef int place = peer.due_place, other
+    while place and it.due[(place - 1) // 2].due > peer.due:
+        other = (place - 1) // 2
+        it.due[place] = it.due[other]
+        it.due[place].due_place = place
+        place = other
+    while True:
+        other = 2 * place + 1
+        if other >= it.due_count:
+            break
+        if other + 1 < it.due_count and it.due[other + 1].due < it.due[other].due:
+            other += 1
+        if it.due[other].due >= peer.due:
+            break
+        it.due[place] = it.due[other]
+        it.due[place].due_place = place
+        place = other
+    it.due[place] = peer
+    peer.due_place = place

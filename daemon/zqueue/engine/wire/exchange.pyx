@@ -1,0 +1,203 @@
+"""The state machine of one queue in Python's hands, without sockets: for tests and the fuzzer."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from zqueue.engine.wire.dispatcher cimport (
+    dispatcher_close,
+    dispatcher_mode,
+    dispatcher_open,
+    dispatcher_pulse,
+    dispatcher_turn,
+    peer_close,
+    peer_end,
+    peer_numbered,
+    peer_open,
+    peer_reads,
+    peer_room,
+    peer_sent,
+    peer_take,
+    worker_drain,
+)
+from zqueue.engine.wire.entities cimport BACKEND, FLOWS, FRONTEND, Dispatcher, Peer, Settings
+from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
+
+
+cdef class Exchange:
+    """The state machine of one queue, to be driven by hand: bytes in, bytes out, a clock to move.
+
+    Sizes are bytes, durations seconds; 0 is no limit, and a measured ``prefetch``.
+    """
+
+    cdef Dispatcher _it
+    cdef Notices* _notices
+
+    def __cinit__(
+        self,
+        *,
+        uint64_t max_waiting=100_000,
+        uint64_t max_waiting_bytes=1 << 30,
+        uint64_t client_waiting=0,
+        uint64_t client_unsent=64 << 20,
+        uint32_t prefetch=0,
+        uint32_t max_attempts=3,
+        bint handover=False,
+        double handshake=0,
+        double heartbeat=0,
+        uint64_t message_bytes=1 << 40,
+        uint32_t frames=1 << 20,
+    ) -> None:
+        cdef Settings settings
+        memset(&settings, 0, sizeof(Settings))
+        settings.max_waiting = max_waiting
+        settings.max_waiting_bytes = max_waiting_bytes
+        settings.client_waiting = client_waiting
+        settings.client_waiting_bytes = max_waiting_bytes
+        settings.client_unsent = client_unsent
+        settings.prefetch = prefetch
+        settings.max_attempts = max_attempts
+        settings.handover = handover
+        for side in (FRONTEND, BACKEND):
+            settings.limits[side].message_bytes = message_bytes
+            settings.limits[side].frames = frames
+            settings.handshake[side] = <int64_t> (handshake * 1e9)
+            settings.heartbeat[side].interval = <int64_t> (heartbeat * 1e9)
+            settings.heartbeat[side].timeout = <int64_t> (heartbeat * 1e9)
+        self._notices = <Notices*> calloc(1, sizeof(Notices))
+        if self._notices == NULL or not dispatcher_open(&self._it, &settings, self._notices, 0):
+            raise MemoryError
+        self._it.now = 1
+
+    def __dealloc__(self) -> None:
+        while self._it.peers != NULL:
+            peer_close(&self._it, self._it.peers)
+        dispatcher_close(&self._it)
+        free(self._notices)
+
+    cdef Peer* _peer(self, int number) except NULL:
+        cdef Peer* peer = peer_numbered(&self._it, number)
+        if peer == NULL:
+            raise KeyError(number)
+        return peer
+
+    def connect(self, int side) -> int:
+        """A new connection, 0 of the frontend, 1 of the backend; its number."""
+        return peer_open(&self._it, side, b"test").number
+
+    def feed(self, int number, const uint8_t[::1] data not None) -> None:
+        """Bytes came from it."""
+        cdef Peer* peer = self._peer(number)
+        cdef size_t size = data.shape[0], at = 0, missing
+        cdef uint8_t* room = NULL
+        # As the loop does it: the rest of a large frame goes to where it belongs at once.
+        while at < size:
+            missing = min(peer_room(&self._it, peer, &room), size - at)
+            if peer.stalled != FLOWS:
+                raise BlockingIOError("it is held back")
+            if missing:
+                memcpy(room, &data[at], missing)
+                peer_take(&self._it, peer, room, missing)
+                at += missing
+            else:
+                peer_take(&self._it, peer, &data[at], size - at)
+                at = size
+        self._settle()
+
+    def held_back(self, int number) -> bool:
+        """Whether nothing may be read from it now."""
+        return not peer_reads(&self._it, self._peer(number))
+
+    def output(self, int number, size_t most=1 << 62) -> bytes:
+        """Take what is to be sent to it, at most so much."""
+        cdef Peer* peer = self._peer(number)
+        cdef size_t size
+        gathered = b""
+        while peer.session.out.first != NULL and <size_t> len(gathered) < most:
+            size = peer.session.out.first.end - peer.session.out.first.begin
+            size = min(size, most - <size_t> len(gathered))
+            gathered += (
+                <char*> body_bytes(peer.session.out.first.body) + peer.session.out.first.begin
+            )[:size]
+            peer_sent(&self._it, peer, size)
+        self._settle()
+        return gathered
+
+    def close(self, int number) -> None:
+        """It has left."""
+        peer_end(&self._it, self._peer(number), NULL)
+        self._settle()
+
+    def steer(self, int mode) -> None:
+        """0 forward, 1 hold, 2 drain."""
+        dispatcher_mode(&self._it, mode)
+        self._settle()
+
+    def drain_worker(self, int number) -> bool:
+        return worker_drain(&self._it, self._peer(number))
+
+    def advance(self, double seconds) -> None:
+        """Let time pass."""
+        self._it.now += <int64_t> (seconds * 1e9)
+        dispatcher_pulse(&self._it)
+        self._settle()
+
+    def _settle(self) -> None:
+        cdef Peer* peer
+        while True:
+            dispatcher_turn(&self._it)
+            while self._it.dirty != NULL:
+                self._it.dirty.dirty = False
+                self._it.dirty = self._it.dirty.dirty_next
+            while self._it.ready != NULL:
+                self._it.ready.ready = False
+                self._it.ready = self._it.ready.ready_next
+            if self._it.ended == NULL:
+                return
+            while self._it.ended != NULL:
+                peer = self._it.ended
+                self._it.ended = peer.ended_next
+                peer_close(&self._it, peer)
+
+    @property
+    def peers(self) -> list[int]:
+        """The numbers of the connections that there are."""
+        cdef Peer* peer = self._it.peers
+        numbers = []
+        while peer != NULL:
+            numbers.append(peer.number)
+            peer = peer.next
+        return sorted(numbers)
+
+    def outstanding(self, int number) -> int:
+        """How many requests a worker has."""
+        cdef Peer* peer = self._peer(number)
+        return peer.worker.count + peer.worker.odd if peer.worker != NULL else 0
+
+    def credit(self, int number) -> int:
+        """How many requests a worker may have."""
+        cdef Peer* peer = self._peer(number)
+        return peer.worker.credit if peer.worker != NULL else 0
+
+    @property
+    def counters(self) -> dict:
+        return self._it.counters
+
+    @property
+    def live(self) -> dict[str, int]:
+        """How many of each thing there are; all 0 when everybody has left and nothing waits."""
+        return {
+            "peers": self._it.peers_out,
+            "clients": self._it.clients_out,
+            "requests": self._it.requests_out,
+            "bodies": self._it.pool.bodies_out,
+            "segments": self._it.pool.segments_out,
+        }
+
+    def notices(self) -> list[tuple[int, int, str]]:
+        """What there was to tell since the last call: kind, connection, detail."""
+        cdef Notice told
+        gathered = []
+        while next_notice(self._notices, &told):
+            gathered.append((told.kind, told.number, told.detail.decode()))
+        return gathered

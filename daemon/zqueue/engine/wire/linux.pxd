@@ -1,0 +1,113 @@
+"""What the kernel and libc offer that Cython does not declare."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from posix.time cimport itimerspec
+
+cdef extern from "<sys/epoll.h>" nogil:
+    cdef enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+    cdef uint32_t EPOLLIN
+    cdef uint32_t EPOLLOUT
+    cdef uint32_t EPOLLERR
+    cdef uint32_t EPOLLHUP
+    cdef uint32_t EPOLLRDHUP
+    cdef uint32_t EPOLLET
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll, epoll_event* events, int most, int timeout)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_NONBLOCK
+    int EFD_CLOEXEC
+    int eventfd(unsigned int value, int flags)
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int TFD_NONBLOCK
+    int TFD_CLOEXEC
+    int TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t readv(int fd, const iovec* parts, int count)
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    int AF_INET
+    int AF_INET6
+    int AF_UNIX
+    int SOCK_STREAM
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+    int SOL_SOCKET
+    int SO_ERROR
+    int SO_KEEPALIVE
+    int SO_PEERCRED
+    int SO_RCVBUF
+    int SO_SNDBUF
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
+    int socket(int family, int kind, int protocol)
+    int connect(int fd, const sockaddr* address, socklen_t size)
+    int getsockopt(int fd, int level, int option, void* value, socklen_t* size)
+    int setsockopt(int fd, int level, int option, const void* value, socklen_t size)
+    ssize_t recv(int fd, void* into, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        in6_addr sin6_addr
+    int IPPROTO_TCP
+    unsigned short ntohs(unsigned short value)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_KEEPIDLE
+    int TCP_NODELAY
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* source, char* into, socklen_t size)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* mutex)
+    int pthread_mutex_unlock(pthread_mutex_t* mutex)
+
+cdef extern from *:
+    """
+    #define zq_get(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
+    #define zq_set(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
+    #define zq_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    uint64_t zq_get(uint64_t* place) nogil
+    void zq_set(uint64_t* place, uint64_t value) nogil
+    void zq_fence() nogil

@@ -1,0 +1,107 @@
+"""The loop of one queue, and what it works with."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from zqueue.engine.wire.entities cimport Counters, Dispatcher, Peer
+from zqueue.engine.wire.linux cimport pthread_mutex_t
+from zqueue.engine.wire.notices cimport NAME, Notices
+from zqueue.engine.wire.tap cimport Tap
+
+cdef enum:
+    BUFFER = 65536
+    SECOND = 1_000_000_000
+    ORDERS = 64
+    LONGEST_ADDRESS = 128
+
+# What a descriptor in the epoll is; in the low bits of the pointer that comes with it.
+cdef enum Tag:
+    IS_PEER
+    IS_LISTENER
+    IS_CONNECTOR
+    IS_OWN
+    TAGS = 3
+
+cdef enum Order:
+    SET_MODE
+    DRAIN_WORKER
+    END_PEER
+    CLOSE
+    NUDGE
+    LIST_WORKERS
+
+cdef struct Ordered:
+    int what
+    int64_t argument
+
+# What there is to know of a worker. Times are nanoseconds.
+cdef struct Row:
+    int64_t number
+    int64_t connected_for
+    uint64_t in_flight
+    uint64_t answered
+    uint64_t ahead
+    int64_t service
+    int type
+    bint draining
+    char name[NAME]
+
+cdef struct Listening:
+    int fd
+    int side
+    bint shut
+    char name[NAME]
+
+cdef struct Connecting:
+    int fd
+    int side
+    bint up
+    int64_t pause
+    int64_t next_at
+    uint32_t address_size
+    uint8_t address[LONGEST_ADDRESS]
+    char name[NAME]
+
+# How the sockets of one side are made. 0 leaves it to the kernel; ``keepalive`` of -1 is off.
+cdef struct SocketOptions:
+    int keepalive
+    int send_buffer
+    int receive_buffer
+    int64_t reconnect
+    int64_t reconnect_max
+
+cdef struct Loop:
+    Dispatcher dispatcher
+    Notices notices
+    Tap tap
+    SocketOptions options[2]
+    int epoll
+    int wake
+    int timer
+    int told
+    uint64_t told_upto
+    uint64_t tapped_upto
+    Listening* listening
+    int listening_count
+    Connecting* connecting
+    int connecting_count
+    uint8_t* buffer
+    int64_t armed
+    int64_t gates_at
+    int descriptors
+    uint64_t connections
+    uint64_t connections_an_address
+    bint closing
+    int64_t close_by
+    pthread_mutex_t lock
+    Ordered orders[ORDERS]
+    int ordered
+    uint64_t orders_given
+    uint64_t orders_done
+    uint64_t mode_done
+    uint64_t version
+    Counters published
+    Row* rows
+    int row_count
+    const char* failure
+
+cdef void loop_run(Loop* loop) noexcept nogil
+cdef void loop_close(Loop* loop) noexcept nogil

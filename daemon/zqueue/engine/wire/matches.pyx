@@ -1,0 +1,88 @@
+"""See matches.pxd."""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+from zqueue.engine.wire.clients cimport hash_bytes
+from zqueue.engine.wire.entities cimport Line
+from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.zmtp cimport hash_frames, same_frames
+
+
+cdef uint32_t _hash(
+    int64_t worker, const uint8_t* id, size_t id_size, const uint8_t* envelope, size_t size
+) noexcept nogil:
+    cdef uint32_t hash = hash_bytes(<uint32_t> worker * <uint32_t> 2654435761, id, id_size)
+    return hash_frames(hash, envelope, size)
+
+
+cdef void match_add(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Line* grown
+    cdef Request* at
+    cdef uint32_t slot, slots
+    if it.match_count >= it.match_slots:
+        slots = 2 * it.match_slots
+        grown = <Line*> calloc(slots, sizeof(Line))
+        if grown != NULL:
+            for slot in range(it.match_slots):
+                while it.matches[slot].first != NULL:
+                    at = it.matches[slot].first
+                    it.matches[slot].first = at.match_next
+                    _append(&grown[at.match_hash & (slots - 1)], at)
+            free(it.matches)
+            it.matches, it.match_slots = grown, slots
+    request.match_hash = _hash(
+        request.worker.peer.number,
+        request.client.id,
+        request.client.id_size,
+        body_bytes(request.body),
+        request.envelope,
+    )
+    _append(&it.matches[request.match_hash & (it.match_slots - 1)], request)
+    it.match_count += 1
+
+
+cdef inline void _append(Line* slot, Request* request) noexcept nogil:
+    request.match_next = NULL
+    request.match_previous = slot.last
+    if slot.first == NULL:
+        request.match_previous = NULL
+        slot.first = request
+    else:
+        slot.last.match_next = request
+    slot.last = request
+
+
+cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Line* slot = &it.matches[request.match_hash & (it.match_slots - 1)]
+    if request.match_next != NULL:
+        request.match_next.match_previous = request.match_previous
+    else:
+        slot.last = request.match_previous
+    if request.match_previous != NULL:
+        request.match_previous.match_next = request.match_next
+    else:
+        slot.first = request.match_next
+    it.match_count -= 1
+
+
+cdef Request* match_find(
+    Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
+) noexcept nogil:
+    """The oldest request of this worker with the reply's routing id and envelope, or NULL."""
+    cdef const uint8_t* envelope = piece.data + piece.scan.first
+    cdef size_t size = piece.scan.envelope - piece.scan.first if piece.scan.envelope else 0
+    cdef uint32_t hash = _hash(worker.peer.number, id, id_size, envelope, size)
+    cdef Request* at = it.matches[hash & (it.match_slots - 1)].first
+    while at != NULL:
+        if (
+            at.match_hash == hash
+            and at.worker == worker
+            and at.client.id_size == id_size
+            and memcmp(at.client.id, id, id_size) == 0
+            and (at.envelope > 0) == (size > 0)
+            and (not size or same_frames(body_bytes(at.body), at.envelope, envelope, size))
+        ):
+            return at
+        at = at.match_next
+    return NULL
