@@ -60,7 +60,7 @@ from zqueue.engine.wire.linux cimport (
     zq_fence,
     zq_set,
 )
-from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
+from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear, pool_trim
 from zqueue.engine.wire.notices cimport NAME
 
 cdef enum:
@@ -369,6 +369,8 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         peer = peer_numbered(it, order.argument)
         if peer != NULL:
             peer_end(it, peer, b"an operator sent it away")
+    elif order.what == NUDGE:
+        pool_trim(&it.pool)
     elif order.what == LIST_WORKERS:
         _list_workers(loop)
     elif order.what == CLOSE:

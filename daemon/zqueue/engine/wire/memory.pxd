@@ -3,9 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 cdef enum:
-    SHELVES = 16
-    SMALLEST_SHELF = 2048
-    KEPT_AT_MOST = 16 << 20
+    SHELVES = 64
+    KEPT_AT_MOST = 64 << 20
     COPIED_UP_TO = 1024
     CHUNK = 16384
 
@@ -29,11 +28,13 @@ cdef struct Body:
     int shelf
 
 # Where blocks come from. The large ones are kept for the next message, because fresh memory of
-# the kernel costs more than what is done with it. One thread uses a pool.
+# the kernel costs more than what is done with it. One thread uses a pool. ``used``: one was asked
+# for since the last trim.
 cdef struct Pool:
     Body* shelves[SHELVES]
     Segment* segments
     size_t kept
+    bint used
     int64_t bodies_out
     int64_t segments_out
 
@@ -57,6 +58,7 @@ cdef inline uint8_t* body_bytes(Body* body) noexcept nogil:
 cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil
 cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noexcept nogil
 cdef void body_drop(Pool* pool, Body* body) noexcept nogil
+cdef void pool_trim(Pool* pool) noexcept nogil
 cdef void pool_clear(Pool* pool) noexcept nogil
 
 cdef bint outgoing_copy(

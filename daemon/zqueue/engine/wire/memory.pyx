@@ -1,21 +1,33 @@
 """See memory.pxd. Every function that may need memory says so by its result, never by a crash."""
 
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 
+cdef extern from *:
+    """
+    #define zq_leading_zeros(value) __builtin_clzll(value)
+    """
+    int zq_leading_zeros(uint64_t value) nogil
+
+
 cdef int _shelf_for(size_t capacity) noexcept nogil:
-    """The shelf whose blocks have at least ``capacity``; -1: too small or too large for one."""
-    cdef size_t size = SMALLEST_SHELF
-    cdef int shelf = 0
+    """The shelf whose blocks have at least ``capacity`` bytes and not a quarter more; -1: too small
+    or too large for one. Four sizes for each doubling, from 2 KiB on."""
+    cdef uint64_t last = capacity - 1
+    cdef int doublings
     if capacity <= COPIED_UP_TO or not KEEPS:
         return -1
-    while size < capacity:
-        size <<= 1
-        shelf += 1
-        if shelf == SHELVES:
-            return -1
-    return shelf
+    if last < 2048:
+        return 0
+    doublings = 63 - zq_leading_zeros(last)
+    doublings = (doublings - 11) * 4 + <int> ((last >> (doublings - 2)) & 3) + 1
+    return doublings if doublings < SHELVES else -1
+
+
+cdef inline size_t _shelf_size(int shelf) noexcept nogil:
+    return <size_t> (4 + shelf % 4) << (9 + shelf // 4)
 
 
 cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
@@ -23,7 +35,8 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
     cdef int shelf = _shelf_for(capacity)
     cdef Body* body = NULL
     if shelf >= 0:
-        capacity = <size_t> SMALLEST_SHELF << shelf
+        capacity = _shelf_size(shelf)
+        pool.used = True
         body = pool.shelves[shelf]
         if body != NULL:
             pool.shelves[shelf] = body.next
@@ -64,6 +77,13 @@ cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
         pool.kept += body.capacity
     else:
         free(body)
+
+
+cdef void pool_trim(Pool* pool) noexcept nogil:
+    """Give back what is kept if nothing of it was asked for since the last call."""
+    if not pool.used:
+        pool_clear(pool)
+    pool.used = False
 
 
 cdef void pool_clear(Pool* pool) noexcept nogil:
