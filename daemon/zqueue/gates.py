@@ -22,7 +22,8 @@ class Gates:
 
     def accepted(self, descriptor: int) -> list[Listener]:
         """A connection was accepted; returns the listeners whose gates had to be closed for it."""
-        return self.close() if self._budget.nearly_spent(descriptor) else []
+        shut = all(listener.gate_closed for listener in self._listeners)
+        return self.close() if not shut and self._budget.nearly_spent(descriptor) else []
 
     def close(self) -> list[Listener]:
         """Let nobody in any more; returns the listeners whose gates were open."""
