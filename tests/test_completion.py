@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -198,6 +199,45 @@ def test_the_script_for_another_shell_is_sound(shells: Shells, shell: str, name:
         pytest.skip(f"{shell} is not installed: its syntax is not checked")
     done = shells.run(shell, "-n", str(script))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_verbs_and_queues(shells: Shells, broker: Zqueued, tmp_path: Path) -> None:
+    """A zsh at a terminal, whose TAB completes as ever, and then writes the line into a file."""
+    line = tmp_path / "line"
+    setup = (
+        f"fpath=({shells.scripts} $fpath); autoload -Uz compinit; compinit -u -D\n"
+        f"tab() {{ zle expand-or-complete; print -r -- $BUFFER > {line}.new; BUFFER=; "
+        f"mv {line}.new {line} }}; zle -N tab; bindkey '^I' tab\n"
+    )
+    master, terminal = pty.openpty()
+    zsh = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=shells.environment | {"HOME": str(tmp_path), "TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    try:
+        os.write(master, setup.encode())
+
+        def completed(typed: str) -> str:
+            line.unlink(missing_ok=True)
+            os.write(master, f"{typed}\t".encode())
+            wait_for(line.exists, f"zsh to complete {typed}")
+            return line.read_text().strip()
+
+        here = f"zqueuectl -e {broker.control}"
+        assert completed("zqueuectl pau") == "zqueuectl pause"
+        assert completed(f"{here} pause o") == f"{here} pause orders"
+        assert completed(f"{here} pause pri") == f"{here} pause prices."
+        assert completed(f"{here} events --queue=o") == f"{here} events --queue=orders"
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(master)
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")

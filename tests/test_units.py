@@ -88,6 +88,9 @@ def test_how_it_starts_reloads_and_ends(service: str) -> None:
     assert "78" in only(service, "RestartPreventExitStatus").split()
     assert int(only(service, "StartLimitBurst")) > 0
     assert "WatchdogSec" in settings(service)
+    assert only(service, "OOMPolicy") == "stop"
+    assert int(only(service, "LimitNOFILE")) >= 65536
+    assert int(only(service, "FileDescriptorStoreMax")) >= 2 * 16
     assert only(service, "User") == only(service, "Group") == "zqueue"
     assert only(service, "RuntimeDirectoryMode") == "0755"
 

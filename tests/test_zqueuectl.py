@@ -38,6 +38,9 @@ def test_help_needs_no_daemon_and_imports_little() -> None:
     done = zqueuectl("--help")
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in VERBS)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout, "plain text, for a pipe"
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for verb in VERBS:
         assert zqueuectl(verb, "--help").returncode == 0
     code = (

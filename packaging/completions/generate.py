@@ -43,7 +43,8 @@ _BASH = """\
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
-# click's own script puts the value of "--queue=a" in the place of the whole word.
+# click's own script puts the value of "--queue=a" in the place of the whole word, and offers
+# nothing at the second TAB of a shell, where the autoloaded function is called and not loaded.
 _ZSH = """\
 #compdef %(prog_name)s
 
@@ -66,7 +67,7 @@ _ZSH = """\
     (( ! $#alone )) || compadd -V unsorted -a alone
 }
 
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+if [[ $funcstack[1] == _%(prog_name)s ]]; then
     %(complete_func)s "$@"
 else
     compdef %(complete_func)s %(prog_name)s
