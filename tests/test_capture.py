@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import zmq
 
 from tests.conftest import StartZqueued
@@ -19,11 +22,19 @@ capture = "ipc://{folder}/capture"
 """
 
 
+@pytest.fixture
+def captured(start_zqueued: StartZqueued, peers: Peers, tmp_path: Path) -> Zqueued:
+    """A daemon whose queue has a capture and a worker."""
+    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
+    peers.worker(zqueued.backend("orders"))
+    return zqueued
+
+
 def subscriber(
-    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]], topic: bytes
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]], topic: bytes = b"", hwm: int = 0
 ) -> zmq.Socket[bytes]:
     sub = context.socket(zmq.SUB)
-    sub.set_hwm(0)
+    sub.set_hwm(hwm)
     sub.subscribe(topic)
     capture = zqueued.queue("orders").capture
     assert capture is not None
@@ -32,23 +43,18 @@ def subscriber(
 
 
 def test_publishes_every_message_with_the_queues_name_first(
-    start_zqueued: StartZqueued,
-    peers: Peers,
-    context: zmq.Context[zmq.Socket[bytes]],
-    tmp_path: object,
+    captured: Zqueued, peers: Peers, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
-    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
-    peers.worker(zqueued.backend("orders"))
-    sub = subscriber(zqueued, context, b"orders")
-    zqueued.wait_event("capture.subscribed", subscriptions=1)
-    assert len(peers.client(zqueued.frontend("orders"), requests=50).finish()) == 50
-    captured: list[list[bytes]] = []
-    while len(captured) < 100:
-        assert sub.poll(5000), f"{len(captured)} of 100 messages were captured"
-        captured.append(sub.recv_multipart())
-    assert {message[0] for message in captured} == {b"orders"}
-    assert all(message[2] == b"" for message in captured), "the envelope is captured, too"
-    bodies = [message[3] for message in captured]
+    sub = subscriber(captured, context, b"orders")
+    captured.wait_event("capture.subscribed", subscriptions=1)
+    assert len(peers.client(captured.frontend("orders"), requests=50).finish()) == 50
+    messages: list[list[bytes]] = []
+    while len(messages) < 100:
+        assert sub.poll(5000), f"{len(messages)} of 100 messages were captured"
+        messages.append(sub.recv_multipart())
+    assert {message[0] for message in messages} == {b"orders"}
+    assert all(message[2] == b"" for message in messages), "the envelope is captured, too"
+    bodies = [message[3] for message in messages]
     assert sorted(body for body in bodies if not body.startswith(b"w:")) == sorted(
         b"c %d" % number for number in range(50)
     )
@@ -56,38 +62,24 @@ def test_publishes_every_message_with_the_queues_name_first(
 
 
 def test_comes_and_goes_under_load_and_loses_nothing(
-    start_zqueued: StartZqueued,
-    peers: Peers,
-    context: zmq.Context[zmq.Socket[bytes]],
-    tmp_path: object,
+    captured: Zqueued, peers: Peers, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
-    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
-    peers.worker(zqueued.backend("orders"))
-    client = peers.client(zqueued.frontend("orders"))
+    client = peers.client(captured.frontend("orders"))
     for number in range(1, 11):
-        sub = subscriber(zqueued, context, b"")
+        sub = subscriber(captured, context)
         assert sub.poll(10_000), "nothing is captured"
         sub.close(0)
-        zqueued.wait_events("capture.unsubscribed", number)
+        captured.wait_events("capture.unsubscribed", number)
         wait_for_more([client], 10)
     assert len(client.stop()) == client.asked
 
 
 def test_a_subscriber_that_does_not_read_holds_nobody_up(
-    start_zqueued: StartZqueued,
-    peers: Peers,
-    context: zmq.Context[zmq.Socket[bytes]],
-    tmp_path: object,
+    captured: Zqueued, peers: Peers, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
-    zqueued = start_zqueued(CAPTURED.format(folder=tmp_path))
-    peers.worker(zqueued.backend("orders"))
-    deaf = context.socket(zmq.SUB)
-    deaf.set_hwm(1)
-    deaf.subscribe(b"")
-    capture = zqueued.queue("orders").capture
-    assert capture is not None
-    deaf.connect(capture)
-    zqueued.wait_event("capture.subscribed")
-    clients = [peers.client(zqueued.frontend("orders"), f"c{n}", requests=500) for n in range(4)]
+    deaf = subscriber(captured, context, hwm=1)
+    captured.wait_event("capture.subscribed")
+    clients = [peers.client(captured.frontend("orders"), f"c{n}", requests=500) for n in range(4)]
     for client in clients:
         assert len(client.finish()) == 500
+    assert not deaf.closed
