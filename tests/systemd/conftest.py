@@ -1,22 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.systemd import machine as machines
 from tests.systemd.machine import Machine
+from tests.systemd.service import CONFIG
 
 TOP = Path(__file__).parent.parent.parent
 RELEASES = os.environ.get("ZQUEUE_TEST_RELEASES", "").split()
-CONFIG = """
-[queues.default]
-frontend = "tcp://127.0.0.1:5559"
-backend = "tcp://127.0.0.1:5560"
-"""
+
+Boot = Callable[[], Machine]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,32 +33,62 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built from this tree, or the one that ZQUEUE_TEST_DEB names."""
     if "ZQUEUE_TEST_DEB" in os.environ:
         return Path(os.environ["ZQUEUE_TEST_DEB"])
-    out = tmp_path_factory.mktemp("deb")
+    return build(TOP, tmp_path_factory.mktemp("deb"))
+
+
+def copy_tree(to: Path) -> Path:
+    """A clone without what git ignores, made now."""
+    for part in ("daemon", "etc", "packaging"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(TOP / part, to / part, copy_function=shutil.copy, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, to)
+    return to
+
+
+def build(tree: Path, out: Path) -> Path:
+    """Build the package by the one command for it."""
     built = subprocess.run(
-        [TOP / "packaging/debian/build", out], capture_output=True, text=True, timeout=600
+        [tree / "packaging/debian/build", out], capture_output=True, text=True, timeout=600
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return Path(built.stdout.strip())
 
 
 @pytest.fixture(scope="session", params=RELEASES or ["none"])
-def bare_machine(
-    request: pytest.FixtureRequest, deb: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Machine]:
-    """A booted machine with the package at /zqueue.deb, not installed yet."""
-    root = tmp_path_factory.mktemp(request.param) / "root"
-    machines.make_root(request.param, root)
-    (root / "zqueue.deb").write_bytes(deb.read_bytes())
-    machine = Machine(root, f"zqueue-test-{request.param}-{os.getpid()}")
-    yield machine
-    machine.power_off()
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def installed(bare_machine: Machine) -> Machine:
-    """The machine with the package installed, from the file alone."""
-    bare_machine.run("apt-get install -y /zqueue.deb", within=120)
-    return bare_machine
+def boot(release: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
+    """Boots fresh machines of one release; they are gone at the end."""
+    folder = tmp_path_factory.mktemp(release)
+    machines.make_root(release, folder / "root")
+    booted: list[Machine] = []
+    numbers = itertools.count()
+
+    def boot() -> Machine:
+        name = f"zqueue-test-{release}-{os.getpid()}-{next(numbers)}"
+        booted.append(Machine(folder / "root", folder, name))
+        return booted[-1]
+
+    yield boot
+    for each in booted:
+        each.power_off()
+
+
+@pytest.fixture(scope="session")
+def installed(boot: Boot, deb: Path) -> Machine:
+    """A machine with the package installed, from the file alone."""
+    machine = boot()
+    install(machine, deb)
+    return machine
+
+
+def install(machine: Machine, deb: Path) -> None:
+    machine.bring(deb, "/")
+    machine.run(f"apt-get install -y /{deb.name}", within=120)
 
 
 @pytest.fixture
@@ -70,7 +100,7 @@ def machine(installed: Machine) -> Iterator[Machine]:
     yield installed
     installed.run(
         "systemctl stop 'zqueue*.socket' 'zqueue*.service'; "
-        "rm -rf /etc/systemd/system/zqueue*.d /etc/zqueue; "
+        "rm -rf /etc/systemd/system/zqueue* /etc/zqueue; "
         "systemctl daemon-reload; systemctl reset-failed",
         check=False,
     )

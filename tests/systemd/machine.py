@@ -11,8 +11,20 @@ from pathlib import Path
 
 from tests.waiting import wait_for
 
-NEEDED = ("mmdebstrap", "systemd-nspawn", "nsenter", "dpkg-buildpackage", "dh")
+NEEDED = (
+    "mmdebstrap",
+    "systemd-nspawn",
+    "nsenter",
+    "pgrep",
+    "dpkg-buildpackage",
+    "dh",
+    "lintian",
+)
+DEBS = "/debs"
+"""Where a root has the packages of :data:`_LATER`, which are not installed."""
+
 _PACKAGES = "systemd,systemd-sysv,libpam-systemd,dbus,python3,procps,init-system-helpers"
+_LATER = "python3-venv pipx"
 _BOOTED_WITHIN = 90.0
 
 
@@ -26,35 +38,45 @@ def missing() -> str:
 
 def make_root(release: str, root: Path) -> None:
     """A fresh root of a Debian release, from the package mirror that this machine uses."""
-    subprocess.run(
-        ["mmdebstrap", "-q", "--variant=minbase", f"--include={_PACKAGES}", release, str(root)],
-        check=True,
-        timeout=600,
+    fetch = (
+        'chroot "$1" apt-get clean',
+        'chroot "$1" apt-get install -q -y --no-install-recommends --download-only ' + _LATER,
+        f'mkdir "$1{DEBS}" && mv "$1"/var/cache/apt/archives/*.deb "$1{DEBS}/"',
     )
+    hooks = [f"--customize-hook={each}" for each in fetch]
+    command = ["mmdebstrap", "-q", "--variant=minbase", f"--include={_PACKAGES}", *hooks]
+    subprocess.run([*command, release, str(root)], check=True, timeout=600)
 
 
 class Machine:
-    """One booted container. Commands run as root in it, unless said otherwise."""
+    """A booted container on a copy of a root. Commands run as root in it, unless said otherwise."""
 
-    def __init__(self, root: Path, name: str) -> None:
-        self.root = root
-        command = ["systemd-nspawn", "-q", "-D", str(root), "--boot", "--register=no"]
+    def __init__(self, root: Path, folder: Path, name: str) -> None:
+        self.root = folder / name
+        subprocess.run(["cp", "-a", "--reflink=auto", str(root), str(self.root)], check=True)
+        command = ["systemd-nspawn", "-q", "-D", str(self.root), "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", f"--machine={name}", "--console=pipe"]
-        self._console = (root.parent / f"{name}.console").open("wb")
+        self._console = (folder / f"{name}.console").open("w+b")
         self._nspawn = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console
         )
         try:
-            init = wait_for(lambda: self._child_of(self._nspawn.pid), "systemd", _BOOTED_WITHIN)
+            init = wait_for(self._find_init, "systemd", _BOOTED_WITHIN)
             self._init = int(init)
             wait_for(self._is_up, "the machine to be up", _BOOTED_WITHIN)
         except BaseException:
             self.power_off()
             raise
 
-    def _child_of(self, pid: int) -> str:
-        found = subprocess.run(["pgrep", "-P", str(pid), "systemd"], capture_output=True, text=True)
+    def _find_init(self) -> str:
+        assert self._nspawn.poll() is None, f"it did not boot:\n{self._said_on_the_console()}"
+        pid = str(self._nspawn.pid)
+        found = subprocess.run(["pgrep", "-P", pid, "systemd"], capture_output=True, text=True)
         return found.stdout.strip()
+
+    def _said_on_the_console(self) -> str:
+        self._console.seek(0)
+        return self._console.read().decode("utf-8", "replace")[-5000:]
 
     def _is_up(self) -> bool:
         state = self.run("systemctl is-system-running", check=False).stdout.strip()
@@ -87,21 +109,36 @@ class Machine:
         return done
 
     def start(self, script: str) -> subprocess.Popen[str]:
-        """Start a script inside and do not wait for it; end it by its ``terminate``."""
+        """Start a script inside and do not wait for it; :meth:`end` ends it."""
         command = ["nsenter", "-t", str(self._init), "-a", "--", "/bin/sh", "-c", f"exec {script}"]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": "/usr/lib/zqueue"},
         )  # fmt: skip
 
-    def python(self, code: str, **how: float) -> str:
+    def end(self, started: subprocess.Popen[str]) -> str:
+        """End what was started, if it still runs; returns what it printed."""
+        # The started process is nsenter, which hands on no signal to its child inside.
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text()
+            for child in children.split():
+                os.kill(int(child), signal.SIGKILL)
+        return started.communicate(timeout=30)[0]
+
+    def python(self, code: str, *, within: float = 60) -> str:
         """Run Python inside, with zqueue's own libraries; returns what it printed."""
         script = "PYTHONPATH=/usr/lib/zqueue exec python3 -"
-        return self.run(script, stdin=code, within=how.get("within", 60)).stdout
+        return self.run(script, stdin=code, within=within).stdout
 
     def write(self, path: str, text: str) -> None:
         """Write a file inside."""
         self.run(f"mkdir -p $(dirname {path}) && cat > {path}", stdin=text)
+
+    def bring(self, file: Path, folder: str) -> None:
+        """Put a file of this machine, or what a folder of it has, into a folder inside."""
+        source = f"{file}/." if file.is_dir() else str(file)
+        (self.root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", source, str(self.root / folder.lstrip("/"))], check=True)
 
     def journal(self, *arguments: str) -> str:
         return self.run(f"journalctl --no-pager -q {' '.join(arguments)}", check=False).stdout
@@ -111,6 +148,7 @@ class Machine:
         return self.run(f"systemctl show -P {name} {unit}").stdout.strip()
 
     def power_off(self) -> None:
+        """End it, and remove its root."""
         self._nspawn.send_signal(signal.SIGTERM)
         try:
             self._nspawn.wait(30)
