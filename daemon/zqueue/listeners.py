@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import fcntl
@@ -22,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ from zqueue import descriptors, endpoints
 from zqueue.endpoints import Endpoint
 from zqueue.errors import AlreadyRunning, EndpointError
 
-_SO_ATTACH_FILTER = 26
-_SO_DETACH_FILTER = 27
+_IP_MINTTL = 21
+_IPV6_MINHOPCOUNT = 73
+_NO_HOPS_LEFT = 255
 _SIOCGIFADDR = 0x8915
-_BPF_RETURN_CONSTANT = 0x06
 _LOCKED_FOR_AT_MOST = 2.0
 _CALLERS_QUEUED = 128
 """Few enough that all of them may still be accepted when descriptors run out."""
@@ -95,21 +95,21 @@ class Listener:
 
         tcp: the kernel drops the packets of new connections, so that clients go on trying and wait
         in their own connect. ipc: the path is put aside, and clients try again.
+
+        On tcp by the least ttl of a packet (RFC 5082), above that with which packets are sent: a
+        socket filter would do as well, but newer kernels let only root attach one to tcp.
         """
         if self._gate_closed:
             return True
         if self._socket.family in (socket.AF_INET, socket.AF_INET6):
-            instructions = ctypes.create_string_buffer(
-                struct.pack("=HBBI", _BPF_RETURN_CONSTANT, 0, 0, 0)
-            )
-            program = struct.pack("@HP", 1, ctypes.addressof(instructions))
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            shut = partial(_take_from_ttl, self._socket, _NO_HOPS_LEFT)
         elif self._path is not None:
-            try:
-                os.rename(self._path, self._path + _PUT_ASIDE)
-            except OSError:
-                return False
+            shut = partial(os.rename, self._path, self._path + _PUT_ASIDE)
         else:
+            return False
+        try:
+            shut()
+        except OSError:
             return False
         self._gate_closed = True
         return True
@@ -119,7 +119,7 @@ class Listener:
         if not self._gate_closed:
             return
         if self._path is None:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            _take_from_ttl(self._socket, 0)
         else:
             with contextlib.suppress(OSError):
                 os.rename(self._path + _PUT_ASIDE, self._path)
@@ -179,8 +179,15 @@ def adopt(asked: str, sock: socket.socket, *, ours: bool) -> Listener:
     else:
         # The run before may have ended with its gate closed.
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            _take_from_ttl(sock, 0)
     return Listener(asked, sock, path, ours=ours)
+
+
+def _take_from_ttl(sock: socket.socket, least: int) -> None:
+    """Have the kernel drop packets that come to ``sock`` with a smaller ttl."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, least)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least)
 
 
 def matches(sock: socket.socket, wanted: Endpoint) -> bool:
