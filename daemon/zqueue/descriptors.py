@@ -28,13 +28,15 @@ class Budget:
     """Tells from a descriptor's number whether the process is about to run out of them.
 
     The kernel gives the lowest free number, so the number of a connection that was just accepted
-    tells how full the table is: nothing has to be counted.
+    tells how full the table is: nothing has to be counted. Clients and workers are kept out earlier
+    than ``callers`` of the control socket, who may want to know why that is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, callers: bool = False) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limit = min(soft, _ceiling() - _headroom())
-        self._reserve = max(_SMALLEST_RESERVE, min(_RESERVE, self.limit // 4))
+        whole = max(_SMALLEST_RESERVE, min(_RESERVE, self.limit // 4))
+        self._reserve = whole if callers else whole + whole // 4
 
     @property
     def highest(self) -> int:

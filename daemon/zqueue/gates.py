@@ -9,11 +9,12 @@ from zqueue.listeners import Listener
 
 
 class Gates:
-    """The gates of some listeners, which close and open together."""
+    """The gates of some listeners, which close and open together. ``callers`` is as for
+    :class:`~zqueue.descriptors.Budget`."""
 
-    def __init__(self, listeners: Iterable[Listener]) -> None:
+    def __init__(self, listeners: Iterable[Listener], *, callers: bool = False) -> None:
         self._listeners = tuple(listeners)
-        self._budget = Budget()
+        self._budget = Budget(callers=callers)
 
     @property
     def limit(self) -> int:

@@ -103,7 +103,8 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: dict[tuple[bytes, str], _Follower] = {}
         self._refusals = _Refusals(bus)
-        self._gates = Gates((listener,))
+        # Whoever looks why clients are kept out has to be let in.
+        self._gates = Gates((listener,), callers=True)
 
     async def serve(self) -> None:
         """Answer requests; ends only by being cancelled."""
