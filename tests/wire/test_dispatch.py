@@ -259,14 +259,15 @@ def test_a_slow_worker_holds_up_nobody(zqueued: Zqueued) -> None:
     slow.end()
     assert len(durations) == crowd
     assert len(fast.busy) + len(slow.busy) == each * crowd
-    # Both work all the time until the end: neither can have got more than its share, and the
-    # slow one never has a request waiting behind another.
+    # The slow one never has a request waiting behind another.
     a_fast, a_slow = (sum(timed.busy) / len(timed.busy) for timed in (fast, slow))
     ideal = each * crowd / (1 / a_fast + 1 / a_slow)
     assert len(slow.busy) <= took / a_slow + 2
     assert len(slow.busy) < each * crowd / 10, "a proxy gives it every second one"
     # The last slow one may have begun just before the end; a busy machine makes gaps between.
-    assert took <= 1.1 * ideal + a_slow + 0.5
+    # The tenth is asserted below, where no other process takes our time; dealt out one by one, as a
+    # proxy does, this would take half a minute.
+    assert took <= 3 * ideal + 1
 
 
 def test_a_slow_one_holds_up_nobody_on_a_clock_of_our_own() -> None:
