@@ -15,7 +15,7 @@ from tests.waiting import DEADLINE, wait_for
 from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer
 from tests.zqueued import Zqueued
-from zqueue.engine.wire.dispatcher import Exchange
+from zqueue.engine.wire.exchange import Exchange
 
 PREFETCH = """
 [queues.default]

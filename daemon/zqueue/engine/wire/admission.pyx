@@ -7,7 +7,7 @@ from zqueue.engine.wire.notices cimport CONGESTED, notice
 cdef bint has_room(Dispatcher* it) noexcept nogil:
     return (
         it.mode != DRAIN
-        and it.counters.waiting < it.settings.max_waiting
+        and it.counters.waiting + it.invited < it.settings.max_waiting
         and it.counters.waiting_bytes < it.settings.max_waiting_bytes
     )
 

@@ -19,6 +19,7 @@ cdef bint dispatcher_can_give(Dispatcher* it) noexcept nogil
 cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
+cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) noexcept nogil
 cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil
 cdef size_t peer_room(Dispatcher* it, Peer* peer, uint8_t** room) noexcept nogil

@@ -218,14 +218,30 @@ cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil:
     """Whether it may be read from now; if not, it will be in ``ready`` when it may."""
     if peer.ended or peer.stalled != FLOWS:
         return False
-    if peer.client == NULL or peer.session.intake.have or admitted(it, peer):
+    if peer.client == NULL or peer.session.intake.have or peer.invited or admitted(it, peer):
         return True
     stall(it, peer)
     return False
 
 
+cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil:
+    """The room that was kept for it in its turn is free again; True if there was any."""
+    cdef bint invited = peer.invited
+    peer.invited = False
+    it.invited -= invited
+    return invited
+
+
 cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) noexcept nogil:
     """Bytes came. What cannot be taken now is kept, and taken when there is room."""
+    it.serving, it.quota = peer_was_read(it, peer), TURN
+    _take_or_keep(it, peer, data, size)
+    it.serving = False
+
+
+cdef void _take_or_keep(
+    Dispatcher* it, Peer* peer, const uint8_t* data, size_t size
+) noexcept nogil:
     cdef size_t used = 0
     cdef uint8_t* room = NULL
     if peer.ended:
@@ -357,6 +373,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         leave_stalled(it, peer)
     if peer.held != NULL:
         body_drop(&it.pool, peer.held)
+    peer_was_read(it, peer)
     schedule(it, peer, 0)
     session_clear(&peer.session, &it.pool)
     if peer.next != NULL:
@@ -454,6 +471,9 @@ cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
                 body_drop(&it.pool, peer.held)
                 peer.held = NULL
         if peer.stalled == FLOWS and peer.readable and not peer.ended:
+            # Its turn is when it has been read; the others must not take the room until then.
+            peer.invited = True
+            it.invited += 1
             peer_is_ready(it, peer)
     return it.counters.received > received
 
@@ -543,7 +563,8 @@ cdef void _request(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     request.envelope = piece.scan.envelope
     request.received_at = it.now
     peer.client.requests += 1
-    it.quota -= 1
+    if it.serving:
+        it.quota -= 1
     it.counters.received += 1
     it.counters.request_frames += piece.scan.frames + 1
     it.counters.request_bytes += piece.scan.payload + peer.client.id_size

@@ -142,6 +142,7 @@ cdef struct Peer:
     bint dirty
     bint ready
     bint ended
+    bint invited
     int stalled
     Body* held
     size_t held_begin
@@ -193,6 +194,7 @@ cdef struct Dispatcher:
     Peer* stalled_first
     Peer* stalled_last
     uint32_t stalled
+    uint32_t invited
     bint serving
     int quota
     bint told_no_workers

@@ -24,8 +24,10 @@ from zqueue.engine.wire.dispatcher cimport (
     peer_room,
     peer_sent,
     peer_take,
+    peer_was_read,
     worker_drain,
 )
+from zqueue.engine.wire.admission cimport has_room
 from zqueue.engine.wire.connections cimport (
     accept_on,
     connect_now,
@@ -140,8 +142,13 @@ cdef void _settle(Loop* loop) noexcept nogil:
                 _flush(loop, peer)
         if it.ended != NULL:
             _close_ended(loop)
-        elif it.dirty == NULL and not dispatcher_can_give(it):
+        elif it.dirty == NULL and not dispatcher_can_give(it) and not _can_admit(it):
             return
+
+
+cdef inline bint _can_admit(Dispatcher* it) noexcept nogil:
+    """Whether flushing has made room for a client that did not read its replies."""
+    return it.stalled and has_room(it)
 
 
 # -- reading and writing -------------------------------------------------------------------------
@@ -198,6 +205,7 @@ cdef void _read_again(Loop* loop, Peer* peer) noexcept nogil:
         peer.ready = False
         if peer.readable:
             _read(loop, peer)
+        peer_was_read(&loop.dispatcher, peer)
         peer = after
 
 

@@ -58,7 +58,13 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
 cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noexcept nogil:
     """A block for ``capacity`` bytes, the first ``used`` being those of ``body``, which is given up;
     NULL if there is no memory, and ``body`` is still there."""
-    cdef Body* grown = body_new(pool, max(capacity, min(2 * body.capacity, <size_t> 1 << 20)))
+    # By a quarter at least: a message of many small frames must not be copied for each of them.
+    cdef size_t some_more = body.capacity + (body.capacity >> 2)
+    cdef Body* grown
+    some_more = max(some_more, min(2 * body.capacity, <size_t> 1 << 20))
+    grown = body_new(pool, max(capacity, some_more))
+    if grown == NULL:
+        grown = body_new(pool, capacity)
     if grown != NULL:
         memcpy(body_bytes(grown), body_bytes(body), used)
         body_drop(pool, body)

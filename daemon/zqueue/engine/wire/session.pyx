@@ -318,9 +318,12 @@ cdef int64_t session_pulse(
             _end(session, BROKE_PROTOCOL, b"its heartbeat stopped")
             return 0
         if not session.awaits_pong and now >= _last_ping(session) + heartbeat.interval:
-            if outgoing_copy(pool, &session.out, frame, write_ping(frame, 0)):
-                session.pinged_at = now
-                session.awaits_pong = True
+            if not outgoing_copy(pool, &session.out, frame, write_ping(frame, 0)):
+                # Not to be tried again at once, and for ever.
+                _end(session, BROKE_PROTOCOL, b"there is no memory to ping it")
+                return 0
+            session.pinged_at = now
+            session.awaits_pong = True
         if session.awaits_pong:
             due = _earlier(due, session.pinged_at + heartbeat.timeout)
         # While a PONG is awaited no other PING goes; look again an interval later.
