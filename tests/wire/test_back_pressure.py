@@ -285,7 +285,7 @@ def test_a_client_that_does_not_read_is_not_read_from(start_zqueued: StartZqueue
         RawPeer(zqueued.backend(), "DEALER") as serving,
     ):
         deaf.send(b"", b"x")
-        serving.serve(1, bytes(12 * MIB))
+        serving.serve(1, bytes(20 * MIB))
         wait_for(lambda: zqueued.queue().replies.messages == 1)
         deaf.say(message([b"", b"x"]) * 100)
         event = zqueued.wait_event("queue.congested")
@@ -293,7 +293,7 @@ def test_a_client_that_does_not_read_is_not_read_from(start_zqueued: StartZqueue
         assert_idle(zqueued)
         assert zqueued.queue().requests.messages == 1
         # It is not thrown out, and once it reads it is heard.
-        assert len(deaf.receive()[1]) == 12 * MIB
+        assert len(deaf.receive()[1]) == 20 * MIB
         assert serving.serve(100) == [b"x"] * 100
         assert [deaf.receive() for _ in range(100)] == [[b"", b"x"]] * 100
 

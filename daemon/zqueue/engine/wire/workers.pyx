@@ -5,7 +5,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memset
 
 cdef enum:
-    WORKER_UNSENT = 1 << 20
+    WORKER_UNSENT = 256 << 10
     DEEPEST = 4096
     MILLISECOND = 1_000_000
 
