@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import zmq
-from zqueue.engine.wire.datapath import DataPath
 
 from tests.conftest import StartZqueued
 from tests.peers import Peers
@@ -20,6 +19,7 @@ from tests.waiting import DEADLINE, wait_for
 from tests.wire.exchange import FORWARD, HOLD, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer, message
 from tests.zqueued import Zqueued
+from zqueue.engine.wire.datapath import DataPath
 from zqueue.engine.wire.exchange import Exchange
 
 Context = zmq.Context[zmq.Socket[bytes]]

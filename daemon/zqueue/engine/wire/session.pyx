@@ -33,6 +33,7 @@ cdef enum:
     MECHANISM_SIZE = 20
     LONGEST_CONTEXT = 16
     TENTH = 100_000_000
+    PONGS_UNSENT = 1 << 20
 
 
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil:
@@ -282,7 +283,9 @@ cdef int _pong(Session* session, Pool* pool, Piece* piece) noexcept nogil:
     if size < 7 or size - 7 > LONGEST_CONTEXT:
         return _end(session, BROKE_PROTOCOL, b"its PING is malformed")
     session.ttl = ((<int64_t> piece.data[5] << 8) | piece.data[6]) * TENTH
-    outgoing_copy(pool, &session.out, frame, write_pong(frame, piece.data + 7, size - 7))
+    # To one that does not read, what it has yet to read is sign of life enough.
+    if session.out.size < PONGS_UNSENT:
+        outgoing_copy(pool, &session.out, frame, write_pong(frame, piece.data + 7, size - 7))
     return NOTHING
 
 

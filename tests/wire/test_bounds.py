@@ -1,0 +1,40 @@
+"""What a peer can make the engine hold in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from zqueue.engine.wire import support
+
+if support.missing():
+    pytest.skip(f"no wire engine: {support.missing()}", allow_module_level=True)
+
+from tests.wire.fuzz import BACKEND, FRONTEND, MORE, command, frame, handshake
+from zqueue.engine.wire.exchange import Exchange
+
+PINGS = 10_000 * command(b"PING", b"\0\0" + b"context")
+A_BIT_MORE = 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        (FRONTEND, handshake(b"DEALER")),
+        (FRONTEND, handshake(b"DEALER") + frame(MORE, b"a message that goes on and on")),
+        (BACKEND, handshake(b"REP")),
+    ],
+    ids=["client", "client within a message", "worker"],
+)
+def test_pongs_for_one_that_does_not_read(side: int, said: bytes) -> None:
+    exchange = Exchange()
+    peer = exchange.connect(side)
+    exchange.feed(peer, said)
+    for _ in range(50):
+        if not exchange.held_back(peer):
+            exchange.feed(peer, PINGS)
+    assert exchange.peers == [peer]
+    assert len(exchange.output(peer)) < A_BIT_MORE
+    # It reads again, and is answered again.
+    assert not exchange.held_back(peer)
+    exchange.feed(peer, command(b"PING", b"\0\0again"))
+    assert exchange.output(peer).endswith(command(b"PONG", b"again"))
