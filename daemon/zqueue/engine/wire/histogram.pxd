@@ -1,15 +1,10 @@
 """Durations, counted by size: sixteen buckets for each doubling."""
 
 from libc.stdint cimport int64_t, uint64_t
+from zqueue.engine.wire.linux cimport zq_leading_zeros
 
 cdef enum:
     BUCKETS = 720
-
-cdef extern from *:
-    """
-    #define zq_leading_zeros(value) __builtin_clzll(value)
-    """
-    int zq_leading_zeros(uint64_t value) nogil
 
 # No bucket is wider than a sixteenth of what is in it.
 cdef struct Histogram:

@@ -1,4 +1,4 @@
-"""What the kernel and libc offer that Cython does not declare."""
+"""What the kernel, libc and the compiler offer that Cython does not declare."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.time cimport itimerspec
@@ -107,7 +107,9 @@ cdef extern from *:
     #define zq_get(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
     #define zq_set(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
     #define zq_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #define zq_leading_zeros(value) __builtin_clzll(value)
     """
     uint64_t zq_get(uint64_t* place) nogil
     void zq_set(uint64_t* place, uint64_t value) nogil
     void zq_fence() nogil
+    int zq_leading_zeros(uint64_t value) nogil

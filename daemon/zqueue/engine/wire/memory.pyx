@@ -3,13 +3,7 @@
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-
-
-cdef extern from *:
-    """
-    #define zq_leading_zeros(value) __builtin_clzll(value)
-    """
-    int zq_leading_zeros(uint64_t value) nogil
+from zqueue.engine.wire.linux cimport zq_leading_zeros
 
 
 cdef int _shelf_for(size_t capacity) noexcept nogil:

@@ -1,14 +1,7 @@
 """See notices.pxd."""
 
 from libc.string cimport strncpy
-
-cdef extern from *:
-    """
-    #define zq_load(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
-    #define zq_store(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
-    """
-    uint64_t zq_load(uint64_t* place) nogil
-    void zq_store(uint64_t* place, uint64_t value) nogil
+from zqueue.engine.wire.linux cimport zq_get, zq_set
 
 
 cdef inline bint _limited(int kind) noexcept nogil:
@@ -38,7 +31,7 @@ cdef void notice(
             notices.suppressed[kind] += 1
             return
         notices.told[kind] += 1
-    if notices.written - zq_load(&notices.read) >= RING:
+    if notices.written - zq_get(&notices.read) >= RING:
         notices.lost += 1
         return
     slot = &notices.ring[notices.written % RING]
@@ -49,13 +42,13 @@ cdef void notice(
     slot.name[NAME - 1] = 0
     strncpy(slot.detail, detail, DETAIL - 1)
     slot.detail[DETAIL - 1] = 0
-    zq_store(&notices.written, notices.written + 1)
+    zq_set(&notices.written, notices.written + 1)
 
 
 cdef bint next_notice(Notices* notices, Notice* into) noexcept nogil:
     """Take the oldest one; False if there is none."""
-    if notices.read == zq_load(&notices.written):
+    if notices.read == zq_get(&notices.written):
         return False
     into[0] = notices.ring[notices.read % RING]
-    zq_store(&notices.read, notices.read + 1)
+    zq_set(&notices.read, notices.read + 1)
     return True

@@ -2,14 +2,7 @@
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-
-cdef extern from *:
-    """
-    #define zq_load(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
-    #define zq_store(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
-    """
-    uint64_t zq_load(uint64_t* place) nogil
-    void zq_store(uint64_t* place, uint64_t value) nogil
+from zqueue.engine.wire.linux cimport zq_get, zq_set
 
 cdef enum:
     HEAD = 8
@@ -27,11 +20,11 @@ cdef void tap_close(Tap* tap) noexcept nogil:
 
 
 cdef bint tap_is_on(Tap* tap) noexcept nogil:
-    return zq_load(&tap.on) != 0
+    return zq_get(&tap.on) != 0
 
 
 cdef void tap_switch(Tap* tap, bint on) noexcept nogil:
-    zq_store(&tap.on, on)
+    zq_set(&tap.on, on)
 
 
 cdef void _copy_in(Tap* tap, uint64_t at, const uint8_t* data, size_t size) noexcept nogil:
@@ -54,20 +47,20 @@ cdef void tap_put(
     """Put a copy of a message there, its frames in two parts, if there is room for it."""
     cdef uint32_t record[2]
     cdef uint64_t at = tap.written
-    if head_size + size + HEAD > TAP_SIZE - (at - zq_load(&tap.read)):
+    if head_size + size + HEAD > TAP_SIZE - (at - zq_get(&tap.read)):
         tap.missed += 1
         return
     record[0], record[1] = <uint32_t> (head_size + size), <uint32_t> way
     _copy_in(tap, at, <uint8_t*> record, HEAD)
     _copy_in(tap, at + HEAD, head, head_size)
     _copy_in(tap, at + HEAD + head_size, data, size)
-    zq_store(&tap.written, at + HEAD + head_size + size)
+    zq_set(&tap.written, at + HEAD + head_size + size)
 
 
 cdef bint tap_next(Tap* tap, uint32_t* size, uint32_t* way) noexcept nogil:
     """Whether there is a record, how many bytes it has, and which way it went."""
     cdef uint32_t record[2]
-    if tap.read == zq_load(&tap.written):
+    if tap.read == zq_get(&tap.written):
         return False
     _copy_out(tap, tap.read, <uint8_t*> record, HEAD)
     size[0], way[0] = record[0], record[1]
@@ -77,4 +70,4 @@ cdef bint tap_next(Tap* tap, uint32_t* size, uint32_t* way) noexcept nogil:
 cdef void tap_take(Tap* tap, uint8_t* into, uint32_t size) noexcept nogil:
     """Take the record that :c:func:`tap_next` told of."""
     _copy_out(tap, tap.read + HEAD, into, size)
-    zq_store(&tap.read, tap.read + HEAD + size)
+    zq_set(&tap.read, tap.read + HEAD + size)
