@@ -65,6 +65,8 @@ def start_zqueued(
     failed = getattr(request.node, "report_call", None)
     for daemon in daemons:
         daemon.kill()
+        # Also said where something was not given back: memory, a connection.
+        assert daemon.events("queue.engine_stuck") == []
         if failed is not None and failed.failed:
             print(f"--- log of {daemon.folder.name}:\n{daemon.log_path.read_text()[-20000:]}")
 

@@ -39,9 +39,9 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_tree(to: Path) -> Path:
     """A clone without what git ignores, made now."""
     for part in ("daemon", "etc", "packaging"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
         shutil.copytree(TOP / part, to / part, copy_function=shutil.copy, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(TOP / name, to)
     return to
 

@@ -27,7 +27,7 @@ def test_start_returns_when_clients_can_connect(machine: Machine) -> None:
     )
     assert_serves(machine)
     status = machine.run("systemctl status zqueue").stdout
-    assert re.search(r"Status: \"1 running; ~[0-9.]+ requests/s, ~0 in flight, ~0 waiting", status)
+    assert re.search(r"Status: \"1 running; [0-9.]+ requests/s, 0 in flight, 0 waiting", status)
     assert machine.run(f"stat -c %U /proc/{main_pid(machine)}").stdout == "zqueue\n"
 
 
@@ -64,7 +64,7 @@ def test_stop_drains(work: str, limit: str, machine: Machine) -> None:
     machine.run("systemctl start zqueue")
     server = machine.start(f"/usr/bin/zqueuectl demo server --work {work} --requests 1")
     client = machine.start("/usr/bin/zqueuectl demo client --requests 1 --id me")
-    wait_for(lambda: "~1 in flight" in machine.property("zqueue", "StatusText"), "a request")
+    wait_for(lambda: ", 1 in flight" in machine.property("zqueue", "StatusText"), "a request")
     machine.run("systemctl stop zqueue")
     assert "received World from server" in client.communicate(timeout=30)[0]
     server.communicate(timeout=30)
@@ -77,7 +77,7 @@ def test_a_drain_that_does_not_end_is_ended_by_its_own_timeout(machine: Machine)
     server = machine.start("/usr/bin/zqueuectl demo server --work 1h --requests 1")
     client = machine.start("/usr/bin/zqueuectl demo client --requests 1 --id me")
     try:
-        wait_for(lambda: "~1 in flight" in machine.property("zqueue", "StatusText"), "a request")
+        wait_for(lambda: ", 1 in flight" in machine.property("zqueue", "StatusText"), "a request")
         machine.run("systemctl stop zqueue")
     finally:
         for peer in (server, client):

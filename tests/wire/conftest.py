@@ -33,6 +33,9 @@ def start_zqueued(start_zqueued: StartZqueued) -> Iterator[StartZqueued]:
     for daemon in daemons:
         if daemon.process.poll() is None:
             assert_adds_up(daemon)
+            with daemon.client() as control:
+                control.terminate(all=True)
+            assert not daemon.events("queue.engine_stuck"), "not all was given back"
 
 
 def assert_adds_up(zqueued: Zqueued) -> None:

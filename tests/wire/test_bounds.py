@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from zqueue.engine.wire import support
@@ -9,7 +12,7 @@ from zqueue.engine.wire import support
 if support.missing():
     pytest.skip(f"no wire engine: {support.missing()}", allow_module_level=True)
 
-from tests.wire.fuzz import BACKEND, FRONTEND, MORE, command, frame, handshake
+from tests.wire.fuzz import BACKEND, FRONTEND, MORE, command, frame, handshake, message
 from zqueue.engine.wire.exchange import Exchange
 
 PINGS = 10_000 * command(b"PING", b"\0\0" + b"context")
@@ -38,3 +41,26 @@ def test_pongs_for_one_that_does_not_read(side: int, said: bytes) -> None:
     assert not exchange.held_back(peer)
     exchange.feed(peer, command(b"PING", b"\0\0again"))
     assert exchange.output(peer).endswith(command(b"PONG", b"again"))
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it needs more memory")
+def test_small_replies_between_larger_ones() -> None:
+    exchange = Exchange()
+    client = exchange.connect(FRONTEND)
+    exchange.feed(client, handshake(b"DEALER", b"me"))
+    worker = exchange.connect(BACKEND)
+    exchange.feed(worker, handshake(b"DEALER"))
+    replies = message([b"me", b"", b"small"]) + message([b"me", b"", bytes(1100)])
+    before = resident_bytes()
+    for _ in range(20_000):
+        # In two reads, so that the larger one is not copied but shared.
+        exchange.feed(worker, replies[:60])
+        exchange.feed(worker, replies[60:])
+    grown = resident_bytes() - before
+    unread = len(exchange.output(client))
+    assert grown < 4 * unread
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -157,6 +157,17 @@ def test_something_else_than_ready(zqueued: Zqueued) -> None:
             assert zqueued.wait_event("peer.rejected", peer=peer.name)["reason"] == reason
 
 
+def test_no_memory_is_given_to_who_is_not_in_yet(zqueued: Zqueued) -> None:
+    """The length of a message before READY is enough to refuse it; it is not waited for."""
+    for version in VERSIONS:
+        for said in (frame(bytes(5 << 20))[:20], frame(b"a", MORE) * 2):
+            with RawPeer(zqueued.frontend(), "REQ", version=version, shake=False) as peer:
+                peer.say(greeting(version) + said)
+                peer.farewell()
+                reason = zqueued.wait_event("peer.rejected", peer=peer.name)["reason"]
+                assert reason == "it sent a message before its handshake was done"
+
+
 def test_a_2_0_peer_whose_identity_is_none(zqueued: Zqueued) -> None:
     for said in (message([b"a", b"b"]), frame(bytes(256))):
         with RawPeer(zqueued.frontend(), "REQ", version=(2, 0), shake=False) as peer:

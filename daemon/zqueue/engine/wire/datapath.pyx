@@ -8,7 +8,7 @@ from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read, write
 from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
 from zqueue.engine.wire.connections cimport watch_listener
-from zqueue.engine.wire.entities cimport BACKEND, Counters, DRAIN, FORWARD, FRONTEND, HOLD, Settings
+from zqueue.engine.wire.entities cimport Dispatcher, BACKEND, Counters, DRAIN, FORWARD, FRONTEND, HOLD, Settings
 from zqueue.engine.wire.histogram cimport BUCKETS
 from zqueue.engine.wire.linux cimport (
     EFD_CLOEXEC,
@@ -136,8 +136,9 @@ cdef class DataPath:
     def __dealloc__(self) -> None:
         if self._loop == NULL:
             return
-        loop_close(self._loop)
-        dispatcher_close(&self._loop.dispatcher)
+        if not self.ended:
+            loop_close(self._loop)
+            dispatcher_close(&self._loop.dispatcher)
         free(self._loop.listening)
         free(self._loop.connecting)
         free(self._loop.buffer)
@@ -230,14 +231,22 @@ cdef class DataPath:
         with nogil:
             loop_run(self._loop)
         failure = None if self._loop.failure == NULL else self._loop.failure.decode()
-        loop_close(self._loop)
-        self.left_behind = {
-            "clients": self._loop.dispatcher.clients_out,
-            "peers": self._loop.dispatcher.peers_out,
-            "segments": self._loop.dispatcher.pool.segments_out,
-        }
-        self.ended = True
+        self._give_back()
         return failure
+
+    def _give_back(self) -> None:
+        """Close and free everything; what could not be accounted for is in ``left_behind``."""
+        cdef Dispatcher* it = &self._loop.dispatcher
+        loop_close(self._loop)
+        dispatcher_close(it)
+        self.ended = True
+        self.left_behind = {
+            "peers": it.peers_out,
+            "clients": it.clients_out,
+            "requests": it.requests_out,
+            "bodies": it.pool.bodies_out,
+            "segments": it.pool.segments_out,
+        }
 
     def fileno(self) -> int:
         """Readable when there are notices."""

@@ -16,7 +16,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
 cdef bint dispatcher_can_give(Dispatcher* it) noexcept nogil
-cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil
+cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
 cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil

@@ -22,10 +22,12 @@ from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport (
     BACKEND,
     BY_ITSELF,
+    DEEPEST_ENVELOPE,
     FLOWS,
     FRONTEND,
     HOLD,
     IN_LINE,
+    LONGEST_ENVELOPE,
     NAME,
     Client,
     Line,
@@ -109,6 +111,9 @@ cdef bint dispatcher_open(
     """Make an empty one; False if there is no memory."""
     memset(it, 0, sizeof(Dispatcher))
     it.settings = settings[0]
+    it.settings.limits[BACKEND].message_bytes += LONGEST_ENVELOPE + LONGEST_ID + 2
+    if it.settings.limits[BACKEND].frames < <uint32_t> 1 << 31:
+        it.settings.limits[BACKEND].frames += DEEPEST_ENVELOPE + 1
     it.notices = notices
     it.id_counter = first_id
     it.client_slots = it.match_slots = 64
@@ -435,15 +440,14 @@ cdef void _pulse(Dispatcher* it, Peer* peer) noexcept nogil:
         _ended(it, peer, BROKE_PROTOCOL)
 
 
-cdef int64_t dispatcher_pulse(Dispatcher* it) noexcept nogil:
-    """Do what is due; returns when something is due next, 0 for never."""
+cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil:
+    """Do what is due. The first in the heap ``due`` is what is due next."""
     cdef Peer* peer
     while it.due_count and it.due[0].due <= it.now:
         peer = it.due[0]
         schedule(it, peer, 0)
         if not peer.ended:
             _pulse(it, peer)
-    return it.due[0].due if it.due_count else 0
 
 
 # -- back-pressure -------------------------------------------------------------------------------
@@ -539,6 +543,9 @@ cdef void _request(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     cdef Request* request = it.spare
     cdef Body* body = piece.owner
     cdef uint8_t head[LONGEST_ID + 2]
+    if piece.scan.envelope > LONGEST_ENVELOPE or piece.scan.depth > DEEPEST_ENVELOPE:
+        _refuse_envelope(it, peer, piece)
+        return
     if request != NULL:
         it.spare = request.next
     else:
@@ -573,6 +580,20 @@ cdef void _request(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             it.tap, REQUEST, head, _id_frame(peer.client, head), body_bytes(body), request.size
         )
     _queue(it, request, False)
+
+
+cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
+    """A worker that sent it back would exceed its own limits, through no fault of its own."""
+    it.counters.received += 1
+    it.counters.malformed += 1
+    it.counters.request_frames += piece.scan.frames + 1
+    it.counters.request_bytes += piece.scan.payload + peer.client.id_size
+    notice(
+        it.notices, it.now, MALFORMED, FRONTEND, peer.number, peer.name,
+        b"its envelope is larger than 1 MiB or has more than 10,000 frames", piece.size, 0,
+    )
+    if piece.owner != NULL:
+        body_drop(&it.pool, piece.owner)
 
 
 cdef void _queue(Dispatcher* it, Request* request, bint first) noexcept nogil:
@@ -866,7 +887,12 @@ cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil:
 
 
 cdef void _tell_if_drained(Dispatcher* it, Peer* peer) noexcept nogil:
-    if peer.worker.draining and peer.worker.outstanding.first == NULL:
+    if (
+        peer.worker.draining
+        and not peer.worker.told_drained
+        and peer.worker.outstanding.first == NULL
+    ):
+        peer.worker.told_drained = True
         notice(it.notices, it.now, WORKER_DRAINED, BACKEND, peer.number, peer.name, b"", 0, 0)
 
 
@@ -902,10 +928,10 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         _take_back(it, request)
         client = request.client
         record(&it.service, it.now - request.given_at)
-    if (client == NULL or client.peer == NULL) and piece.scan.frames > 1 and id_size <= LONGEST_ID:
+    if (client == NULL or not _can_be_told(client.peer)) and piece.scan.frames > 1:
+        # Another may have its routing id by now.
         client = client_with(it, id, id_size)
-    if client != NULL and _can_be_told(client.peer):
-        _deliver(it, client.peer, piece)
+    if client != NULL and _can_be_told(client.peer) and _deliver(it, client.peer, piece):
         if request != NULL:
             _end(it, request, &it.counters.replied)
         else:
@@ -947,14 +973,14 @@ cdef bint _answers(Request* request, Piece* piece) noexcept nogil:
     )
 
 
-cdef void _deliver(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
-    """Send all but the routing id to the client."""
+cdef bint _deliver(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
+    """Send all but the routing id to the client; False if it is to be closed instead."""
     cdef size_t begin = piece.scan.first
     cdef bint sent
     if peer.session.out.size > it.settings.client_unsent:
         it.counters.slow_clients += 1
         peer_end(it, peer, b"it does not read its replies, and max_unsent was reached")
-        return
+        return False
     if piece.owner != NULL:
         sent = outgoing_share(&it.pool, &peer.session.out, piece.owner, begin, piece.size)
     else:
@@ -962,3 +988,4 @@ cdef void _deliver(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if not sent:
         peer_end(it, peer, b"there is no memory for its reply")
     _make_dirty(it, peer)
+    return sent

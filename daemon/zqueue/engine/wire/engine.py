@@ -104,6 +104,9 @@ class WireEngine:
             raise RuntimeError("the data path does not end")
         self._capture.close()
         self._context.destroy(0)
+        left = {what: count for what, count in self._path.left_behind.items() if count}
+        if left:
+            raise RuntimeError(f"the data path ended, but not all of it was given back: {left}")
         return int(self._path.counters["waiting"])
 
     # -- steering ----------------------------------------------------------------------------

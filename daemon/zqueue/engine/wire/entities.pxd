@@ -11,6 +11,8 @@ from zqueue.engine.wire.zmtp cimport Limits
 cdef enum:
     FRONTEND = 0
     BACKEND = 1
+    LONGEST_ENVELOPE = 1 << 20
+    DEEPEST_ENVELOPE = 10_000
 
 cdef enum Mode:
     FORWARD
@@ -22,7 +24,8 @@ cdef enum Stall:
     IN_LINE
     BY_ITSELF
 
-# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``.
+# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``. A worker
+# sends the envelope back, which is the client's: its limits must have room for that as well.
 cdef struct Settings:
     Limits limits[2]
     uint64_t max_waiting
@@ -112,6 +115,7 @@ cdef struct Worker:
     int place
     bint strict
     bint draining
+    bint told_drained
     uint64_t given
     uint64_t answered
     int64_t answered_at

@@ -112,7 +112,7 @@ cdef class Exchange:
         """Take what is to be sent to it, at most so much."""
         cdef Peer* peer = self._peer(number)
         cdef size_t size
-        gathered = b""
+        gathered = bytearray()
         while peer.session.out.first != NULL and <size_t> len(gathered) < most:
             size = peer.session.out.first.end - peer.session.out.first.begin
             size = min(size, most - <size_t> len(gathered))
@@ -121,7 +121,7 @@ cdef class Exchange:
             )[:size]
             peer_sent(&self._it, peer, size)
         self._settle()
-        return gathered
+        return bytes(gathered)
 
     def close(self, int number) -> None:
         """It has left."""

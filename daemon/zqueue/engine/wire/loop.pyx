@@ -85,7 +85,7 @@ cdef void loop_run(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef Peer* carried_over
     it.now = _clock()
-    _set_timer(loop)
+    _keep_time(loop)
     while True:
         count = epoll_wait(loop.epoll, events, EVENTS, 0 if it.ready != NULL else -1)
         it.now = _clock()
@@ -100,7 +100,7 @@ cdef void loop_run(Loop* loop) noexcept nogil:
             _happened(loop, &events[place])
         _read_again(loop, carried_over)
         _settle(loop)
-        _set_timer(loop)
+        _keep_time(loop)
         _publish(loop)
         if loop.closing and _has_flushed(loop):
             return
@@ -312,25 +312,34 @@ cdef void _close_peer(Loop* loop, Peer* peer) noexcept nogil:
 # -- time and orders -----------------------------------------------------------------------------
 
 
-cdef void _set_timer(Loop* loop) noexcept nogil:
+cdef void _keep_time(Loop* loop) noexcept nogil:
     """Do what is due, and have the timer wake us for what is due next."""
     cdef Dispatcher* it = &loop.dispatcher
-    cdef int64_t due = dispatcher_pulse(it)
     cdef int place
-    cdef itimerspec at
+    dispatcher_pulse(it)
     if loop.gates_at and loop.gates_at <= it.now:
         open_gates(loop)
-    due = _earlier(due, loop.gates_at)
     for place in range(loop.connecting_count):
-        if loop.closing:
-            break
-        if loop.connecting[place].next_at and loop.connecting[place].next_at <= it.now:
+        if not loop.closing and 0 < loop.connecting[place].next_at <= it.now:
             connect_now(loop, &loop.connecting[place])
-        due = _earlier(due, loop.connecting[place].next_at)
-    if loop.closing:
-        due = _earlier(due, loop.close_by)
     if it.dirty != NULL or it.ended != NULL:
         _settle(loop)
+    _set_timer(loop, _next_due(loop))
+
+
+cdef int64_t _next_due(Loop* loop) noexcept nogil:
+    cdef Dispatcher* it = &loop.dispatcher
+    cdef int64_t due = _earlier(it.due[0].due if it.due_count else 0, loop.gates_at)
+    cdef int place
+    if loop.closing:
+        return _earlier(due, loop.close_by)
+    for place in range(loop.connecting_count):
+        due = _earlier(due, loop.connecting[place].next_at)
+    return due
+
+
+cdef void _set_timer(Loop* loop, int64_t due) noexcept nogil:
+    cdef itimerspec at
     if due == loop.armed:
         return
     loop.armed = due

@@ -7,6 +7,7 @@ cdef enum:
     KEPT_AT_MOST = 64 << 20
     COPIED_UP_TO = 1024
     CHUNK = 16384
+    SMALL_CHUNK = 512
 
 # With AddressSanitizer nothing is kept for later and no block is larger than asked for, so that it
 # sees what is used too late or too far.

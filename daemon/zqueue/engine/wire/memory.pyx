@@ -128,8 +128,10 @@ cdef bint outgoing_copy(
     """Append a copy of ``data``; False if there is no memory, and nothing was appended."""
     cdef Segment* segment = queue.last
     cdef Body* body
+    # Behind a shared block little may follow until the next one: nothing large is begun for it.
+    cdef size_t chunk = SMALL_CHUNK if segment != NULL and not segment.appendable else CHUNK
     if segment == NULL or not segment.appendable or segment.end + size > segment.body.capacity:
-        body = body_new(pool, max(size, <size_t> CHUNK))
+        body = body_new(pool, max(size, chunk))
         if body == NULL:
             return False
         segment = _segment(pool, queue, body)

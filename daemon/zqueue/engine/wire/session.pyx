@@ -6,6 +6,7 @@ from zqueue.engine.wire.zmtp cimport (
     BROKEN,
     COMMAND,
     DEALER,
+    LONGEST_ID,
     MESSAGE,
     NO_MEMORY,
     NOTHING,
@@ -14,6 +15,7 @@ from zqueue.engine.wire.zmtp cimport (
     REQ,
     ROUTER,
     TOO_LARGE,
+    TOO_MANY_FRAMES,
     Introduction,
     intake_clear,
     intake_next,
@@ -88,6 +90,9 @@ cdef int session_next(
     """
     cdef int found
     cdef size_t taken = 0
+    # Of whoever is not in yet, an identity of ZMTP 2.0 is the longest message.
+    cdef Limits of_handshake
+    of_handshake.message_bytes, of_handshake.frames = GREETING + LONGEST_ID, 1
     # With no bytes at all, look at what was read to where it belongs.
     cdef bint look = size == 0
     used[0] = 0
@@ -100,9 +105,17 @@ cdef int session_next(
                 return found
             continue
         found = intake_next(
-            &session.intake, pool, limits, data + used[0], size - used[0], &taken, piece
+            &session.intake,
+            pool,
+            limits if session.stage == TALKS else &of_handshake,
+            data + used[0],
+            size - used[0],
+            &taken,
+            piece,
         )
         used[0] += taken
+        if session.stage != TALKS and found in (TOO_LARGE, TOO_MANY_FRAMES):
+            return _end(session, REFUSED, b"it sent a message before its handshake was done")
         if found == MESSAGE:
             if session.stage == TALKS:
                 return MESSAGE
@@ -317,7 +330,9 @@ cdef int64_t session_pulse(
     if heartbeat.interval and session.major == 3 and session.minor >= 1:
         if session.awaits_pong and session.heard_at > session.pinged_at:
             session.awaits_pong = False
-        if session.awaits_pong and now >= session.pinged_at + heartbeat.timeout:
+        if heartbeat.timeout and session.awaits_pong and (
+            now >= session.pinged_at + heartbeat.timeout
+        ):
             _end(session, BROKE_PROTOCOL, b"its heartbeat stopped")
             return 0
         if not session.awaits_pong and now >= _last_ping(session) + heartbeat.interval:
@@ -327,7 +342,7 @@ cdef int64_t session_pulse(
                 return 0
             session.pinged_at = now
             session.awaits_pong = True
-        if session.awaits_pong:
+        if session.awaits_pong and heartbeat.timeout:
             due = _earlier(due, session.pinged_at + heartbeat.timeout)
         # While a PONG is awaited no other PING goes; look again an interval later.
         next_ping = _last_ping(session) + heartbeat.interval

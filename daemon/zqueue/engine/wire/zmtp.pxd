@@ -36,11 +36,12 @@ cdef struct Limits:
 
 # How far a message has been looked at. ``at`` is where its next frame begins, ``needed`` how many
 # bytes of it must be there to go on, ``envelope`` where the frame behind the delimiter begins (0:
-# there was none yet), ``first`` where its second frame begins.
+# there was none yet) and ``depth`` how many frames come before that, ``first`` where its second frame begins.
 cdef struct Scan:
     size_t at
     size_t needed
     size_t envelope
+    uint32_t depth
     size_t first
     size_t first_body
     uint64_t payload

@@ -55,7 +55,7 @@ cdef int _scan_on(
             scan.first_body = scan.at + head
             scan.first = scan.needed
         if not length and flags & MORE and not scan.envelope:
-            scan.envelope = scan.needed
+            scan.envelope, scan.depth = scan.needed, scan.frames
         scan.at = scan.needed
         if not flags & MORE:
             return MESSAGE

@@ -1,0 +1,54 @@
+"""Endpoints that a queue connects to: tried until they are there, and again when they have gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zmq
+
+from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
+from tests.peers import Peers
+from tests.waiting import wait_for
+from tests.zqueued import free_port
+
+pytestmark = on_every_engine
+
+CONFIG = """
+[queues.default]
+frontend = "tcp://127.0.0.1:*"
+backend = {{ connect = "{endpoint}", reconnect = "10ms", reconnect_max = "50ms" }}
+"""
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://localhost:{port}", "ipc://{folder}/s", "ipc://@{name}"]
+)
+def test_a_server_that_comes_late_and_comes_again(
+    endpoint: str,
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
+    tmp_path: Path,
+) -> None:
+    endpoint = endpoint.format(port=free_port(), folder=tmp_path, name=tmp_path.name)
+    bound = endpoint.replace("localhost", "127.0.0.1")
+    zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
+    zqueued.wait_events("peer.connect_retried", 3)
+    for _ in range(3):
+        client = peers.client(zqueued.frontend(), requests=10)
+        server = context.socket(zmq.REP)
+        server.linger = 1000
+        server.bind(bound)
+        for _ in range(10):
+            server.send(b"yes:" + server.recv())
+        assert len(client.finish()) == 10
+        server.close()
+        wait_for(lambda: zqueued.queue().workers.connected == 0)
+
+
+def test_a_name_that_is_known_nowhere_is_tried_on(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(CONFIG.format(endpoint="tcp://no-such-host.invalid:5"))
+    assert zqueued.queue().state == "running"
+    assert zqueued.ctl("terminate").returncode == 0
