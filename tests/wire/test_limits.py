@@ -46,6 +46,9 @@ def is_greeted(peer: RawPeer, within: float = 0) -> bool:
 # -- messages ------------------------------------------------------------------------------------
 
 
+OF_A_WORKER = "a message is larger than max_message_size or max_frames allow"
+
+
 def test_max_message_size_of_each_side(start_zqueued: StartZqueued, peers: Peers) -> None:
     zqueued = start_zqueued(
         config(
@@ -70,7 +73,7 @@ def test_max_message_size_of_each_side(start_zqueued: StartZqueued, peers: Peers
             other.say(frame(bytes(200), MORE) * 60)
             assert_thrown_out(zqueued, other, reason)
         serving.send(b"x", bytes(21_000))
-        assert_thrown_out(zqueued, serving, reason)
+        assert_thrown_out(zqueued, serving, OF_A_WORKER)
     assert zqueued.queue().requests.messages == 1
     peers.worker(backend)
     assert len(peers.client(frontend, requests=3).finish()) == 3
@@ -90,10 +93,31 @@ def test_max_frames(start_zqueued: StartZqueued, peers: Peers) -> None:
         with RawPeer(zqueued.frontend(), "DEALER") as other:
             other.say(frame(b"", MORE) * 6)
             assert_thrown_out(zqueued, other, reason)
-        serving.send(b"1", b"2", b"3", b"4", b"5", b"6")
-        assert_thrown_out(zqueued, serving, reason)
+        # Of a worker's message the envelope, which is the client's, does not count.
+        serving.send(b"id", b"1", b"2", b"3", b"4", b"5")
+        serving.send(b"id", b"1", b"2", b"3", b"4", b"5", b"6")
+        assert_thrown_out(zqueued, serving, OF_A_WORKER)
     peers.worker(zqueued.backend())
     assert len(peers.client(zqueued.frontend(), requests=3).finish()) == 3
+
+
+def test_an_envelope_costs_no_worker_its_connection(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    """A request just within its limits comes back with an envelope that is not the worker's."""
+    zqueued = start_zqueued(config("max_frames = 10", backend=', max_message_size = "1KiB"'))
+    worker = peers.worker(zqueued.backend())
+    with RawPeer(zqueued.frontend(), "DEALER", identity=bytes(range(1, 200))) as asker:
+        envelope = [bytes(200)] * 8
+        asker.send(*envelope, b"", b"body")
+        assert asker.receive() == [*envelope, b"", b"w:body"]
+        too_large = [bytes(1 << 18)] * 8
+        asker.send(*too_large, b"", b"body")
+        asker.send(b"", b"next")
+        assert asker.receive() == [b"", b"w:next"]
+    assert worker.served == [b"body", b"next"]
+    zqueued.wait_event("request.malformed")
+    assert zqueued.events("peer.protocol_error") == []
 
 
 def test_a_length_that_nobody_could_send(zqueued: Zqueued, peers: Peers) -> None:

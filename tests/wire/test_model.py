@@ -30,9 +30,9 @@ from zqueue.engine.wire.exchange import Exchange
 FORWARD, HOLD, DRAIN = range(3)
 FLOWS, IN_LINE, BY_ITSELF = range(3)
 TURN = 16
-CLIENT_UNSENT = 1 << 20
 WORKER_UNSENT = 256 << 10
 UNLIMITED = 0x7FFFFFFF
+UNANSWERED = 10_000
 STEPS_EACH = 60
 STEPS = int(os.environ.get("ZQUEUE_MODEL_STEPS", "12000"))
 
@@ -77,6 +77,15 @@ class Worker:
     answered: int = 0
     answered_at: int = 0
     service: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many it has that it has to answer."""
+        return sum(1 for request in self.outstanding if request.envelope)
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(request.raw) for request in self.outstanding if request.envelope)
 
 
 @dataclass(eq=False)
@@ -209,7 +218,7 @@ class Model:
         return (
             (not most or peer.client.waiting < most)
             and peer.client.waiting_bytes < self.limits["max_waiting_bytes"]
-            and len(peer.out) < CLIENT_UNSENT
+            and len(peer.out) < self.limits["client_unsent"] // 4
         )
 
     def admitted(self, peer: Peer) -> bool:
@@ -324,7 +333,7 @@ class Model:
         if kinds == {True}:
             while odd:
                 self.finish(self.unqueue(odd[0]), "malformed")
-        while line or odd:
+        while (line or odd) and self.in_flight_bytes() < self.limits["max_waiting_bytes"]:
             # The older one first; one without an envelope is for DEALER and ROUTER only.
             for request in sorted([*line[:1], *odd[:1]], key=lambda request: request.number):
                 worker = self.least(request)
@@ -333,6 +342,9 @@ class Model:
                     break
             else:
                 return
+
+    def in_flight_bytes(self) -> int:
+        return sum(peer.worker.bytes for peer in self.peers.values() if peer.worker)
 
     def least(self, request: Request) -> Peer | None:
         """Who has the least to do; equal ones take turns."""
@@ -355,13 +367,21 @@ class Model:
         worker.outstanding.append(request)
         worker.given += 1
         self.counters["in_flight"] += 1
+        if not worker.strict:
+            while worker.outstanding[0] is not request and (
+                len(worker.outstanding) > UNANSWERED
+                or worker.bytes > self.limits["max_waiting_bytes"] // 4
+            ):
+                self.counters["in_flight"] -= 1
+                self.finish(worker.outstanding.pop(0), "unanswered")
+        self.unplace(peer)
         self.place(peer)
 
     def place(self, peer: Peer) -> None:
         worker = peer.worker
         if worker is None:
             return
-        count = len(worker.outstanding)
+        count = worker.count
         able = (
             not worker.draining
             and not peer.ended
@@ -408,9 +428,10 @@ class Model:
             self.counters["in_flight"] -= 1
         client = self.ids.get(id) if rest else None
         if request is not None and request.client.peer is not None:
-            client = request.client
-        if client is not None and client.peer is not None and not client.peer.ended:
-            self.deliver(client.peer, raw[len(id) + (9 if raw[0] & LONG else 2) :])
+            client = request.client if not request.client.peer.ended else client
+        behind = raw[len(id) + (9 if raw[0] & LONG else 2) :]
+        to = client.peer if client is not None else None
+        if to is not None and not to.ended and self.deliver(to, behind):
             if request is not None:
                 self.finish(request, "replied")
             else:
@@ -430,12 +451,13 @@ class Model:
                 return request
         return None
 
-    def deliver(self, peer: Peer, raw: bytes) -> None:
+    def deliver(self, peer: Peer, raw: bytes) -> bool:
         if len(peer.out) > self.limits["client_unsent"]:
             self.counters["slow_clients"] += 1
             self.end(peer)
-        else:
-            peer.out += raw
+            return False
+        peer.out += raw
+        return True
 
 
 # -- the machine ---------------------------------------------------------------------------------
@@ -749,8 +771,11 @@ class Queue(RuleBasedStateMachine):
         if not self.model.limits["prefetch"]:
             return  # a measured credit may shrink below what a worker has
         for speaker in self.workers:
-            number = speaker.peer.number
-            assert self.exchange.outstanding(number) <= self.model.limits["prefetch"]
+            worker = speaker.peer.worker
+            assert worker is not None
+            odd = len(worker.outstanding) - worker.count
+            outstanding = self.exchange.outstanding(speaker.peer.number)
+            assert outstanding - odd <= self.model.limits["prefetch"]
 
     def nothing_is_given_while_held(self) -> None:
         if self.model.mode != HOLD:

@@ -76,6 +76,7 @@ from zqueue.engine.wire.tap cimport REPLY, REQUEST, tap_is_on, tap_put
 from zqueue.engine.wire.zmtp cimport (
     DEALER,
     LONGEST_ID,
+    Limits,
     MESSAGE,
     MORE,
     NOTHING,
@@ -100,6 +101,7 @@ from zqueue.engine.wire.workers cimport (
 cdef enum:
     TURN = 16
     UNANSWERED = 10_000
+    LARGE = 65536
 
 
 # -- opening and closing -------------------------------------------------------------------------
@@ -111,9 +113,10 @@ cdef bint dispatcher_open(
     """Make an empty one; False if there is no memory."""
     memset(it, 0, sizeof(Dispatcher))
     it.settings = settings[0]
-    it.settings.limits[BACKEND].message_bytes += LONGEST_ENVELOPE + LONGEST_ID + 2
-    if it.settings.limits[BACKEND].frames < <uint32_t> 1 << 31:
-        it.settings.limits[BACKEND].frames += DEEPEST_ENVELOPE + 1
+    it.worker_limits = settings.limits[BACKEND]
+    it.worker_limits.message_bytes += LONGEST_ENVELOPE + LONGEST_ID + 2
+    if it.worker_limits.frames < <uint32_t> 1 << 31:
+        it.worker_limits.frames += DEEPEST_ENVELOPE + 1
     it.notices = notices
     it.id_counter = first_id
     it.client_slots = it.match_slots = 64
@@ -285,7 +288,7 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
         found = session_next(
             &peer.session,
             &it.pool,
-            &it.settings.limits[peer.side],
+            &it.worker_limits if peer.worker != NULL else &it.settings.limits[peer.side],
             data + at,
             size - at,
             &used,
@@ -293,6 +296,7 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
         )
         at += used
         if found == MESSAGE:
+            peer.sends_large = piece.size >= LARGE
             if peer.client != NULL:
                 _request(it, peer, &piece)
             else:
@@ -912,6 +916,12 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     it.counters.reply_bytes += piece.scan.payload
     if it.tap != NULL and tap_is_on(it.tap):
         tap_put(it.tap, REPLY, piece.data, 0, piece.data, piece.size)
+    if not _is_within(&it.settings.limits[BACKEND], piece):
+        peer.session.fault = b"a message is larger than max_message_size or max_frames allow"
+        if piece.owner != NULL:
+            body_drop(&it.pool, piece.owner)
+        _ended(it, peer, BROKE_PROTOCOL)
+        return
     if worker.strict:
         request = worker.outstanding.first
         if request == NULL or not _answers(request, piece):
@@ -951,6 +961,15 @@ cdef void _reply(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     worker.answered += 1
     place_worker(it, worker)
     _tell_if_drained(it, peer)
+
+
+cdef inline bint _is_within(const Limits* limits, Piece* piece) noexcept nogil:
+    """Whether what is the worker's own of its message, all behind the envelope, is within limits."""
+    cdef size_t envelope = piece.scan.envelope or piece.scan.first
+    cdef uint32_t depth = piece.scan.depth or 1
+    return (
+        piece.size - envelope <= limits.message_bytes and piece.scan.frames - depth <= limits.frames
+    )
 
 
 cdef inline bint _can_be_told(Peer* peer) noexcept nogil:

@@ -24,8 +24,7 @@ cdef enum Stall:
     IN_LINE
     BY_ITSELF
 
-# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``. A worker
-# sends the envelope back, which is the client's: its limits must have room for that as well.
+# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``.
 cdef struct Settings:
     Limits limits[2]
     uint64_t max_waiting
@@ -153,10 +152,12 @@ cdef struct Peer:
     size_t held_end
     int64_t due
     int due_place
-    # For whoever moves its bytes. ``deaf``: what is sent to it does not arrive any more.
+    # For whoever moves its bytes. ``sends_large``: its last message was, and the next may be, too.
+    # ``deaf``: what is sent to it does not arrive any more.
     int fd
     int connector
     bint readable
+    bint sends_large
     bint hung_up
     bint deaf
     bint waits_to_write
@@ -166,6 +167,8 @@ cdef struct Peer:
 cdef struct Dispatcher:
     Pool pool
     Settings settings
+    # What is read of a worker: it sends back the envelope, which is the client's.
+    Limits worker_limits
     Counters counters
     Histogram queueing
     Histogram service

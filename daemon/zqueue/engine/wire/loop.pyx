@@ -67,6 +67,7 @@ from zqueue.engine.wire.notices cimport NAME
 
 cdef enum:
     EVENTS = 256
+    SMALL_READ = 256
     PARTS = 64
 
 
@@ -155,10 +156,18 @@ cdef inline bint _can_admit(Dispatcher* it) noexcept nogil:
 
 
 cdef void _read(Loop* loop, Peer* peer) noexcept nogil:
-    """Read once. What is left is read in the next turn, after the others."""
+    """Read once, or twice if the first time has only told how much comes. What is left is read in the
+    next turn, after the others."""
+    cdef bint large = peer.sends_large
+    _read_once(loop, peer)
+    if large and peer.ready and not peer.ended:
+        _read_once(loop, peer)
+
+
+cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef uint8_t* room = NULL
-    cdef size_t missing, asked
+    cdef size_t missing, asked, spare
     cdef ssize_t got
     cdef iovec parts[2]
     if loop.closing or peer.ended:
@@ -168,14 +177,15 @@ cdef void _read(Loop* loop, Peer* peer) noexcept nogil:
             peer_end(it, peer, NULL)
         return
     missing = peer_room(it, peer, &room)
+    # What is read before it is known where it belongs has to be copied there.
+    spare = SMALL_READ if peer.sends_large else BUFFER
+    asked = missing + spare
     if missing:
         parts[0].iov_base, parts[0].iov_len = room, missing
-        parts[1].iov_base, parts[1].iov_len = loop.buffer, BUFFER
-        asked = missing + BUFFER
+        parts[1].iov_base, parts[1].iov_len = loop.buffer, spare
         got = readv(peer.fd, parts, 2)
     else:
-        asked = BUFFER
-        got = recv(peer.fd, loop.buffer, BUFFER, 0)
+        got = recv(peer.fd, loop.buffer, spare, 0)
     if got > 0:
         if missing:
             peer_take(it, peer, room, min(missing, <size_t> got))
