@@ -113,7 +113,7 @@ def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
     wait_for(lambda: client.replies)
     for bad, says in (
         ("[queues.q", "TOML"),
-        (queue("q", 'engine = "wire"'), "wire"),
+        (queue("q", 'engine = "fast"'), "fast"),
         (queue("q", "frontent = 3"), 'did you mean "frontend"'),
     ):
         zqueued.path.write_text(bad)

@@ -14,7 +14,12 @@ from tests.systemd.conftest import TOP, Boot, copy_tree
 from tests.systemd.machine import DEBS, Machine
 
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "linux_x86_64",
+)
 
 
 def steps(mark: str) -> str:
