@@ -26,8 +26,8 @@ def test_start_returns_when_clients_can_connect(machine: Machine) -> None:
         "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 5559))'"
     )
     assert_serves(machine)
-    status = machine.run("systemctl status zqueue").stdout
-    assert re.search(r"Status: \"1 running; [0-9.]+ requests/s, 0 in flight, 0 waiting", status)
+    live = r"Status: \"1 running; [0-9.]+ requests/s, 0 in flight, 0 waiting"
+    wait_for(lambda: re.search(live, machine.run("systemctl status zqueue").stdout))
     assert machine.run(f"stat -c %U /proc/{main_pid(machine)}").stdout == "zqueue\n"
 
 
