@@ -101,8 +101,9 @@ class Zqueued:
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """The events in the log so far, of one name and with these fields."""
         found = []
-        for line in self.log_path.read_text().splitlines():
-            if not line.startswith("{"):
+        for line in self.log_path.read_text().splitlines(keepends=True):
+            # The last one may be half written.
+            if not (line.startswith("{") and line.endswith("\n")):
                 continue
             event = json.loads(line)
             if name is not None and event.get("event") != name:
