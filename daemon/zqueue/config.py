@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from zqueue import endpoints
+from zqueue import endpoints, error_reply
 from zqueue.config_conflicts import conflicts, endpoints_written
 from zqueue.config_problems import Plain, dotted, one_line, refusals, told
 from zqueue.engine.wire import support
@@ -55,6 +55,14 @@ _FOR_WIRE = (
     "max_unsent",
     "max_frames",
     "max_attempts",
+    "redeliver",
+    "when_full",
+    "deadline",
+    "max_waiting_time",
+    "service_timeout",
+    "client_grace",
+    "keep_for_gone_clients",
+    "error_reply",
     "max_connections",
     "max_connections_per_address",
     "duplicate_id",
@@ -153,6 +161,19 @@ def _pause(seconds: float) -> float:
     return seconds
 
 
+def _time_limit(seconds: float) -> float:
+    if seconds < 0.001:
+        raise ValueError("expected 1ms or more; without this key there is no limit")
+    return seconds
+
+
+def _frame(text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError('expected text such as "error: {reason}"')
+    error_reply.parse(text)
+    return text
+
+
 _Text = Annotated[str, Field(strict=True)]
 _Bind = Annotated[str, PlainValidator(_to_bind)]
 _Connect = Annotated[str, PlainValidator(_to_connect)]
@@ -160,6 +181,8 @@ _Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 _Who = Annotated[str, PlainValidator(_who)]
 _Mode = Annotated[str, PlainValidator(_octal)]
 _Buffer = Annotated[Size, AfterValidator(_buffer)]
+_TimeLimit = Annotated[Duration, AfterValidator(_time_limit)]
+_Frame = Annotated[str, PlainValidator(_frame)]
 
 
 class _Table(BaseModel):
@@ -276,6 +299,14 @@ class QueueConfig(_Table):
     max_unsent: Size = 64 << 20
     max_frames: _Count = 100_000
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
+    redeliver: Literal["all", "unstarted", "none"] = "all"
+    service_timeout: _TimeLimit | None = None
+    deadline: _TimeLimit | None = None
+    max_waiting_time: _TimeLimit | None = None
+    error_reply: Annotated[tuple[_Frame, ...], BeforeValidator(_several)] = ()
+    when_full: Literal["hold", "reject", "oldest"] = "hold"
+    keep_for_gone_clients: Annotated[bool, Field(strict=True)] = False
+    client_grace: Duration = 0.0
     max_connections: _Count = 0
     max_connections_per_address: _Count = 0
     duplicate_id: Literal["refuse", "handover"] = "refuse"
@@ -296,6 +327,16 @@ class QueueConfig(_Table):
         if info.data.get("engine") == "libzmq" or info.data.get("type", "queue") != "queue":
             raise Plain("means nothing here; it is for a queue on the wire engine")
         return value
+
+    @field_validator("when_full")
+    @classmethod
+    def _tells_of_rejection(cls, when_full: str, info: ValidationInfo) -> str:
+        if when_full == "reject" and info.data.get("error_reply") == ():
+            raise Plain(
+                "would leave a rejected client waiting for ever; add "
+                'error_reply = "error: {reason}" or the like'
+            )
+        return when_full
 
     @field_validator("frontend", "backend")
     @classmethod

@@ -228,8 +228,11 @@ _KINDS = (
     Kind(
         "request.dead",
         "error",
-        ("peer", "requests", "suppressed"),
-        "requests were given up: every worker that had them left without an answer",
+        (
+            *("reason", "attempts", "client", "envelope", "size"),
+            *("waited", "peer", "workers", "suppressed"),
+        ),
+        "a request was given up",
         "e1d6b0a7f3cb4f2f9a64b9a5c7d21e64",
     ),
     Kind(
@@ -237,6 +240,25 @@ _KINDS = (
         "debug",
         ("peer", "reason", "suppressed"),
         "a worker's reply has no client to go to",
+    ),
+    Kind(
+        "client.returned",
+        "info",
+        ("peer", "id", "away_for", "replies"),
+        "a client is back within client_grace, and has got the replies that came meanwhile",
+    ),
+    Kind(
+        "worker.set_aside",
+        "warning",
+        ("peer", "id", "service_timeout"),
+        "a worker is at one request for too long: it gets no more until it answers",
+        "3d1f4a6c58c24d0c9d5d4b7a1b0f6e92",
+    ),
+    Kind(
+        "worker.answers_again",
+        "info",
+        ("peer", "id"),
+        "a worker that was set aside has answered, and gets requests again",
     ),
     Kind("worker.drained", "info", ("peer", "id"), "a worker has answered all and gets no more"),
     Kind(

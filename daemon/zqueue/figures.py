@@ -65,6 +65,10 @@ class Figures:
         return self._now.in_flight
 
     @property
+    def kept(self) -> int:
+        return self._now.kept
+
+    @property
     def waiting(self) -> int | None:
         return self._now.waiting
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from zqueue import endpoints
+from zqueue import endpoints, error_reply
 from zqueue.config import QueueConfig, SocketConfig
 from zqueue.engine import Dispatch, Plan, Side, SocketOptions, SocketPlan
 from zqueue.inherited import Inherited
@@ -205,6 +205,14 @@ def _dispatch(config: QueueConfig) -> Dispatch:
         max_unsent=config.max_unsent,
         max_frames=config.max_frames,
         max_attempts=config.max_attempts,
+        redeliver=config.redeliver,
+        when_full=config.when_full,
+        deadline=config.deadline or 0.0,
+        max_waiting_time=config.max_waiting_time or 0.0,
+        service_timeout=config.service_timeout or 0.0,
+        client_grace=config.client_grace,
+        keep_for_gone_clients=config.keep_for_gone_clients,
+        error_reply=tuple(error_reply.parse(frame) for frame in config.error_reply),
         max_connections=config.max_connections,
         max_connections_per_address=config.max_connections_per_address,
         handover=config.duplicate_id == "handover",

@@ -20,7 +20,7 @@ import zmq
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
-from zqueue.engine import Engine, Plan, Report, Side
+from zqueue.engine import DeadRequest, Engine, Plan, Report, Side
 from zqueue.figures import Figures
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
@@ -37,6 +37,8 @@ _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
 _WORDS_A_TURN = 100
 _LONGEST_WORD = 16 << 20
+_DEATHS_TOLD_A_SECOND = 20
+_SHOWN_BYTES = 64
 
 
 class Refused(Exception):
@@ -89,6 +91,7 @@ class Queue:
         self._restarts = -1
         self._lost_at_stop = 0
         self._asked: list[tuple[float, Callable[[], None]]] = []
+        self._deaths_told_in = self._deaths_told = self._deaths_suppressed = 0
         self._ended = False
         self._next_tick = 0.0
         self.status = self._make_status()
@@ -368,9 +371,22 @@ class Queue:
         if engine is None:
             return
         self._say(engine.reports())
+        self._tell_of_deaths(engine.deaths())
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
         if engine.failure is not None:
             self._fail(engine.failure)
+
+    def _tell_of_deaths(self, died: Iterable[DeadRequest]) -> None:
+        for request in died:
+            second = int(time.monotonic())
+            if second != self._deaths_told_in:
+                self._deaths_told_in, self._deaths_told = second, 0
+            self._deaths_told += 1
+            if self._deaths_told > _DEATHS_TOLD_A_SECOND:
+                self._deaths_suppressed += 1
+                continue
+            suppressed, self._deaths_suppressed = self._deaths_suppressed, 0
+            self._emit("request.dead", **_fields_of(request, suppressed))
 
     def _fail(self, reason: str) -> None:
         if self._engine is not None:
@@ -404,7 +420,7 @@ class Queue:
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
-        lost = left_over + (self._figures.in_flight or 0)
+        lost = left_over + (self._figures.in_flight or 0) + self._figures.kept
         self._figures.end_of_run(lost)
         return lost
 
@@ -516,6 +532,7 @@ class Queue:
             replies=figures.traffic("replies"),
             waiting=figures.waiting,
             in_flight=figures.in_flight,
+            kept=figures.kept,
             lost=figures.lost,
             ends=figures.ends,
             queueing=figures.queueing,
@@ -556,6 +573,24 @@ class _Drain:
         if not figures.estimated:
             return held and nothing_left
         return nothing_left and now - self._quiet_since >= _QUIET_FOR
+
+
+def _fields_of(request: DeadRequest, suppressed: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "reason": request.cause,
+        "attempts": request.attempts,
+        "client": request.client.hex(),
+        "envelope": [frame[:_SHOWN_BYTES].hex() for frame in request.frames[: request.envelope]],
+        "size": sum(map(len, request.frames)),
+        "waited": round(request.died_at - request.received_at, 3),
+    }
+    if request.peer:
+        fields["peer"] = request.peer
+    if request.history:
+        fields["workers"] = [attempt.peer for attempt in request.history]
+    if suppressed:
+        fields["suppressed"] = suppressed
+    return fields
 
 
 def _caller_on_pair(frame: zmq.Frame) -> str:

@@ -45,9 +45,9 @@ def assert_adds_up(zqueued: Zqueued) -> None:
         assert queue.ends is not None
         assert queue.waiting is not None
         assert queue.in_flight is not None
-        ends = queue.ends
-        ended = ends.replied + ends.withdrawn + ends.dead + ends.malformed + ends.unanswered
-        assert queue.requests.messages == queue.waiting + queue.in_flight + ended + queue.lost, (
-            f"{queue.requests} of {queue.name} are not {queue.waiting} waiting, "
-            f"{queue.in_flight} in flight, {ends} and {queue.lost} lost"
+        ended = sum(queue.ends.model_dump().values()) + queue.lost
+        open_ones = queue.waiting + queue.in_flight + queue.kept
+        assert queue.requests.messages == open_ones + ended, (
+            f"{queue.requests} of {queue.name} are not {queue.waiting} waiting, {queue.kept} kept, "
+            f"{queue.in_flight} in flight, {queue.ends} and {queue.lost} lost"
         )

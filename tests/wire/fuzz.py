@@ -28,7 +28,10 @@ from zqueue.engine.wire.zmtp import Decoder, ProtocolError
 FRONTEND, BACKEND = 0, 1
 MORE, LONG, COMMAND = 1, 2, 4
 LONGEST_COMMAND = 65536
-ENDS = ("replied", "withdrawn", "dead", "malformed", "unanswered")
+ENDS = (
+    *("replied", "unclaimed", "withdrawn", "dead", "rejected", "malformed"),
+    "unanswered",
+)
 _TOTALS = (
     *("received", *ENDS, "returned", "extra_replies", "dropped_replies"),
     *("protocol_errors", "slow_clients"),
@@ -230,6 +233,7 @@ totals: Counter[str] = Counter()
 
 
 def check(exchange: Exchange) -> None:
+    exchange.deaths()
     counted = exchange.counters
     ended = sum(counted[end] for end in ENDS)
     assert counted["received"] == counted["waiting"] + counted["in_flight"] + ended, counted
@@ -251,8 +255,8 @@ def play_exchange(rng: random.Random) -> None:
         handover=rng.random() < 0.5,
         handshake=rng.choice((0.0, 5.0)),
         heartbeat=rng.choice((0.0, 0.0, 1.0)),
-        message_bytes=rng.choice((100, 6000, 1 << 20, 1 << 40)),
-        frames=rng.choice((3, 10, 1 << 20)),
+        max_message_size=rng.choice((100, 6000, 1 << 20, 1 << 40)),
+        max_frames=rng.choice((3, 10, 1 << 20)),
     )
     calm = rng.random() < 0.6
     peers: dict[int, _Peer] = {}

@@ -267,9 +267,8 @@ def descriptors(pid: int) -> int:
 
 
 def sum_of(queue: QueueStatus) -> int:
-    ends = queue.ends or Ends()
-    ended = ends.replied + ends.withdrawn + ends.dead + ends.malformed + ends.unanswered
-    return (queue.waiting or 0) + (queue.in_flight or 0) + ended
+    ended: int = sum((queue.ends or Ends()).model_dump().values())
+    return (queue.waiting or 0) + (queue.in_flight or 0) + queue.kept + ended
 
 
 class Soak:

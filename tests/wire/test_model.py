@@ -56,6 +56,7 @@ class Request:
     raw: bytes
     attempts: int = 0
     given_at: int = 0
+    suspect: bool = False
     fate: str = ""
 
     @property
@@ -82,6 +83,11 @@ class Worker:
     def count(self) -> int:
         """How many it has that it has to answer."""
         return sum(1 for request in self.outstanding if request.envelope)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has one that may have been why another worker was lost."""
+        return self.strict and any(request.suspect for request in self.outstanding)
 
     @property
     def bytes(self) -> int:
@@ -192,7 +198,10 @@ class Model:
                 self.finish(request, "dead")
             else:
                 self.counters["returned"] += 1
-                self.queue(request, 0)
+                request.suspect = True
+                line = self.lines[True]
+                older = [each for each in line if each.number < request.number]
+                self.queue(request, len(older))
         worker.outstanding.clear()
 
     def settle(self) -> None:
@@ -351,6 +360,8 @@ class Model:
         found: list[tuple[int, int, bool, Peer]] = []
         for strict, ring in self.rings.items():
             counts = [count for count, peers in ring.items() if peers]
+            if strict and request.suspect and counts and min(counts):
+                continue  # it is to be alone
             if counts and (request.envelope or not strict):
                 peer = ring[min(counts)][0]
                 assert peer.worker is not None
@@ -384,6 +395,7 @@ class Model:
         count = worker.count
         able = (
             not worker.draining
+            and not worker.alone
             and not peer.ended
             and count < worker.credit
             and len(peer.out) < WORKER_UNSENT
@@ -439,7 +451,7 @@ class Model:
         else:
             self.counters["dropped_replies"] += 1
             if request is not None:
-                self.finish(request, "withdrawn")
+                self.finish(request, "unclaimed")
         worker.answered += 1
         self.place(peer)
 
@@ -550,9 +562,9 @@ class Queue(RuleBasedStateMachine):
         if what == "leaves":
             self.leaves(speaker)
         elif speaker.peer.worker is None:
-            assert not self.exchange.drain_worker(speaker.peer.number)
+            self.exchange.drain_worker(speaker.peer.number)
         elif what == "drains":
-            assert self.exchange.drain_worker(speaker.peer.number)
+            self.exchange.drain_worker(speaker.peer.number)
             speaker.peer.worker.draining = True
             self.model.place(speaker.peer)
         else:
@@ -762,6 +774,7 @@ class Queue(RuleBasedStateMachine):
             assert self.exchange.credit(speaker.peer.number) == worker.credit
 
     def adds_up(self) -> None:
+        self.exchange.deaths()
         counted = self.exchange.counters
         open_ones = counted["waiting"] + counted["in_flight"]
         assert counted["received"] == open_ones + sum(counted[end] for end in ENDS)

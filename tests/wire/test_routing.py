@@ -493,7 +493,7 @@ def test_replies_to_unknown_ids_are_dropped_and_told(zqueued: Zqueued) -> None:
         assert zqueued.queue().in_flight == 1
         serving.send(*request)
         zqueued.wait_event("reply.dropped", reason="its client has left")
-        assert ends(zqueued).withdrawn == 1
+        assert ends(zqueued).unclaimed == 1
         serving.send(*request)
         serving.send(b"")
         serving.send(b"x" * 300, b"")

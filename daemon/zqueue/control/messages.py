@@ -197,18 +197,21 @@ class Peers(Message):
 
 
 class Ends(Message):
-    """How requests have ended, each in one way. With those ``waiting``, ``in_flight`` and ``lost``
-    they add up to every request received.
+    """How requests have ended, each in one way. With those ``waiting``, ``in_flight``, ``kept`` and
+    ``lost`` they add up to every request received.
 
-    ``replied``: the reply went to the client. ``withdrawn``: the client left first. ``dead``: each
-    of the workers that it was given to left without an answer. ``malformed``: it has no empty frame
-    before its body, and there are only REPs, which would discard it. ``unanswered``: it was given
-    to a ROUTER or DEALER, which need not answer.
+    ``replied``: the reply went to the client. ``unclaimed``: it was answered, and the client had
+    left. ``withdrawn``: the client left before. ``dead``: it was given up, and event
+    ``request.dead`` says why. ``rejected``: the queue was full. ``malformed``: it has no empty
+    frame before its body, and there are only REPs, which would discard it. ``unanswered``: it was
+    given to a ROUTER or DEALER, which need not answer.
     """
 
     replied: int = 0
+    unclaimed: int = 0
     withdrawn: int = 0
     dead: int = 0
+    rejected: int = 0
     malformed: int = 0
     unanswered: int = 0
 
@@ -225,6 +228,7 @@ class QueueStatus(Message):
 
     With ``estimated`` the counts of messages, ``waiting`` and ``in_flight`` are estimates, since
     libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine cannot know.
+    ``kept`` are requests that were answered while their client was away, which may come back.
     ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
     long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
     ``ends`` where the engine cannot know. ``stale``: the queue did not answer in time, and these
@@ -250,6 +254,7 @@ class QueueStatus(Message):
     replies: Traffic = Traffic()
     waiting: int | None = None
     in_flight: int | None = None
+    kept: int = 0
     lost: int = 0
     ends: Ends | None = None
     queueing: Latency | None = None

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import zmq
 
+    from zqueue.error_reply import Frame
     from zqueue.listeners import Listener
 
 
@@ -63,11 +64,17 @@ class SocketPlan:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Who gets what, and how much is kept: for the wire engine. 0 is no limit.
+    """Who gets what, and how much is kept: for the wire engine. 0 is no limit, and never.
 
     ``prefetch``: how many requests a worker may have at once; 0 is measured, by its service time.
     ``max_unsent`` is bytes of replies for one client, ``max_attempts`` how many workers a request
-    is given to at most. ``handover``: a client with a routing id that is in use takes it over.
+    is given to at most. ``redeliver``: which requests of a lost worker go to others, ``unstarted``
+    being those that a REP cannot have begun. ``when_full``: what a request is met with at
+    ``max_waiting``; ``oldest``: the one that has waited longest dies. Times are seconds:
+    ``deadline`` from receipt to reply, ``max_waiting_time`` from receipt until it is given to a
+    worker, ``service_timeout`` for one request at a worker, ``client_grace`` for a client with a
+    routing id of its own to come back. ``error_reply``: the frames that answer a request that died;
+    none, and nothing does. ``handover``: a client with a routing id that is in use takes it over.
     """
 
     prefetch: int = 0
@@ -76,6 +83,14 @@ class Dispatch:
     max_unsent: int = 64 << 20
     max_frames: int = 100_000
     max_attempts: int = 3
+    redeliver: Literal["all", "unstarted", "none"] = "all"
+    when_full: Literal["hold", "reject", "oldest"] = "hold"
+    deadline: float = 0.0
+    max_waiting_time: float = 0.0
+    service_timeout: float = 0.0
+    client_grace: float = 0.0
+    keep_for_gone_clients: bool = False
+    error_reply: tuple[Frame, ...] = ()
     max_connections: int = 0
     max_connections_per_address: int = 0
     handover: bool = False
@@ -108,23 +123,68 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Ends:
-    """How requests have ended, each in one way; what they add up to with those ``waiting`` and
-    ``in flight`` is every request that was received.
+    """How requests have ended, each in one way; what they add up to with those ``waiting``, ``in
+    flight`` and ``kept`` is every request that was received.
 
-    ``replied``: its reply went to its client. ``withdrawn``: its client left first. ``dead``: it
-    was given to as many workers as it may be, and each left without an answer. ``malformed``: it
-    has no delimiter, and every worker is a REP, which would discard it. ``unanswered``: it was
-    given to a ROUTER or DEALER that need not answer it.
+    ``replied``: its reply went to its client. ``unclaimed``: it was answered, and its client had
+    left. ``withdrawn``: its client left before. ``dead``: it was given up, see
+    :class:`DeadRequest`. ``rejected``: there was no room for it. ``malformed``: it has no
+    delimiter, and every worker is a REP, which would discard it. ``unanswered``: it was given to a
+    ROUTER or DEALER that need not answer it.
     """
 
     replied: int = 0
+    unclaimed: int = 0
     withdrawn: int = 0
     dead: int = 0
+    rejected: int = 0
     malformed: int = 0
     unanswered: int = 0
 
     def __add__(self, other: Ends) -> Ends:
         return Ends(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+
+Cause: TypeAlias = Literal[
+    "max_attempts", "worker_lost", "service_timeout", "deadline", "max_waiting_time", "queue_full"
+]
+"""Why a request died: it was given to ``max_attempts`` workers; its worker was lost, or late, and
+it may not be given to another (``redeliver``); it was too old; the queue was full."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A worker that had a request in vain. Times are seconds since the epoch."""
+
+    worker: int
+    peer: str
+    given_at: float
+    ended_at: float
+    cause: Literal["worker_lost", "service_timeout"]
+
+
+@dataclass(frozen=True)
+class DeadRequest:
+    """A request that was given up. Times are seconds since the epoch.
+
+    ``number`` counts the requests of this run of the queue; ``client`` is the routing id of whoever
+    sent it, which it gave itself if ``named``; ``peer`` is its address if it was still connected.
+    ``frames`` is the message as it was received: ``envelope`` frames, the delimiter the last of
+    them, and the body. ``attempts`` is how many workers had it, ``history`` those that were lost or
+    late; a request that died by its deadline may be at one more.
+    """
+
+    number: int
+    cause: Cause
+    received_at: float
+    died_at: float
+    client: bytes
+    named: bool
+    peer: str
+    attempts: int
+    history: tuple[Attempt, ...]
+    frames: tuple[bytes, ...]
+    envelope: int
 
 
 @dataclass(frozen=True)
@@ -137,13 +197,15 @@ class Latency:
 
 @dataclass(frozen=True)
 class Statistics:
-    """An engine's counters. ``waiting``, ``in_flight`` and ``ends`` are ``None`` where it cannot
+    """An engine's counters. ``kept`` are requests that were answered while their client was away,
+    which may come back. ``waiting``, ``in_flight`` and ``ends`` are ``None`` where it cannot
     know; ``queueing`` and ``service`` where it does not, or nothing has passed yet."""
 
     requests: Traffic = Traffic()
     replies: Traffic = Traffic()
     waiting: int | None = None
     in_flight: int | None = None
+    kept: int = 0
     lost: int = 0
     estimated: bool = True
     taken_at: float = 0.0
@@ -263,6 +325,18 @@ class Engine(Protocol):
 
         Raises:
             LookupError: there is no such worker, or the engine cannot tell workers apart.
+        """
+
+    def deaths(self) -> Iterable[DeadRequest]:
+        """The requests that died since the last call."""
+
+    def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        """Ask again in the name of the client with this routing id, which hears the reply if it is
+        there. ``frames`` is as in :class:`DeadRequest`.
+
+        Raises:
+            LookupError: the engine cannot.
+            BlockingIOError: not now, there is too much to do.
         """
 
     @property

@@ -12,12 +12,13 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import zmq
 
 from zqueue.engine import (
     ConnectionCounts,
+    DeadRequest,
     Plan,
     Report,
     Side,
@@ -310,7 +311,14 @@ class LibzmqEngine:
             # What was given up for lost may be answered after all.
             lost = max(0, min(lost, unanswered))
             in_flight = max(0, unanswered - lost)
-        return Statistics(requests, replies, thread.parked, in_flight, lost, True, self._taken_at)
+        return Statistics(
+            requests=requests,
+            replies=replies,
+            waiting=thread.parked,
+            in_flight=in_flight,
+            lost=lost,
+            taken_at=self._taken_at,
+        )
 
     def _proxied(self) -> tuple[Traffic, Traffic]:
         """Requests and replies that the proxy has moved, the latest stay in it by estimate."""
@@ -331,6 +339,12 @@ class LibzmqEngine:
 
     def workers(self) -> list[Worker]:
         raise LookupError("the libzmq engine cannot tell workers apart")
+
+    def deaths(self) -> Iterable[DeadRequest]:
+        return ()  # it does not know of any
+
+    def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        raise LookupError("the libzmq engine cannot ask in a client's name")
 
     def drain_worker(self, number: int) -> None:
         raise LookupError("the libzmq engine cannot tell workers apart")

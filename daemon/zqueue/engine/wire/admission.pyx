@@ -1,15 +1,18 @@
 """See admission.pxd."""
 
-from zqueue.engine.wire.entities cimport BY_ITSELF, DRAIN, FLOWS, FRONTEND, IN_LINE, Client
+from zqueue.engine.wire.entities cimport BY_ITSELF, DRAIN, FLOWS, FRONTEND, HOLDS, IN_LINE, Client
 from zqueue.engine.wire.notices cimport CONGESTED, notice
 
 
-cdef bint has_room(Dispatcher* it) noexcept nogil:
+cdef bint is_full(Dispatcher* it) noexcept nogil:
     return (
-        it.mode != DRAIN
-        and it.counters.waiting + it.invited < it.settings.max_waiting
-        and it.counters.waiting_bytes < it.settings.max_waiting_bytes
+        it.counters.waiting + it.invited >= it.settings.max_waiting
+        or it.counters.waiting_bytes >= it.settings.max_waiting_bytes
     )
+
+
+cdef bint has_room(Dispatcher* it) noexcept nogil:
+    return it.mode != DRAIN and (it.settings.when_full != HOLDS or not is_full(it))
 
 
 cdef bint admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
@@ -34,16 +37,22 @@ cdef bint admitted(Dispatcher* it, Peer* peer) noexcept nogil:
 
 cdef void stall(Dispatcher* it, Peer* peer) noexcept nogil:
     """Read no more from it until there is room."""
-    if not it.told_congested and it.mode != DRAIN:
-        it.told_congested = True
-        notice(
-            it.notices, it.now, CONGESTED, FRONTEND, peer.number, peer.name, _why_held(it, peer),
-            it.counters.waiting, 0,
-        )
+    tell_of_congestion(it, peer)
     if admitted_itself(it, peer):
         _join(it, peer)
     else:
         peer.stalled = BY_ITSELF
+
+
+cdef void tell_of_congestion(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Once, until nothing waits any more."""
+    if it.told_congested or it.mode == DRAIN:
+        return
+    it.told_congested = True
+    notice(
+        it.notices, it.now, CONGESTED, FRONTEND, peer.number, peer.name, _why_held(it, peer),
+        it.counters.waiting, 0,
+    )
 
 
 cdef const char* _why_held(Dispatcher* it, Peer* peer) noexcept nogil:

@@ -1,14 +1,19 @@
-"""Clients by their routing ids."""
+"""Clients: how they come, go, come back, and what is sent to them."""
 
-from libc.stdint cimport uint8_t, uint32_t
-from zqueue.engine.wire.entities cimport Client, Dispatcher
+from libc.stdint cimport int64_t, uint8_t
+from zqueue.engine.wire.entities cimport Absence, Body, Client, Dispatcher, Peer
 
-cdef enum:
-    MADE_ID = 5
+cdef enum Sent:
+    REFUSED_BY_CLIENT
+    SENT
+    KEPT
 
-cdef uint32_t hash_bytes(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil
-cdef uint32_t id_hash(const uint8_t* id, size_t size) noexcept nogil
-cdef Client* client_with(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
-cdef size_t make_id(Dispatcher* it, uint8_t* id) noexcept nogil
-cdef void know_client(Dispatcher* it, Client* client) noexcept nogil
-cdef void forget_client(Dispatcher* it, Client* client) noexcept nogil
+cdef bint client_arrived(
+    Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
+) noexcept nogil
+cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
+cdef void client_left(Dispatcher* it, Client* client) noexcept nogil
+cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
+cdef int client_send(
+    Dispatcher* it, Client* client, const uint8_t* data, size_t size, Body* owner, size_t begin
+) noexcept nogil

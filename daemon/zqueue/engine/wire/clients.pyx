@@ -1,71 +1,195 @@
 """See clients.pxd."""
 
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+from libc.string cimport memcpy
+from zqueue.engine.wire.entities cimport Request
+from zqueue.engine.wire.memory cimport (
+    Outgoing,
+    outgoing_append,
+    outgoing_clear,
+    outgoing_copy,
+    outgoing_share,
+)
+from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
+from zqueue.engine.wire.peers cimport can_be_told, make_dirty, peer_end
+from zqueue.engine.wire.requests cimport finish, unqueue
+from zqueue.engine.wire.routing_ids cimport (
+    MADE_ID,
+    client_with,
+    forget_client,
+    id_hash,
+    know_client,
+    make_id,
+)
+from zqueue.engine.wire.session cimport session_refuse
+from zqueue.engine.wire.zmtp cimport REQ
 
 
-cdef uint32_t hash_bytes(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
-    cdef size_t place
-    for place in range(size):
-        hash = (hash ^ data[place]) * <uint32_t> 16777619
-    return hash ^ (hash >> 15)
+cdef bint client_arrived(
+    Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
+) noexcept nogil:
+    """Register it under its routing id, or one that is made for it; False if it has to go."""
+    cdef uint8_t made[MADE_ID]
+    cdef bint named = size > 0
+    cdef Client* client
+    cdef Client* holder = NULL
+    if named:
+        holder = client_with(it, id, size)
+        if holder != NULL and holder.absence != NULL:
+            if peer.session.peer_type != REQ:
+                return _returned(it, peer, holder)
+            # It cannot tell a reply to what it asked before from one to what it asks now.
+            absence_over(it, holder.absence)
+            holder = NULL
+        if holder != NULL and not it.settings.handover:
+            notice(
+                it.notices, it.now, DUPLICATE, peer.side, peer.number, peer.name,
+                holder.peer.name, holder.peer.number, 0,
+            )
+            session_refuse(&peer.session, &it.pool, b"its routing id is in use")
+            peer_end(it, peer, NULL)
+            return False
+    else:
+        size = make_id(it, made)
+        id = made
+    client = _client_new(it, id, size)
+    if client == NULL:
+        peer_end(it, peer, b"there is no memory for another client")
+        return False
+    client.named = named
+    client.peer = peer
+    peer.client = client
+    if holder != NULL:
+        peer_end(it, holder.peer, b"another client took over its routing id")
+        forget_client(it, holder)
+    know_client(it, client)
+    return True
 
 
-cdef uint32_t id_hash(const uint8_t* id, size_t size) noexcept nogil:
-    return hash_bytes(2166136261, id, size)
+cdef Client* _client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
+    cdef Client* client = <Client*> calloc(1, sizeof(Client) + size)
+    if client != NULL:
+        it.clients_out += 1
+        client.id_size = <uint8_t> size
+        memcpy(client.id, id, size)
+        client.hash = id_hash(id, size)
+    return client
 
 
-cdef Client* client_with(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
-    """The client that is connected with this routing id, or NULL."""
-    cdef uint32_t hash = id_hash(id, size)
-    cdef Client* client = it.clients[hash & (it.client_slots - 1)]
-    while client != NULL:
-        if client.hash == hash and client.id_size == size and memcmp(client.id, id, size) == 0:
-            return client
-        client = client.next
-    return NULL
+cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
+    """One that nobody is, in whose name something is asked; NULL if there is no memory. Whoever
+    asked for it gives it its request, with whose end it ends."""
+    cdef Client* client = _client_new(it, id, size)
+    if client != NULL:
+        client.lasting = True
+    return client
 
 
-cdef size_t make_id(Dispatcher* it, uint8_t* id) noexcept nogil:
-    """A routing id that no client has, as a ROUTER makes them: a zero byte and a number. Its size."""
-    while True:
-        it.id_counter += 1
-        id[0] = 0
-        id[1] = <uint8_t> (it.id_counter >> 24)
-        id[2] = <uint8_t> (it.id_counter >> 16)
-        id[3] = <uint8_t> (it.id_counter >> 8)
-        id[4] = <uint8_t> it.id_counter
-        if client_with(it, id, MADE_ID) == NULL:
-            return MADE_ID
+cdef bint _returned(Dispatcher* it, Peer* peer, Client* client) noexcept nogil:
+    """It is back within ``client_grace``: it gets what came meanwhile, in order."""
+    cdef Absence* absence = client.absence
+    notice(
+        it.notices, it.now, CLIENT_RETURNED, peer.side, peer.number, peer.name, b"",
+        absence.replies, it.now - absence.since,
+    )
+    it.counters.kept -= absence.replies
+    it.counters.replied += absence.replies
+    outgoing_append(&peer.session.out, &absence.kept)
+    _forget_absence(it, absence)
+    client.peer = peer
+    peer.client = client
+    make_dirty(it, peer)
+    return True
 
 
-cdef void know_client(Dispatcher* it, Client* client) noexcept nogil:
-    cdef Client** grown
-    cdef Client* at
-    cdef uint32_t slot, slots
-    if it.client_count >= it.client_slots:
-        slots = 2 * it.client_slots
-        grown = <Client**> calloc(slots, sizeof(Client*))
-        if grown != NULL:
-            for slot in range(it.client_slots):
-                while it.clients[slot] != NULL:
-                    at = it.clients[slot]
-                    it.clients[slot] = at.next
-                    at.next = grown[at.hash & (slots - 1)]
-                    grown[at.hash & (slots - 1)] = at
-            free(it.clients)
-            it.clients, it.client_slots = grown, slots
-    slot = client.hash & (it.client_slots - 1)
-    client.next = it.clients[slot]
-    it.clients[slot] = client
-    it.client_count += 1
+cdef void client_left(Dispatcher* it, Client* client) noexcept nogil:
+    """It may come back, or what it asked for is done all the same, or what no worker has yet is
+    withdrawn."""
+    cdef Absence* absence = NULL
+    cdef bint may_return = client.named and client.peer.session.peer_type != REQ
+    if client_with(it, client.id, client.id_size) != client:
+        may_return = False  # another has its routing id
+    client.peer = NULL
+    if it.settings.client_grace and may_return:
+        absence = <Absence*> calloc(1, sizeof(Absence))
+    if absence == NULL:
+        _gone_for_good(it, client)
+        return
+    client.absence = absence
+    absence.client, absence.since = client, it.now
+    absence.previous = it.absent_last
+    if it.absent_last != NULL:
+        it.absent_last.next = absence
+    else:
+        it.absent_first = absence
+    it.absent_last = absence
 
 
-cdef void forget_client(Dispatcher* it, Client* client) noexcept nogil:
-    cdef Client** place = &it.clients[client.hash & (it.client_slots - 1)]
-    while place[0] != NULL:
-        if place[0] == client:
-            place[0] = client.next
-            it.client_count -= 1
-            return
-        place = &place[0].next
+cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil:
+    """It did not come back in time, or not as one that can use what was kept for it."""
+    cdef Client* client = absence.client
+    it.counters.kept -= absence.replies
+    it.counters.unclaimed += absence.replies
+    it.counters.dropped_replies += absence.replies
+    outgoing_clear(&it.pool, &absence.kept)
+    _forget_absence(it, absence)
+    _gone_for_good(it, client)
+
+
+cdef void _forget_absence(Dispatcher* it, Absence* absence) noexcept nogil:
+    absence.client.absence = NULL
+    if absence.next != NULL:
+        absence.next.previous = absence.previous
+    else:
+        it.absent_last = absence.previous
+    if absence.previous != NULL:
+        absence.previous.next = absence.next
+    else:
+        it.absent_first = absence.next
+    free(absence)
+
+
+cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
+    forget_client(it, client)
+    client.lasting = it.settings.keep_for_gone
+    client.requests += 1
+    while client.first != NULL and not client.lasting:
+        finish(it, unqueue(it, client.first), &it.counters.withdrawn)
+    client.requests -= 1
+    if not client.requests:
+        it.clients_out -= 1
+        free(client)
+
+
+cdef int client_send(
+    Dispatcher* it, Client* client, const uint8_t* data, size_t size, Body* owner, size_t begin
+) noexcept nogil:
+    """Send it a message, or keep it for it while it is away; REFUSED_BY_CLIENT if neither can be.
+
+    The message is ``size`` bytes at ``data``, or from ``begin`` on in ``owner`` if that is given.
+    """
+    cdef Outgoing* out
+    cdef bint taken
+    if client.absence != NULL:
+        out = &client.absence.kept
+        if out.size > it.settings.client_unsent:
+            return REFUSED_BY_CLIENT
+    elif can_be_told(client.peer):
+        out = &client.peer.session.out
+        if out.size > it.settings.client_unsent:
+            it.counters.slow_clients += 1
+            peer_end(it, client.peer, b"it does not read its replies, and max_unsent was reached")
+            return REFUSED_BY_CLIENT
+    else:
+        return REFUSED_BY_CLIENT
+    if owner != NULL:
+        taken = outgoing_share(&it.pool, out, owner, begin, begin + size)
+    else:
+        taken = outgoing_copy(&it.pool, out, data, size)
+    if client.absence != NULL:
+        return KEPT if taken else REFUSED_BY_CLIENT
+    make_dirty(it, client.peer)
+    if taken:
+        return SENT
+    peer_end(it, client.peer, b"there is no memory for its reply")
+    return REFUSED_BY_CLIENT

@@ -6,7 +6,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
 from posix.unistd cimport close
-from zqueue.engine.wire.dispatcher cimport peer_end, peer_open
+from zqueue.engine.wire.dispatcher cimport peer_open
 from zqueue.engine.wire.entities cimport Peer
 from zqueue.engine.wire.linux cimport (
     AF_INET,
@@ -66,6 +66,7 @@ from zqueue.engine.wire.notices cimport (
     REJECTED,
     notice,
 )
+from zqueue.engine.wire.peers cimport peer_end
 
 cdef enum:
     ACCEPTED_A_TURN = 64
@@ -158,7 +159,7 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
         _name_of(fd, &address, name)
         if loop.connections_an_address and _too_many_there(loop, &address):
             close(fd)
-            loop.dispatcher.counters.rejected[listener.side] += 1
+            loop.dispatcher.counters.turned_away[listener.side] += 1
             notice(
                 &loop.notices, loop.dispatcher.now, REJECTED, listener.side, 0, name,
                 b"there are max_connections_per_address connections from its address", 0, 0,

@@ -6,21 +6,11 @@ class DataPath:
     def __init__(
         self,
         *,
-        max_waiting: int,
-        max_waiting_bytes: int,
-        client_waiting: int,
-        client_unsent: int,
-        prefetch: int,
-        worker_ahead: int,
-        max_attempts: int,
-        handover: bool,
-        max_message_size: int,
-        max_reply_size: int,
-        max_frames: int,
         max_connections: int,
         max_connections_per_address: int,
         descriptors: int,
         first_id: int,
+        **given: Any,
     ) -> None: ...
     def side(
         self,
@@ -51,6 +41,8 @@ class DataPath:
     def close(self, flush: float) -> None: ...
     def nudge(self) -> None: ...
     def notices(self) -> list[dict[str, Any]]: ...
+    def deaths(self) -> list[dict[str, Any]]: ...
+    def submit(self, id: bytes, frames: list[bytes]) -> None: ...
     def tap(self, on: bool) -> None: ...
     def tapped(self, most: int) -> list[tuple[int, list[bytes]]]: ...
     @property

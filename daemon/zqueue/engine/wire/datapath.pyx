@@ -3,12 +3,13 @@
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, strncpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read, write
+from zqueue.engine.wire.deaths cimport deaths_told
 from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
 from zqueue.engine.wire.connections cimport watch_listener
-from zqueue.engine.wire.entities cimport Dispatcher, BACKEND, Counters, DRAIN, FORWARD, FRONTEND, HOLD, Settings
+from zqueue.engine.wire.entities cimport Counters, DRAIN, Death, Dispatcher, FORWARD, HOLD, Settings
 from zqueue.engine.wire.histogram cimport BUCKETS
 from zqueue.engine.wire.linux cimport (
     EFD_CLOEXEC,
@@ -46,20 +47,26 @@ from zqueue.engine.wire.loop cimport (
     ORDERS,
     SECOND,
     SET_MODE,
+    SUBMIT,
     SocketOptions,
+    Submission,
     loop_close,
+    loop_deaths_read,
+    loop_free_deaths,
     loop_run,
 )
 from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
+from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
-from zqueue.engine.wire.zmtp cimport frames_of, type_name
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, frames_of, type_name
 
 
 cdef class DataPath:
     """The sockets of one queue and the loop that works on them.
 
     Everything but :meth:`run` is for one other thread, which polls :meth:`fileno` and then reads
-    :meth:`notices`. Durations are seconds, sizes bytes; 0 is no limit.
+    :meth:`notices` and :meth:`deaths`. The settings are those of ``settings.pyx``; durations are
+    seconds, sizes bytes; 0 is no limit.
     """
 
     cdef Loop* _loop
@@ -69,21 +76,11 @@ cdef class DataPath:
     def __cinit__(
         self,
         *,
-        uint64_t max_waiting,
-        uint64_t max_waiting_bytes,
-        uint64_t client_waiting,
-        uint64_t client_unsent,
-        uint32_t prefetch,
-        uint32_t worker_ahead,
-        uint32_t max_attempts,
-        bint handover,
-        uint64_t max_message_size,
-        uint64_t max_reply_size,
-        uint32_t max_frames,
         uint64_t max_connections,
         uint64_t max_connections_per_address,
         int descriptors,
         uint32_t first_id,
+        **given,
     ) -> None:
         cdef Settings settings
         cdef Loop* loop = <Loop*> calloc(1, sizeof(Loop))
@@ -92,21 +89,7 @@ cdef class DataPath:
         self._loop = loop
         loop.epoll = loop.wake = loop.timer = loop.told = -1
         pthread_mutex_init(&loop.lock, NULL)
-        memset(&settings, 0, sizeof(Settings))
-        settings.limits[FRONTEND].message_bytes = max_message_size or <uint64_t> 1 << 60
-        settings.limits[BACKEND].message_bytes = max_reply_size or <uint64_t> 1 << 60
-        settings.limits[FRONTEND].frames = settings.limits[BACKEND].frames = (
-            max_frames or 0xFFFFFFFF
-        )
-        settings.max_waiting = max_waiting or <uint64_t> 1 << 60
-        settings.max_waiting_bytes = max_waiting_bytes or <uint64_t> 1 << 60
-        settings.client_waiting = client_waiting
-        settings.client_waiting_bytes = settings.max_waiting_bytes
-        settings.client_unsent = client_unsent or <uint64_t> 1 << 60
-        settings.prefetch = prefetch
-        settings.worker_ahead = worker_ahead
-        settings.max_attempts = max_attempts
-        settings.handover = handover
+        settings_from(&settings, given)
         loop.connections = max_connections
         loop.connections_an_address = max_connections_per_address
         loop.descriptors = descriptors
@@ -138,7 +121,9 @@ cdef class DataPath:
             return
         if not self.ended:
             loop_close(self._loop)
+            loop_free_deaths(self._loop)
             dispatcher_close(&self._loop.dispatcher)
+        settings_free(&self._loop.dispatcher.settings)
         free(self._loop.listening)
         free(self._loop.connecting)
         free(self._loop.buffer)
@@ -238,6 +223,7 @@ cdef class DataPath:
         """Close and free everything; what could not be accounted for is in ``left_behind``."""
         cdef Dispatcher* it = &self._loop.dispatcher
         loop_close(self._loop)
+        loop_free_deaths(self._loop)
         dispatcher_close(it)
         self.ended = True
         self.left_behind = {
@@ -351,6 +337,38 @@ cdef class DataPath:
             shown["detail"] = told.detail.decode(errors="replace")
             gathered.append(shown)
         return gathered
+
+    def deaths(self) -> list[dict]:
+        """The requests that died since the last call; times are nanoseconds of the monotonic clock."""
+        cdef Death* first
+        pthread_mutex_lock(&self._loop.lock)
+        first, self._loop.deaths = self._loop.deaths, NULL
+        pthread_mutex_unlock(&self._loop.lock)
+        told = deaths_told(first)
+        if first != NULL:
+            loop_deaths_read(self._loop, first)
+        return told
+
+    def submit(self, bytes id not None, list frames not None) -> None:
+        """Ask again in the name of the client with this routing id; nobody is told of a reply if it
+        has left.
+
+        Raises:
+            BlockingIOError: there are too many orders before it.
+            MemoryError
+        """
+        joined = frames_joined(frames)
+        cdef Submission* asked = <Submission*> calloc(1, sizeof(Submission) + len(joined))
+        if asked == NULL:
+            raise MemoryError
+        asked.id_size = <uint8_t> len(id)
+        memcpy(asked.id, <char*> id, asked.id_size)
+        asked.size, asked.envelope = len(joined), envelope_of(frames)
+        asked.frames, asked.payload = len(frames), sum(map(len, frames))
+        memcpy(asked + 1, <char*> joined, asked.size)
+        if not self._order(SUBMIT, <int64_t> asked):
+            free(asked)
+            raise BlockingIOError("too many orders at once")
 
     def tap(self, bint on) -> None:
         """Begin or end to copy what passes.

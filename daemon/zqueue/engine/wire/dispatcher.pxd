@@ -2,7 +2,8 @@
 
 Bytes that came for a peer go in by :c:func:`peer_take`, those that are to go out gather in
 ``peer.session.out``; the peers concerned are in the list ``dirty``. Between two calls
-``received = waiting + in_flight + replied + withdrawn + dead + malformed + unanswered``.
+``received = waiting + in_flight + kept + replied + unclaimed + withdrawn + dead + rejected +
+malformed + unanswered``.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -15,7 +16,7 @@ cdef bint dispatcher_open(
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
-cdef bint dispatcher_can_give(Dispatcher* it) noexcept nogil
+cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil
 cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
@@ -24,8 +25,4 @@ cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size
 cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil
 cdef size_t peer_room(Dispatcher* it, Peer* peer, uint8_t** room) noexcept nogil
 cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil
-cdef void peer_end(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil
 cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil
-cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
-cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil
-cdef bint worker_drain(Dispatcher* it, Peer* peer) noexcept nogil

@@ -5,6 +5,7 @@ The data path tells by notices what happened; here they become reports. Its coun
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import threading
@@ -16,7 +17,9 @@ import zmq
 
 from zqueue.descriptors import Budget
 from zqueue.engine import (
+    Attempt,
     ConnectionCounts,
+    DeadRequest,
     Ends,
     Latency,
     Plan,
@@ -171,6 +174,16 @@ class WireEngine:
         for _, message in self._path.tapped(_CAPTURED_A_TURN):
             self._capture.publish(message)
 
+    def deaths(self) -> list[DeadRequest]:
+        died = self._path.deaths()
+        if not died:
+            return []
+        since_the_epoch = time.time() - time.monotonic()
+        return [_dead_request(each, since_the_epoch) for each in died]
+
+    def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        self._path.submit(client, list(frames))
+
     def tick(self) -> Iterator[Report]:
         now = time.monotonic()
         if self._path.obeyed and now - self._nudged_at >= _NUDGED_EVERY:
@@ -212,15 +225,12 @@ class WireEngine:
             ),
             waiting=counted["waiting"],
             in_flight=counted["in_flight"],
+            kept=counted["kept"],
             lost=0,
             estimated=False,
             taken_at=time.monotonic(),
             ends=Ends(
-                replied=counted["replied"],
-                withdrawn=counted["withdrawn"],
-                dead=counted["dead"],
-                malformed=counted["malformed"],
-                unanswered=counted["unanswered"],
+                **{end.name: counted[end.name] for end in dataclasses.fields(Ends)},
             ),
             queueing=self._queueing,
             service=self._service,
@@ -236,7 +246,7 @@ class WireEngine:
             side: ConnectionCounts(
                 accepted=counted["accepted"][number],
                 disconnected=counted["disconnected"][number],
-                rejected=counted["rejected"][number],
+                rejected=counted["turned_away"][number],
             )
             for number, side in enumerate(_SIDES)
         }
@@ -253,6 +263,14 @@ def _data_path(plan: Plan) -> DataPath:
         prefetch=dispatch.prefetch,
         worker_ahead=plan.backend.options.high_water_mark,
         max_attempts=dispatch.max_attempts,
+        redeliver=dispatch.redeliver,
+        when_full=dispatch.when_full,
+        deadline=dispatch.deadline,
+        max_waiting_time=dispatch.max_waiting_time,
+        service_timeout=dispatch.service_timeout,
+        client_grace=dispatch.client_grace,
+        keep_for_gone_clients=dispatch.keep_for_gone_clients,
+        error_reply=dispatch.error_reply,
         handover=dispatch.handover,
         max_message_size=largest[0] or 0,
         max_reply_size=largest[1] or 0,
@@ -291,6 +309,34 @@ def _worker(row: dict[str, Any]) -> Worker:
         ahead=None if row["ahead"] == _NO_LIMIT else row["ahead"],
         service=row["service"] / 1e9 if row["service"] else None,
         draining=bool(row["draining"]),
+    )
+
+
+def _dead_request(died: dict[str, Any], since_the_epoch: float) -> DeadRequest:
+    def at(nanoseconds: int) -> float:
+        return round(nanoseconds / 1e9 + since_the_epoch, 6)
+
+    return DeadRequest(
+        number=died["number"],
+        cause=died["cause"],
+        received_at=at(died["received_at"]),
+        died_at=at(died["died_at"]),
+        client=died["client"],
+        named=died["named"],
+        peer=died["peer"],
+        attempts=died["attempts"],
+        history=tuple(
+            Attempt(
+                worker=each["worker"],
+                peer=each["peer"],
+                given_at=at(each["given_at"]),
+                ended_at=at(each["ended_at"]),
+                cause=each["cause"],
+            )
+            for each in died["history"]
+        ),
+        frames=tuple(died["frames"]),
+        envelope=died["frames"].index(b"") + 1 if died["envelope"] else 0,
     )
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.histogram cimport Histogram
-from zqueue.engine.wire.memory cimport Body, Pool
+from zqueue.engine.wire.memory cimport Body, Outgoing, Pool
 from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.session cimport Heartbeat, Session
 from zqueue.engine.wire.tap cimport Tap
@@ -24,7 +24,37 @@ cdef enum Stall:
     IN_LINE
     BY_ITSELF
 
-# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``.
+# What becomes of the requests of a worker that is lost: all go to others, or only those that a REP
+# cannot have begun, or none.
+cdef enum Redeliver:
+    ALL
+    UNSTARTED
+    NONE
+
+# What a request is met with when ``max_waiting`` or ``max_waiting_bytes`` is reached.
+cdef enum WhenFull:
+    HOLDS
+    REJECTS
+    DROPS_OLDEST
+
+# Why a request died.
+cdef enum Cause:
+    MAX_ATTEMPTS
+    WORKER_LOST
+    SERVICE_TIMEOUT
+    DEADLINE
+    MAX_WAITING_TIME
+    QUEUE_FULL
+    CAUSES
+
+# The frames of an error reply, in parts; the kinds are those of ``error_replies``.
+cdef struct Part:
+    int kind
+    uint8_t* text
+    size_t size
+
+# Durations are nanoseconds. 0 is: no limit, for the numbers; measured, for ``prefetch``; never, for
+# the times.
 cdef struct Settings:
     Limits limits[2]
     uint64_t max_waiting
@@ -35,23 +65,42 @@ cdef struct Settings:
     uint32_t prefetch
     uint32_t worker_ahead
     uint32_t max_attempts
+    int redeliver
+    int when_full
+    int64_t deadline
+    int64_t max_waiting_time
+    int64_t service_timeout
+    int64_t client_grace
+    bint keep_for_gone
+    Part* error_reply
+    uint32_t error_reply_parts
     bint handover
     int64_t handshake[2]
     Heartbeat heartbeat[2]
 
-# Written by the data path's thread alone. Every number but those that say "now" only grows.
+# Written by the data path's thread alone. ``waiting``, ``in_flight``, ``kept`` and ``connected`` are
+# how many there are now, all others only grow. ``kept`` are answered, and their client is expected
+# back; ``unclaimed`` were, and their client was gone.
 cdef struct Counters:
     uint64_t received
     uint64_t waiting
     uint64_t waiting_bytes
     uint64_t in_flight
     uint64_t in_flight_bytes
+    uint64_t kept
     uint64_t replied
+    uint64_t unclaimed
     uint64_t withdrawn
     uint64_t dead
+    uint64_t rejected
     uint64_t malformed
     uint64_t unanswered
+    uint64_t died[CAUSES]
+    uint64_t unrecorded
+    uint64_t error_replies
     uint64_t returned
+    uint64_t retried
+    uint64_t late_replies
     uint64_t extra_replies
     uint64_t dropped_replies
     uint64_t request_frames
@@ -64,10 +113,22 @@ cdef struct Counters:
     uint64_t accepted[2]
     uint64_t connected[2]
     uint64_t disconnected[2]
-    uint64_t rejected[2]
+    uint64_t turned_away[2]
 
+# A client with a routing id of its own that has left and may come back: what came for it meanwhile.
+# They are in the order in which they left.
+cdef struct Absence:
+    Absence* next
+    Absence* previous
+    Client* client
+    int64_t since
+    Outgoing kept
+    uint64_t replies
+
+# ``lasting``: what it asked for is done also when it has left.
 cdef struct Client:
     Peer* peer
+    Absence* absence
     Client* next
     Request* first
     Request* last
@@ -76,9 +137,21 @@ cdef struct Client:
     uint32_t requests
     uint32_t hash
     bint named
+    bint lasting
     uint8_t id_size
     uint8_t id[1]
 
+# A worker that a request was given to in vain.
+cdef struct Attempt:
+    Attempt* next
+    int64_t worker
+    int64_t given_at
+    int64_t ended_at
+    int cause
+    char name[NAME]
+
+# ``over``: this is only what is left of one at its worker, so that a late reply to it is known.
+# ``suspect``: it was at a worker that was lost, and may have been why.
 cdef struct Request:
     Request* next
     Request* previous
@@ -86,6 +159,9 @@ cdef struct Request:
     Request* client_previous
     Request* match_next
     Request* match_previous
+    Request* age_next
+    Request* age_previous
+    Attempt* history
     Client* client
     Worker* worker
     Body* body
@@ -94,14 +170,27 @@ cdef struct Request:
     uint64_t number
     uint32_t match_hash
     uint32_t attempts
+    bint over
+    bint ages
+    bint suspect
     int64_t received_at
     int64_t given_at
+
+# A dead request on its way to whoever keeps them.
+cdef struct Death:
+    Death* next
+    Request* request
+    int cause
+    int64_t at
+    char name[NAME]
 
 cdef struct Line:
     Request* first
     Request* last
 
-# ``count`` is how many requests it has, besides ``odd`` that have no envelope and need no answer.
+# ``count`` is how many requests it has to answer, those that are over among them, ``odd`` how many
+# besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
+# until it answers. ``alone``: it has a suspect, and gets nothing beside it.
 cdef struct Worker:
     Peer* peer
     Worker* next
@@ -113,6 +202,8 @@ cdef struct Worker:
     uint32_t credit
     int place
     bint strict
+    bint aside
+    bint alone
     bint draining
     bint told_drained
     uint64_t given
@@ -190,6 +281,15 @@ cdef struct Dispatcher:
     Line* matches
     uint32_t match_slots
     uint32_t match_count
+    # Requests by when they came, the oldest first, where there is a deadline.
+    Request* oldest
+    Request* newest
+    Absence* absent_first
+    Absence* absent_last
+    Death* died_first
+    Death* died_last
+    uint32_t died_count
+    size_t died_bytes
     Request* spare
     int64_t requests_out
     int64_t peers_out

@@ -1,66 +1,47 @@
 """The state machine of one queue in Python's hands, without sockets: for tests and the fuzzer."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
+from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
 from zqueue.engine.wire.dispatcher cimport (
     dispatcher_close,
+    dispatcher_due,
     dispatcher_mode,
     dispatcher_open,
     dispatcher_pulse,
     dispatcher_turn,
     peer_close,
-    peer_end,
-    peer_numbered,
     peer_open,
     peer_reads,
     peer_room,
     peer_sent,
     peer_take,
-    worker_drain,
 )
-from zqueue.engine.wire.entities cimport BACKEND, FLOWS, FRONTEND, Dispatcher, Peer, Settings
+from zqueue.engine.wire.entities cimport BACKEND, Death, FLOWS, FRONTEND, Dispatcher, Peer, Settings
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
+from zqueue.engine.wire.peers cimport peer_end, peer_numbered
+from zqueue.engine.wire.receiving cimport submit
+from zqueue.engine.wire.settings cimport settings_free, settings_from
+from zqueue.engine.wire.workers cimport worker_drain
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
 
 
 cdef class Exchange:
     """The state machine of one queue, to be driven by hand: bytes in, bytes out, a clock to move.
 
-    Sizes are bytes, durations seconds; 0 is no limit, and a measured ``prefetch``.
+    The settings are those of ``settings.pyx``; sizes are bytes, durations seconds. ``handshake`` and
+    ``heartbeat`` are for both sides.
     """
 
     cdef Dispatcher _it
     cdef Notices* _notices
 
-    def __cinit__(
-        self,
-        *,
-        uint64_t max_waiting=100_000,
-        uint64_t max_waiting_bytes=1 << 30,
-        uint64_t client_waiting=0,
-        uint64_t client_unsent=64 << 20,
-        uint32_t prefetch=0,
-        uint32_t max_attempts=3,
-        bint handover=False,
-        double handshake=0,
-        double heartbeat=0,
-        uint64_t message_bytes=1 << 40,
-        uint32_t frames=1 << 20,
-    ) -> None:
+    def __cinit__(self, *, double handshake=0, double heartbeat=0, **given) -> None:
         cdef Settings settings
-        memset(&settings, 0, sizeof(Settings))
-        settings.max_waiting = max_waiting
-        settings.max_waiting_bytes = max_waiting_bytes
-        settings.client_waiting = client_waiting
-        settings.client_waiting_bytes = max_waiting_bytes
-        settings.client_unsent = client_unsent
-        settings.prefetch = prefetch
-        settings.max_attempts = max_attempts
-        settings.handover = handover
+        settings_from(&settings, given)
         for side in (FRONTEND, BACKEND):
-            settings.limits[side].message_bytes = message_bytes
-            settings.limits[side].frames = frames
             settings.handshake[side] = <int64_t> (handshake * 1e9)
             settings.heartbeat[side].interval = <int64_t> (heartbeat * 1e9)
             settings.heartbeat[side].timeout = <int64_t> (heartbeat * 1e9)
@@ -73,6 +54,7 @@ cdef class Exchange:
         while self._it.peers != NULL:
             peer_close(&self._it, self._it.peers)
         dispatcher_close(&self._it)
+        settings_free(&self._it.settings)
         free(self._notices)
 
     cdef Peer* _peer(self, int number) except NULL:
@@ -133,8 +115,40 @@ cdef class Exchange:
         dispatcher_mode(&self._it, mode)
         self._settle()
 
-    def drain_worker(self, int number) -> bool:
-        return worker_drain(&self._it, self._peer(number))
+    def drain_worker(self, int number) -> None:
+        """Give it nothing more."""
+        cdef Peer* peer = self._peer(number)
+        if peer.worker != NULL:
+            worker_drain(&self._it, peer.worker)
+            self._settle()
+
+    def submit(self, const uint8_t[::1] id not None, list frames not None) -> None:
+        """Ask in the name of the client with this routing id."""
+        joined = frames_joined(frames)
+        cdef const uint8_t[::1] data = joined
+        if not submit(
+            &self._it, &id[0], id.shape[0], &data[0], data.shape[0], envelope_of(frames),
+            len(frames), sum(map(len, frames)),
+        ):
+            raise MemoryError
+        self._settle()
+
+    def deaths(self) -> list[dict]:
+        """The requests that died since the last call; times are nanoseconds."""
+        cdef Death* first = deaths_take(&self._it)
+        told = deaths_told(first)
+        deaths_free(&self._it, first)
+        return told
+
+    @property
+    def due(self) -> int:
+        """When something is due, in nanoseconds on its own clock; 0 for never."""
+        return dispatcher_due(&self._it)
+
+    @property
+    def now(self) -> int:
+        """Its own clock, in nanoseconds."""
+        return self._it.now
 
     def advance(self, double seconds) -> None:
         """Let time pass."""

@@ -1,7 +1,7 @@
 """The loop of one queue, and what it works with."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from zqueue.engine.wire.entities cimport Counters, Dispatcher, Peer
+from zqueue.engine.wire.entities cimport Counters, Death, Dispatcher, Peer
 from zqueue.engine.wire.linux cimport pthread_mutex_t
 from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.tap cimport Tap
@@ -27,6 +27,7 @@ cdef enum Order:
     CLOSE
     NUDGE
     LIST_WORKERS
+    SUBMIT
 
 cdef struct Ordered:
     int what
@@ -43,6 +44,15 @@ cdef struct Row:
     int type
     bint draining
     char name[NAME]
+
+# A request that is asked again; its bytes lie just behind this.
+cdef struct Submission:
+    size_t size
+    size_t envelope
+    uint64_t frames
+    uint64_t payload
+    uint8_t id_size
+    uint8_t id[255]
 
 cdef struct Listening:
     int fd
@@ -101,7 +111,12 @@ cdef struct Loop:
     Counters published
     Row* rows
     int row_count
+    # For the other thread to read, and what it has read.
+    Death* deaths
+    Death* deaths_read
     const char* failure
 
 cdef void loop_run(Loop* loop) noexcept nogil
+cdef void loop_deaths_read(Loop* loop, Death* first) noexcept nogil
+cdef void loop_free_deaths(Loop* loop) noexcept nogil
 cdef void loop_close(Loop* loop) noexcept nogil

@@ -11,22 +11,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close, read, write
-from zqueue.engine.wire.dispatcher cimport (
-    dispatcher_can_give,
-    dispatcher_mode,
-    dispatcher_pulse,
-    dispatcher_turn,
-    peer_close,
-    peer_end,
-    peer_is_ready,
-    peer_numbered,
-    peer_reads,
-    peer_room,
-    peer_sent,
-    peer_take,
-    peer_was_read,
-    worker_drain,
-)
 from zqueue.engine.wire.admission cimport has_room
 from zqueue.engine.wire.connections cimport (
     accept_on,
@@ -36,7 +20,21 @@ from zqueue.engine.wire.connections cimport (
     retry_later,
     unwatch_listeners,
 )
-from zqueue.engine.wire.entities cimport Dispatcher, HOLD, Peer
+from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
+from zqueue.engine.wire.dispatcher cimport (
+    dispatcher_due,
+    dispatcher_mode,
+    dispatcher_pulse,
+    dispatcher_turn,
+    peer_close,
+    peer_reads,
+    peer_room,
+    peer_sent,
+    peer_take,
+    peer_was_read,
+)
+from zqueue.engine.wire.entities cimport Death, Dispatcher, HOLD, Peer
+from zqueue.engine.wire.giving cimport can_give
 from zqueue.engine.wire.linux cimport (
     EPOLLERR,
     EPOLLET,
@@ -60,10 +58,14 @@ from zqueue.engine.wire.linux cimport (
     sendmsg,
     timerfd_settime,
     zq_fence,
+    zq_get,
     zq_set,
 )
 from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear, pool_trim
 from zqueue.engine.wire.notices cimport NAME
+from zqueue.engine.wire.peers cimport peer_end, peer_is_ready, peer_numbered
+from zqueue.engine.wire.receiving cimport submit
+from zqueue.engine.wire.workers cimport worker_drain
 
 cdef enum:
     EVENTS = 256
@@ -143,7 +145,7 @@ cdef void _settle(Loop* loop) noexcept nogil:
                 _flush(loop, peer)
         if it.ended != NULL:
             _close_ended(loop)
-        elif it.dirty == NULL and not dispatcher_can_give(it) and not _can_admit(it):
+        elif it.dirty == NULL and not can_give(it) and not _can_admit(it):
             return
 
 
@@ -339,7 +341,7 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
 
 cdef int64_t _next_due(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
-    cdef int64_t due = _earlier(it.due[0].due if it.due_count else 0, loop.gates_at)
+    cdef int64_t due = _earlier(dispatcher_due(it), loop.gates_at)
     cdef int place
     if loop.closing:
         return _earlier(due, loop.close_by)
@@ -350,7 +352,8 @@ cdef int64_t _next_due(Loop* loop) noexcept nogil:
 
 cdef void _set_timer(Loop* loop, int64_t due) noexcept nogil:
     cdef itimerspec at
-    if due == loop.armed:
+    # Too early does no harm: it is armed anew then. Every turn would be a system call each.
+    if due == loop.armed or not due or (loop.armed and loop.armed < due):
         return
     loop.armed = due
     memset(&at, 0, sizeof(at))
@@ -387,17 +390,27 @@ cdef void _woken(Loop* loop) noexcept nogil:
 cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef Peer* peer
+    cdef Submission* asked
     if order.what == SET_MODE:
         dispatcher_mode(it, <int> order.argument)
         zq_set(&loop.mode_done, <uint64_t> order.argument)
     elif order.what == DRAIN_WORKER:
-        worker_drain(it, peer_numbered(it, order.argument))
+        peer = peer_numbered(it, order.argument)
+        if peer != NULL and peer.worker != NULL:
+            worker_drain(it, peer.worker)
     elif order.what == END_PEER:
         peer = peer_numbered(it, order.argument)
         if peer != NULL:
             peer_end(it, peer, b"an operator sent it away")
     elif order.what == NUDGE:
         pool_trim(&it.pool)
+    elif order.what == SUBMIT:
+        asked = <Submission*> <uintptr_t> order.argument
+        submit(
+            it, asked.id, asked.id_size, <uint8_t*> (asked + 1), asked.size, asked.envelope,
+            asked.frames, asked.payload,
+        )
+        free(asked)
     elif order.what == LIST_WORKERS:
         _list_workers(loop)
     elif order.what == CLOSE:
@@ -449,10 +462,47 @@ cdef void _publish(Loop* loop) noexcept nogil:
     loop.published = loop.dispatcher.counters
     zq_fence()
     zq_set(&loop.version, loop.version + 1)
+    if loop.dispatcher.died_first != NULL or zq_get(<uint64_t*> &loop.deaths_read):
+        _exchange_deaths(loop)
     if loop.notices.written != loop.told_upto or loop.tap.written != loop.tapped_upto:
         loop.told_upto = loop.notices.written
         loop.tapped_upto = loop.tap.written
         write(loop.told, &one, sizeof(one))
+
+
+cdef void _exchange_deaths(Loop* loop) noexcept nogil:
+    """Hand over those that died, once the last ones were taken, and free those that were read."""
+    cdef uint64_t one = 1
+    cdef Death* read_already
+    cdef bint told = False
+    pthread_mutex_lock(&loop.lock)
+    read_already, loop.deaths_read = loop.deaths_read, NULL
+    if loop.deaths == NULL and loop.dispatcher.died_first != NULL:
+        loop.deaths = deaths_take(&loop.dispatcher)
+        told = True
+    pthread_mutex_unlock(&loop.lock)
+    deaths_free(&loop.dispatcher, read_already)
+    if told:
+        write(loop.told, &one, sizeof(one))
+
+
+cdef void loop_deaths_read(Loop* loop, Death* first) noexcept nogil:
+    """The other thread has read them; this one frees them, and tells of more if there are more."""
+    cdef uint64_t one = 1
+    cdef Death* last = first
+    while last.next != NULL:
+        last = last.next
+    pthread_mutex_lock(&loop.lock)
+    last.next = loop.deaths_read
+    loop.deaths_read = first
+    pthread_mutex_unlock(&loop.lock)
+    write(loop.wake, &one, sizeof(one))
+
+
+cdef void loop_free_deaths(Loop* loop) noexcept nogil:
+    deaths_free(&loop.dispatcher, loop.deaths)
+    deaths_free(&loop.dispatcher, loop.deaths_read)
+    loop.deaths = loop.deaths_read = NULL
 
 
 cdef void loop_close(Loop* loop) noexcept nogil:

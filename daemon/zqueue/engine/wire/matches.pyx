@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
-from zqueue.engine.wire.clients cimport hash_bytes
+from zqueue.engine.wire.routing_ids cimport hash_bytes
 from zqueue.engine.wire.entities cimport Line
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.zmtp cimport hash_frames, same_frames
@@ -64,6 +64,21 @@ cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil:
     else:
         slot.first = request.match_next
     it.match_count -= 1
+
+
+cdef void match_replace(Dispatcher* it, Request* request, Request* by) noexcept nogil:
+    """``by`` has the same routing id, envelope and worker, and takes its place."""
+    cdef Line* slot = &it.matches[request.match_hash & (it.match_slots - 1)]
+    by.match_hash = request.match_hash
+    by.match_next, by.match_previous = request.match_next, request.match_previous
+    if by.match_next != NULL:
+        by.match_next.match_previous = by
+    else:
+        slot.last = by
+    if by.match_previous != NULL:
+        by.match_previous.match_next = by
+    else:
+        slot.first = by
 
 
 cdef Request* match_find(

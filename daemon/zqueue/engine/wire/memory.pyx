@@ -164,6 +164,20 @@ cdef bint outgoing_share(
     return True
 
 
+cdef void outgoing_append(Outgoing* queue, Outgoing* more) noexcept nogil:
+    """Put all of ``more`` behind what is in ``queue``; ``more`` is empty then."""
+    if more.first == NULL:
+        return
+    if queue.last != NULL:
+        queue.last.next = more.first
+    else:
+        queue.first = more.first
+    queue.last = more.last
+    queue.size += more.size
+    more.first = more.last = NULL
+    more.size = 0
+
+
 cdef void _drop_first(Pool* pool, Outgoing* queue) noexcept nogil:
     cdef Segment* segment = queue.first
     queue.first = segment.next

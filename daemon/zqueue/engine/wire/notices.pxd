@@ -16,7 +16,6 @@ cdef enum Kind:
     DUPLICATE
     MALFORMED
     RETURNED
-    DEAD
     STRAY
     CONNECT_RETRIED
     GATE_CLOSED
@@ -25,6 +24,9 @@ cdef enum Kind:
     NO_WORKERS
     WORKER_DRAINED
     CONGESTED
+    CLIENT_RETURNED
+    WORKER_SET_ASIDE
+    WORKER_ANSWERS_AGAIN
     KINDS
 
 # ``number`` is the connection's; what ``one`` and ``other`` mean depends on the kind. ``suppressed``

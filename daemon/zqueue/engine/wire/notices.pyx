@@ -6,7 +6,7 @@ from zqueue.engine.wire.linux cimport zq_get, zq_set
 
 cdef inline bint _limited(int kind) noexcept nogil:
     """Whether a peer can cause this as often as it likes."""
-    return kind in (REJECTED, BROKE, DUPLICATE, MALFORMED, DEAD, STRAY)
+    return kind in (REJECTED, BROKE, DUPLICATE, MALFORMED, STRAY, CLIENT_RETURNED)
 
 
 cdef void notice(

@@ -15,7 +15,6 @@ from zqueue.engine import Report, Side
     DUPLICATE,
     MALFORMED,
     RETURNED,
-    DEAD,
     STRAY,
     CONNECT_RETRIED,
     GATE_CLOSED,
@@ -24,7 +23,10 @@ from zqueue.engine import Report, Side
     NO_WORKERS,
     WORKER_DRAINED,
     CONGESTED,
-) = range(16)
+    CLIENT_RETURNED,
+    WORKER_SET_ASIDE,
+    WORKER_ANSWERS_AGAIN,
+) = range(18)
 
 _UNHEARD_OF = "a browser, a health check or a TLS client that is no ZeroMQ peer"
 _LIKELY = {
@@ -73,8 +75,6 @@ def report(notice: dict[str, Any]) -> Report:
         return Report("request.malformed", {"peer": notice["name"], "reason": detail} | more)
     if kind == RETURNED:
         return Report("request.returned", {"peer": notice["name"], "requests": notice["one"]})
-    if kind == DEAD:
-        return Report("request.dead", {"peer": notice["name"], "requests": notice["one"]} | more)
     if kind == STRAY:
         return Report("reply.dropped", {"peer": notice["name"], "reason": detail} | more)
     return _of_a_socket(kind, side, notice)
@@ -99,6 +99,16 @@ def _of_a_socket(kind: int, side: Side, notice: dict[str, Any]) -> Report:
         return Report("queue.no_workers")
     if kind == CONGESTED:
         return Report("queue.congested", {"reason": detail, "peer": notice["name"]})
+    if kind == CLIENT_RETURNED:
+        away_for = round(notice["other"] / 1e9, 3)
+        found = {"peer": notice["name"], "id": notice["number"], "away_for": away_for}
+        return Report("client.returned", found | {"replies": notice["one"]})
+    worker = {"peer": notice["name"], "id": notice["number"]}
     if kind == WORKER_DRAINED:
-        return Report("worker.drained", {"peer": notice["name"], "id": notice["number"]})
+        return Report("worker.drained", worker)
+    if kind == WORKER_SET_ASIDE:
+        late = round(notice["other"] / 1e9, 3)
+        return Report("worker.set_aside", worker | {"service_timeout": late})
+    if kind == WORKER_ANSWERS_AGAIN:
+        return Report("worker.answers_again", worker)
     raise ValueError(f"notice {kind} means nothing")

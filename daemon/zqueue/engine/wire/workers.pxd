@@ -8,6 +8,8 @@ cdef enum:
 
 cdef void place_worker(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil
+cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil
+cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil
 cdef Worker* least_of(Ring* ring) noexcept nogil
 cdef Worker* least_of_all(Dispatcher* it) noexcept nogil
 cdef void measure_worker(

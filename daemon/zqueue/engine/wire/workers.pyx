@@ -3,6 +3,8 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
+from zqueue.engine.wire.entities cimport BACKEND, Peer
+from zqueue.engine.wire.notices cimport WORKER_DRAINED, notice
 
 cdef enum:
     WORKER_UNSENT = 256 << 10
@@ -13,6 +15,8 @@ cdef enum:
 cdef inline bint _is_able(Worker* worker) noexcept nogil:
     return (
         not worker.draining
+        and not worker.aside
+        and not worker.alone
         and not worker.peer.ended
         and not worker.peer.deaf
         and worker.count < worker.credit
@@ -112,3 +116,18 @@ cdef void measure_worker(Dispatcher* it, Worker* worker, uint64_t answers, int64
     if it.settings.worker_ahead:
         worker.credit = min(worker.credit, it.settings.worker_ahead)
     place_worker(it, worker)
+
+
+cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Give it nothing more; a notice tells when it has answered all."""
+    if not worker.draining:
+        worker.draining = True
+        place_worker(it, worker)
+        tell_if_drained(it, worker)
+
+
+cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil:
+    cdef Peer* peer = worker.peer
+    if worker.draining and not worker.told_drained and worker.outstanding.first == NULL:
+        worker.told_drained = True
+        notice(it.notices, it.now, WORKER_DRAINED, BACKEND, peer.number, peer.name, b"", 0, 0)

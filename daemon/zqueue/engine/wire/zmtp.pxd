@@ -96,6 +96,8 @@ cdef bint same_frames(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil
 cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil
+cdef size_t envelope_of(list frames) except? 0
+cdef bytes frames_joined(list frames)
 cdef list frames_of(const uint8_t* data, size_t size)
 cdef bint is_command(const uint8_t* data, size_t size, const char* name) noexcept nogil
 cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil

@@ -410,3 +410,20 @@ cdef list frames_of(const uint8_t* data, size_t size):
         frames.append((<char*> data + at + head)[:length])
         at += head + length
     return frames
+
+
+cdef bytes frames_joined(list frames):
+    """The bytes of one message with these bodies."""
+    cdef uint8_t head[9]
+    joined = bytearray()
+    for place, frame in enumerate(frames):
+        joined += (<char*> head)[:frame_head(head, MORE if place + 1 < len(frames) else 0, len(frame))]
+        joined += frame
+    return bytes(joined)
+
+
+cdef size_t envelope_of(list frames) except? 0:
+    """How many bytes of that message are its envelope, the delimiter with it; 0 if it has none."""
+    if b"" not in frames[: len(frames) - 1]:
+        return 0
+    return sum(len(frame) + (2 if len(frame) < 256 else 9) for frame in frames[: frames.index(b"") + 1])

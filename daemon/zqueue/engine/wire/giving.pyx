@@ -1,0 +1,134 @@
+"""See giving.pxd."""
+
+from libc.stdint cimport uint8_t
+from zqueue.engine.wire.due cimport schedule
+from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, Peer, Request, Worker
+from zqueue.engine.wire.histogram cimport record
+from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
+from zqueue.engine.wire.notices cimport MALFORMED, NO_WORKERS, notice
+from zqueue.engine.wire.peers cimport make_dirty, peer_end
+from zqueue.engine.wire.requests cimport (
+    finish,
+    hand_to,
+    id_frame,
+    request_free,
+    take_back,
+    unqueue,
+)
+from zqueue.engine.wire.workers cimport least_of, least_of_all, place_worker, unplace_worker
+from zqueue.engine.wire.zmtp cimport LONGEST_ID
+
+cdef enum:
+    UNANSWERED = 10_000
+
+
+cdef void give_all(Dispatcher* it) noexcept nogil:
+    """The oldest request to the worker with the least to do, again and again."""
+    cdef Request* request
+    cdef Worker* worker
+    if it.odd.first != NULL and not it.loose.connected and it.strict.connected:
+        _drop_malformed(it)
+    while can_give(it):
+        request, worker = it.line.first, NULL
+        if request == NULL or (it.odd.first != NULL and it.odd.first.number < request.number):
+            request = it.odd.first
+            worker = least_of(&it.loose)
+        if worker == NULL and it.line.first != NULL:
+            request = it.line.first
+            worker = _for(it, request)
+        if worker == NULL and it.odd.first != NULL:
+            request = it.odd.first
+            worker = least_of(&it.loose)
+        if worker == NULL or not _give(it, worker, request):
+            return
+    if it.line.first != NULL or it.odd.first != NULL:
+        _tell_if_bereft(it)
+
+
+cdef bint can_give(Dispatcher* it) noexcept nogil:
+    """Whether something waits, and a worker can take it."""
+    if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
+        return False
+    if it.line.first != NULL and _for(it, it.line.first) != NULL:
+        return True
+    return it.odd.first != NULL and it.loose.able > 0
+
+
+cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
+    """The worker with the least to do. Of REPs a suspect gets one that has nothing else: should
+    that be lost, too, it is known why, and no other request is drawn into it."""
+    cdef Worker* strict
+    if not request.suspect:
+        return least_of_all(it)
+    strict = least_of(&it.strict)
+    return strict if strict != NULL and not strict.count else least_of(&it.loose)
+
+
+cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
+    if it.strict.connected or it.loose.connected:
+        it.told_no_workers = False
+    elif not it.told_no_workers:
+        it.told_no_workers = True
+        notice(it.notices, it.now, NO_WORKERS, BACKEND, 0, b"", b"", it.counters.waiting, 0)
+
+
+cdef void _drop_malformed(Dispatcher* it) noexcept nogil:
+    """A REP would discard them in silence and put the order of its answers in doubt."""
+    cdef Request* request
+    cdef Peer* peer
+    while it.odd.first != NULL:
+        request = unqueue(it, it.odd.first)
+        peer = request.client.peer
+        if peer != NULL:
+            notice(
+                it.notices, it.now, MALFORMED, FRONTEND, peer.number, peer.name,
+                b"a REP needs an empty frame before the body", request.size, 0,
+            )
+        finish(it, request, &it.counters.malformed)
+
+
+cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    """Send it to the worker; False if there is no memory, and it still waits."""
+    cdef Peer* peer = worker.peer
+    cdef uint8_t head[LONGEST_ID + 2]
+    if not (
+        outgoing_copy(&it.pool, &peer.session.out, head, id_frame(request.client, head))
+        and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
+    ):
+        # Half a message may be on its way: this connection is of no use any more.
+        peer_end(it, peer, b"there is no memory to send to it")
+        return False
+    unqueue(it, request)
+    record(&it.queueing, it.now - request.received_at)
+    hand_to(it, worker, request)
+    worker.given += 1
+    if not worker.strict:
+        _forget_unanswered(it, worker)
+    if it.settings.service_timeout and (
+        not peer.due or peer.due > it.now + it.settings.service_timeout
+    ):
+        schedule(it, peer, it.now + it.settings.service_timeout)
+    # Behind its equals also when it has no more than before.
+    unplace_worker(it, worker)
+    place_worker(it, worker)
+    make_dirty(it, peer)
+    return True
+
+
+cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
+    """A ROUTER or DEALER need not answer, and what it does not is not kept for ever. A request
+    without an envelope is given to nobody else, so its bytes are not kept at all."""
+    cdef Request* newest = worker.outstanding.last
+    cdef Request* oldest
+    if not newest.envelope:
+        body_drop(&it.pool, newest.body)
+        newest.body = NULL
+    while worker.outstanding.first != newest and (
+        worker.count + worker.odd > UNANSWERED
+        or worker.bytes > it.settings.max_waiting_bytes // 4
+    ):
+        oldest = take_back(it, worker.outstanding.first)
+        if oldest.over:
+            request_free(it, oldest)
+        else:
+            finish(it, oldest, &it.counters.unanswered)

@@ -1,0 +1,129 @@
+"""See receiving.pxd."""
+
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+from zqueue.engine.wire.admission cimport is_full, tell_of_congestion
+from zqueue.engine.wire.clients cimport client_absent
+from zqueue.engine.wire.deaths cimport die
+from zqueue.engine.wire.entities cimport (
+    DEEPEST_ENVELOPE,
+    FRONTEND,
+    HOLDS,
+    LONGEST_ENVELOPE,
+    QUEUE_FULL,
+    REJECTS,
+    Client,
+    Request,
+)
+from zqueue.engine.wire.error_replies cimport tell_of_death
+from zqueue.engine.wire.giving cimport can_give, give_all
+from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
+from zqueue.engine.wire.notices cimport MALFORMED, notice
+from zqueue.engine.wire.peers cimport peer_end
+from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
+from zqueue.engine.wire.routing_ids cimport client_with
+from zqueue.engine.wire.tap cimport REQUEST, tap_is_on, tap_put
+from zqueue.engine.wire.zmtp cimport LONGEST_ID
+
+
+cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
+    """A client's message has come: it waits for a worker."""
+    cdef Request* request = NULL
+    cdef Body* body = piece.owner
+    cdef uint8_t head[LONGEST_ID + 2]
+    if piece.scan.envelope > LONGEST_ENVELOPE or piece.scan.depth > DEEPEST_ENVELOPE:
+        _refuse_envelope(it, peer, piece)
+        return
+    if body == NULL:
+        body = body_new(&it.pool, piece.size)
+        if body != NULL:
+            memcpy(body_bytes(body), piece.data, piece.size)
+    if body != NULL:
+        request = request_new(it, peer.client, body, piece.size, piece.scan.envelope)
+    if request == NULL:
+        if body != NULL:
+            body_drop(&it.pool, body)
+        peer_end(it, peer, b"there is no memory for its message")
+        return
+    if it.serving:
+        it.quota -= 1
+    _count(it, peer.client, piece.scan.frames, piece.scan.payload)
+    if it.tap != NULL and tap_is_on(it.tap):
+        tap_put(
+            it.tap, REQUEST, head, id_frame(peer.client, head), body_bytes(body), request.size
+        )
+    if it.settings.when_full != HOLDS and is_full(it) and can_give(it):
+        # Whoever sends many at once is not to lose some while workers are idle.
+        give_all(it)
+    if it.settings.when_full != HOLDS and is_full(it):
+        tell_of_congestion(it, peer)
+        if it.settings.when_full == REJECTS:
+            tell_of_death(it, request, QUEUE_FULL)
+            finish(it, request, &it.counters.rejected)
+            return
+        while is_full(it) and it.counters.waiting:
+            die(it, unqueue(it, _oldest_waiting(it)), QUEUE_FULL)
+    queue_last(it, request)
+
+
+cdef inline void _count(
+    Dispatcher* it, Client* client, uint64_t frames, uint64_t payload
+) noexcept nogil:
+    """The client's routing id counts as a frame of it."""
+    it.counters.received += 1
+    it.counters.request_frames += frames + 1
+    it.counters.request_bytes += payload + client.id_size
+
+
+cdef Request* _oldest_waiting(Dispatcher* it) noexcept nogil:
+    if it.line.first == NULL:
+        return it.odd.first
+    if it.odd.first == NULL or it.line.first.number < it.odd.first.number:
+        return it.line.first
+    return it.odd.first
+
+
+cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
+    """A worker that sent it back would exceed its own limits, through no fault of its own."""
+    _count(it, peer.client, piece.scan.frames, piece.scan.payload)
+    it.counters.malformed += 1
+    notice(
+        it.notices, it.now, MALFORMED, FRONTEND, peer.number, peer.name,
+        b"its envelope is larger than 1 MiB or has more than 10,000 frames", piece.size, 0,
+    )
+    if piece.owner != NULL:
+        body_drop(&it.pool, piece.owner)
+
+
+cdef bint submit(
+    Dispatcher* it,
+    const uint8_t* id,
+    size_t id_size,
+    const uint8_t* data,
+    size_t size,
+    size_t envelope,
+    uint64_t frames,
+    uint64_t payload,
+) noexcept nogil:
+    """Ask again in the name of the client with this routing id, also when there is none any more;
+    False if there is no memory for it. ``data`` is the whole message, its ``envelope`` so long."""
+    cdef Client* client = client_with(it, id, id_size)
+    cdef bint absent = client == NULL
+    cdef Request* request = NULL
+    cdef Body* body = body_new(&it.pool, size)
+    if absent and body != NULL:
+        client = client_absent(it, id, id_size)
+    if client != NULL and body != NULL:
+        memcpy(body_bytes(body), data, size)
+        request = request_new(it, client, body, size, envelope)
+    if request == NULL:
+        if body != NULL:
+            body_drop(&it.pool, body)
+        if absent and client != NULL:
+            it.clients_out -= 1
+            free(client)
+        return False
+    it.counters.retried += 1
+    _count(it, client, frames, payload)
+    queue_last(it, request)
+    return True

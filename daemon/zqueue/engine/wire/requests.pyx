@@ -1,0 +1,257 @@
+"""See requests.pxd."""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from zqueue.engine.wire.admission cimport unstall_itself
+from zqueue.engine.wire.entities cimport BY_ITSELF, Attempt
+from zqueue.engine.wire.matches cimport match_add, match_remove, match_replace
+from zqueue.engine.wire.memory cimport KEEPS, body_bytes, body_drop, body_new
+
+
+cdef Request* _blank(Dispatcher* it) noexcept nogil:
+    cdef Request* request = it.spare
+    if request != NULL:
+        it.spare = request.next
+    else:
+        request = <Request*> malloc(sizeof(Request))
+        if request == NULL:
+            return NULL
+    memset(request, 0, sizeof(Request))
+    it.requests_out += 1
+    return request
+
+
+cdef Request* request_new(
+    Dispatcher* it, Client* client, Body* body, size_t size, size_t envelope
+) noexcept nogil:
+    """A request that is in no line yet; it takes over ``body``. NULL if there is no memory."""
+    cdef Request* request = _blank(it)
+    if request == NULL:
+        return NULL
+    it.requests_made += 1
+    request.number = it.requests_made
+    request.client = client
+    request.body = body
+    request.size = size
+    request.envelope = envelope
+    request.received_at = it.now
+    client.requests += 1
+    if it.settings.deadline:
+        request.ages = True
+        request.age_previous = it.newest
+        if it.newest != NULL:
+            it.newest.age_next = request
+        else:
+            it.oldest = request
+        it.newest = request
+    return request
+
+
+cdef void ages_no_more(Dispatcher* it, Request* request) noexcept nogil:
+    """The deadline is nothing to it any more."""
+    if not request.ages:
+        return
+    request.ages = False
+    if request.age_next != NULL:
+        request.age_next.age_previous = request.age_previous
+    else:
+        it.newest = request.age_previous
+    if request.age_previous != NULL:
+        request.age_previous.age_next = request.age_next
+    else:
+        it.oldest = request.age_next
+
+
+# -- in line -------------------------------------------------------------------------------------
+
+
+cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil:
+    """Put it at the end of its line."""
+    cdef Line* line = &it.line if request.envelope else &it.odd
+    request.previous, request.next = line.last, NULL
+    _link(line, request)
+    _now_waits(it, request)
+
+
+cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil:
+    """Put it where its age puts it in its line, which is near the head.
+
+    ``before`` is the one that it has to come before at the latest, NULL at first, and then itself:
+    whoever puts back several, the newest first, looks at no other twice.
+    """
+    cdef Line* line = &it.line if request.envelope else &it.odd
+    cdef Request* after = NULL
+    if before[0] != NULL:
+        after = before[0]
+        while after.previous != NULL and after.previous.number > request.number:
+            after = after.previous
+    else:
+        after = line.first
+        while after != NULL and after.number < request.number:
+            after = after.next
+    request.next = after
+    request.previous = after.previous if after != NULL else line.last
+    _link(line, request)
+    before[0] = request
+    _now_waits(it, request)
+
+
+cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Client* client = request.client
+    request.client_previous, request.client_next = client.last, NULL
+    if client.last != NULL:
+        client.last.client_next = request
+    else:
+        client.first = request
+    client.last = request
+    client.waiting += 1
+    client.waiting_bytes += request.size
+    it.counters.waiting += 1
+    it.counters.waiting_bytes += request.size
+
+
+cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
+    """Take it out of its line."""
+    cdef Client* client = request.client
+    _unlink(&it.line if request.envelope else &it.odd, request)
+    if request.client_next != NULL:
+        request.client_next.client_previous = request.client_previous
+    else:
+        client.last = request.client_previous
+    if request.client_previous != NULL:
+        request.client_previous.client_next = request.client_next
+    else:
+        client.first = request.client_next
+    client.waiting -= 1
+    client.waiting_bytes -= request.size
+    it.counters.waiting -= 1
+    it.counters.waiting_bytes -= request.size
+    if client.peer != NULL and client.peer.stalled == BY_ITSELF:
+        unstall_itself(it, client.peer)
+    return request
+
+
+cdef inline void _link(Line* line, Request* request) noexcept nogil:
+    """Let its neighbours, which it knows, know it."""
+    if request.next != NULL:
+        request.next.previous = request
+    else:
+        line.last = request
+    if request.previous != NULL:
+        request.previous.next = request
+    else:
+        line.first = request
+
+
+cdef inline void _unlink(Line* line, Request* request) noexcept nogil:
+    if request.next != NULL:
+        request.next.previous = request.previous
+    else:
+        line.last = request.previous
+    if request.previous != NULL:
+        request.previous.next = request.next
+    else:
+        line.first = request.next
+
+
+# -- at a worker ---------------------------------------------------------------------------------
+
+
+cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    """It is this worker's now, the newest it has."""
+    request.worker = worker
+    request.attempts += 1
+    request.given_at = it.now
+    request.previous, request.next = worker.outstanding.last, NULL
+    _link(&worker.outstanding, request)
+    it.counters.in_flight += 1
+    if request.envelope:
+        worker.count += 1
+        worker.bytes += request.size
+        it.counters.in_flight_bytes += request.size
+        worker.alone = request.suspect and worker.strict
+    else:
+        worker.odd += 1
+        ages_no_more(it, request)
+    if not worker.strict:
+        match_add(it, request)
+
+
+cdef Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
+    """It is not its worker's any more."""
+    cdef Worker* worker = request.worker
+    _unlink(&worker.outstanding, request)
+    if not worker.strict:
+        match_remove(it, request)
+    request.worker = NULL
+    if request.envelope:
+        worker.count -= 1
+        worker.alone = worker.alone and worker.count > 0
+    else:
+        worker.odd -= 1
+    if not request.over:
+        _not_in_flight(it, worker, request)
+    return request
+
+
+cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    it.counters.in_flight -= 1
+    if request.envelope:
+        worker.bytes -= request.size
+        it.counters.in_flight_bytes -= request.size
+
+
+cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
+    """Take it from its worker, which still has it to answer: what is left there in its place knows
+    a late reply, and counts as long as that has not come. False if there is no memory."""
+    cdef Worker* worker = request.worker
+    cdef Request* left = _blank(it)
+    if left == NULL:
+        return False
+    left.body = body_new(&it.pool, max(request.envelope, <size_t> 1))
+    if left.body == NULL:
+        request_free(it, left)
+        return False
+    memcpy(body_bytes(left.body), body_bytes(request.body), request.envelope)
+    left.number, left.envelope, left.given_at = request.number, request.envelope, request.given_at
+    left.over, left.worker, left.client = True, worker, request.client
+    left.client.requests += 1
+    left.previous, left.next = request.previous, request.next
+    _link(&worker.outstanding, left)
+    if not worker.strict:
+        match_replace(it, request, left)
+    request.worker = NULL
+    _not_in_flight(it, worker, request)
+    return True
+
+
+# -- at their end --------------------------------------------------------------------------------
+
+
+cdef void finish(Dispatcher* it, Request* request, uint64_t* end) noexcept nogil:
+    """It has come to one of its ends, which is counted there. It must be in no line any more."""
+    end[0] += 1
+    ages_no_more(it, request)
+    request_free(it, request)
+
+
+cdef void request_free(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Client* client = request.client
+    cdef Attempt* attempt
+    if request.body != NULL:
+        body_drop(&it.pool, request.body)
+    if client != NULL:
+        client.requests -= 1
+        if not client.requests and client.peer == NULL and client.absence == NULL:
+            it.clients_out -= 1
+            free(client)
+    while request.history != NULL:
+        attempt = request.history
+        request.history = attempt.next
+        free(attempt)
+    it.requests_out -= 1
+    if KEEPS:
+        request.next = it.spare
+        it.spare = request
+    else:
+        free(request)
