@@ -43,6 +43,7 @@ MODULES = (
     "expiry",
     "dispatcher",
     "settings",
+    "snapshot",
     "exchange",
     "loop",
     "connections",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import zmq
 
@@ -12,6 +13,10 @@ from tests.zqueued import ONE_QUEUE, Zqueued
 from zqueue.engine.wire import support
 
 StartZqueued = Callable[..., Zqueued]
+
+# How long something takes is for the benchmarks.
+hypothesis.settings.register_profile("zqueue", deadline=None)
+hypothesis.settings.load_profile("zqueue")
 
 
 @pytest.hookimpl(wrapper=True)

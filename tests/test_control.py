@@ -104,9 +104,7 @@ def test_a_req_and_a_dealer_are_answered_alike(
     assert dealer.recv_multipart()[0] == b""
 
 
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     request_=st.one_of(
         st.binary(max_size=200),

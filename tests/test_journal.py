@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_logs import Logging
@@ -159,7 +159,6 @@ def line(receivers: Callable[[], Receiver]) -> Iterator[tuple[Receiver, Journal]
     journal.close()
 
 
-@settings(deadline=None)
 @given(entry=st.lists(st.tuples(NAMES, st.text()), min_size=1))
 def test_any_text_arrives_as_it_was(line: tuple[Receiver, Journal], entry: Entry) -> None:
     receiver, journal = line
@@ -389,7 +388,6 @@ def test_a_large_field_is_whole_and_the_message_short(logged: Logged) -> None:
     assert len(entry["MESSAGE"][0]) < 1000
 
 
-@settings(deadline=None)
 @given(text=st.text(min_size=1), queue=st.text(min_size=1))
 def test_any_text_of_an_event_arrives_and_the_message_is_one_line(
     conversation: Logged, text: str, queue: str

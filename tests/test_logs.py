@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.waiting import wait_for
@@ -300,7 +300,6 @@ def conversation(request: pytest.FixtureRequest) -> Iterator[tuple[str, Logging,
         assert logging.end() == 0
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters()), queue=st.none() | st.text(st.characters(), min_size=1))
 def test_any_text_makes_exactly_one_line(
     conversation: tuple[str, Logging, Any], text: str, queue: str | None

@@ -250,6 +250,18 @@ class Report:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All there is of a queue that was frozen, for the engine that takes it up.
+
+    ``state`` is the engine's own; ``descriptors`` are its connections'. They belong to the engine
+    that was frozen until it is closed: duplicate them to keep them.
+    """
+
+    state: bytes
+    descriptors: tuple[int, ...]
+
+
 class Engine(Protocol):
     """One queue's data path. All methods are called from the queue's thread only."""
 
@@ -257,12 +269,31 @@ class Engine(Protocol):
     because: str
     """Why it is this engine and no faster one, where ``auto`` had a choice; or nothing."""
 
-    def open(self, hold: bool) -> None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
         """Make the sockets and begin to forward, or with ``hold`` only to return replies.
+
+        With ``taken_up`` it begins with these connections and requests; the descriptors are its own
+        from then on.
 
         Raises:
             EndpointError: an endpoint cannot be had; nothing is left open.
+            ValueError: what is to be taken up cannot be read, for this reason; nothing is left
+                open, and the descriptors still are the caller's.
         """
+
+    def freeze(self) -> Snapshot:
+        """Stop, and leave every connection and request as it is; tell what there is.
+
+        After it only :meth:`thaw`, :meth:`deaths` or :meth:`close` may follow. Peers notice
+        nothing but a pause.
+
+        Raises:
+            LookupError: the engine cannot.
+            TimeoutError: the data path does not answer; it is not frozen.
+        """
+
+    def thaw(self) -> None:
+        """Go on after :meth:`freeze`, as if it had not been."""
 
     def hold(self) -> None:
         """Give no further request to a worker; go on returning replies. Idempotent."""

@@ -22,6 +22,7 @@ from zqueue.engine import (
     Plan,
     Report,
     Side,
+    Snapshot,
     Statistics,
     Traffic,
     Worker,
@@ -75,7 +76,9 @@ class LibzmqEngine:
 
     # -- opening and closing -----------------------------------------------------------------
 
-    def open(self, hold: bool) -> None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
+        if taken_up is not None:
+            raise ValueError("the libzmq engine cannot take up connections")
         try:
             self._open(hold)
         except BaseException:
@@ -339,6 +342,12 @@ class LibzmqEngine:
 
     def workers(self) -> list[Worker]:
         raise LookupError("the libzmq engine cannot tell workers apart")
+
+    def freeze(self) -> Snapshot:
+        raise LookupError("the libzmq engine cannot hand over its connections")
+
+    def thaw(self) -> None:
+        """Nothing was frozen."""
 
     def deaths(self) -> Iterable[DeadRequest]:
         return ()  # it does not know of any

@@ -11,8 +11,10 @@ cdef enum Sent:
 cdef bint client_arrived(
     Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
 ) noexcept nogil
+cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
 cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
 cdef void client_left(Dispatcher* it, Client* client) noexcept nogil
+cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
 cdef int client_send(
     Dispatcher* it, Client* client, const uint8_t* data, size_t size, Body* owner, size_t begin

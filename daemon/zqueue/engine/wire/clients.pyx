@@ -52,7 +52,7 @@ cdef bint client_arrived(
     else:
         size = make_id(it, made)
         id = made
-    client = _client_new(it, id, size)
+    client = client_new(it, id, size)
     if client == NULL:
         peer_end(it, peer, b"there is no memory for another client")
         return False
@@ -66,7 +66,8 @@ cdef bint client_arrived(
     return True
 
 
-cdef Client* _client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
+cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
+    """One that nobody is yet; NULL if there is no memory."""
     cdef Client* client = <Client*> calloc(1, sizeof(Client) + size)
     if client != NULL:
         it.clients_out += 1
@@ -79,7 +80,7 @@ cdef Client* _client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcep
 cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
     """One that nobody is, in whose name something is asked; NULL if there is no memory. Whoever
     asked for it gives it its request, with whose end it ends."""
-    cdef Client* client = _client_new(it, id, size)
+    cdef Client* client = client_new(it, id, size)
     if client != NULL:
         client.lasting = True
     return client
@@ -105,16 +106,19 @@ cdef bint _returned(Dispatcher* it, Peer* peer, Client* client) noexcept nogil:
 cdef void client_left(Dispatcher* it, Client* client) noexcept nogil:
     """It may come back, or what it asked for is done all the same, or what no worker has yet is
     withdrawn."""
-    cdef Absence* absence = NULL
     cdef bint may_return = client.named and client.peer.session.peer_type != REQ
     if client_with(it, client.id, client.id_size) != client:
         may_return = False  # another has its routing id
     client.peer = NULL
-    if it.settings.client_grace and may_return:
-        absence = <Absence*> calloc(1, sizeof(Absence))
-    if absence == NULL:
+    if not (it.settings.client_grace and may_return and absence_begins(it, client)):
         _gone_for_good(it, client)
-        return
+
+
+cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil:
+    """False if there is no memory for it."""
+    cdef Absence* absence = <Absence*> calloc(1, sizeof(Absence))
+    if absence == NULL:
+        return False
     client.absence = absence
     absence.client, absence.since = client, it.now
     absence.previous = it.absent_last
@@ -123,6 +127,7 @@ cdef void client_left(Dispatcher* it, Client* client) noexcept nogil:
     else:
         it.absent_first = absence
     it.absent_last = absence
+    return True
 
 
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil:

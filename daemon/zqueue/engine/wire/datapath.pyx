@@ -6,10 +6,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, strncpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read, write
-from zqueue.engine.wire.deaths cimport deaths_told
+from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
 from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
 from zqueue.engine.wire.connections cimport watch_listener
-from zqueue.engine.wire.entities cimport Counters, DRAIN, Death, Dispatcher, FORWARD, HOLD, Settings
+from zqueue.engine.wire.entities cimport Counters, DRAIN, Death, Dispatcher, FORWARD, HOLD, Peer, Settings
 from zqueue.engine.wire.histogram cimport BUCKETS
 from zqueue.engine.wire.linux cimport (
     EFD_CLOEXEC,
@@ -38,6 +38,7 @@ from zqueue.engine.wire.loop cimport (
     Connecting,
     DRAIN_WORKER,
     END_PEER,
+    FREEZE,
     IS_OWN,
     LIST_WORKERS,
     LONGEST_ADDRESS,
@@ -50,13 +51,16 @@ from zqueue.engine.wire.loop cimport (
     SUBMIT,
     SocketOptions,
     Submission,
+    loop_clock,
     loop_close,
     loop_deaths_read,
     loop_free_deaths,
     loop_run,
+    loop_take_up,
 )
 from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
 from zqueue.engine.wire.settings cimport settings_free, settings_from
+from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, frames_of, type_name
 
@@ -207,7 +211,7 @@ cdef class DataPath:
         pthread_mutex_unlock(&self._loop.lock)
 
     def run(self, int mode) -> str | None:
-        """Move messages until :meth:`close`; why it ended if it did so by itself.
+        """Move messages until :meth:`close` or :meth:`freeze`; why it ended if it did so by itself.
 
         ``mode`` is 0 to forward, 1 to hold requests, 2 to drain.
         """
@@ -216,10 +220,76 @@ cdef class DataPath:
         with nogil:
             loop_run(self._loop)
         failure = None if self._loop.failure == NULL else self._loop.failure.decode()
-        self._give_back()
+        if not self._loop.frozen:
+            self.give_back()
         return failure
 
-    def _give_back(self) -> None:
+    def freeze(self) -> None:
+        """End :meth:`run` and leave everything as it is: :meth:`run` may be called again, or
+        :meth:`snapshot` and then :meth:`give_back`."""
+        self._order(FREEZE, 0)
+
+    def snapshot(self) -> tuple[bytes, tuple[int, ...]]:
+        """The whole state, and the descriptors of its connections, which still are this object's;
+        only after :meth:`freeze` has ended :meth:`run`."""
+        cdef Peer* peer = self._loop.dispatcher.peers
+        cdef int place
+        descriptors = []
+        while peer != NULL:
+            descriptors.append(peer.fd)
+            peer = peer.next
+        connecting = [
+            [self._loop.connecting[place].side, self._loop.connecting[place].name.decode()]
+            for place in range(self._loop.connecting_count)
+        ]
+        state = dispatcher_saved(&self._loop.dispatcher, {"connecting": connecting})
+        return state, tuple(descriptors)
+
+    def restore(self, bytes state not None, descriptors: Sequence[int]) -> None:
+        """Begin with the connections and requests of another; after :meth:`sockets`, and before
+        :meth:`run`. The descriptors are this object's from now on.
+
+        Raises:
+            ValueError: the state cannot be read; this object is of no use then, and the descriptors
+                are still the caller's.
+        """
+        cdef Loop* loop = self._loop
+        cdef Peer* peer
+        loop.dispatcher.now = loop_clock()
+        header = dispatcher_restore(&loop.dispatcher, state)
+        if len(descriptors) != loop.dispatcher.peers_out:
+            raise ValueError(
+                f"it has {loop.dispatcher.peers_out} connections, and {len(descriptors)} came with it"
+            )
+        peer = loop.dispatcher.peers
+        for fd in descriptors:
+            if not loop_take_up(loop, peer, fd):
+                self._let_go_of_descriptors()
+                raise ValueError("one of its connections cannot be watched")
+            peer.connector = self._connector(header["connecting"], peer.connector)
+            peer = peer.next
+
+    cdef int _connector(self, list before, int place) except -2:
+        """The connect endpoint that a connection is of, if there still is such a one."""
+        cdef Connecting* connector
+        if not 0 <= place < len(before):
+            return -1
+        side, name = before[place]
+        for place in range(self._loop.connecting_count):
+            connector = &self._loop.connecting[place]
+            if connector.side == side and connector.name.decode() == name and not connector.up:
+                connector.up = True
+                connector.next_at = 0
+                return place
+        return -1
+
+    def _let_go_of_descriptors(self) -> None:
+        cdef Peer* peer = self._loop.dispatcher.peers
+        while peer != NULL:
+            peer.fd = -1
+            peer = peer.next
+
+    def give_back(self) -> None:
         """Close and free everything; what could not be accounted for is in ``left_behind``."""
         cdef Dispatcher* it = &self._loop.dispatcher
         loop_close(self._loop)
@@ -347,6 +417,10 @@ cdef class DataPath:
         told = deaths_told(first)
         if first != NULL:
             loop_deaths_read(self._loop, first)
+        if self._loop.frozen:
+            first = deaths_take(&self._loop.dispatcher)
+            told += deaths_told(first)
+            deaths_free(&self._loop.dispatcher, first)
         return told
 
     def submit(self, bytes id not None, list frames not None) -> None:

@@ -34,6 +34,7 @@ from zqueue.engine.wire.memory cimport (
     body_bytes,
     body_drop,
     body_new,
+    outgoing_clear,
     outgoing_sent,
     pool_clear,
 )
@@ -144,27 +145,49 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil:
     """A new connection; NULL if there is no memory for it."""
+    cdef Peer* peer = _peer_new(it, side)
+    if peer == NULL:
+        return NULL
+    it.peers_made += 1
+    it.counters.accepted[side] += 1
+    peer.number = it.peers_made
+    strncpy(peer.name, name, NAME - 1)
+    peer.next = it.peers
+    if it.peers != NULL:
+        it.peers.previous = peer
+    it.peers = peer
+    peer_pulse(it, peer)
+    make_dirty(it, peer)
+    return peer
+
+
+cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
     cdef Peer* peer = <Peer*> calloc(1, sizeof(Peer))
     if peer == NULL:
         return NULL
     if not session_open(&peer.session, &it.pool, ROUTER if side == FRONTEND else DEALER, it.now):
         free(peer)
         return NULL
-    it.peers_made += 1
     it.peers_out += 1
-    it.counters.accepted[side] += 1
-    peer.number = it.peers_made
     peer.side = side
-    peer.fd = -1
+    peer.fd = peer.connector = -1
     peer.due_place = -1
     peer.opened_at = it.now
-    strncpy(peer.name, name, NAME - 1)
-    peer.next = it.peers
-    if it.peers != NULL:
-        it.peers.previous = peer
-    it.peers = peer
-    _pulse(it, peer)
-    make_dirty(it, peer)
+    return peer
+
+
+cdef Peer* peer_again(Dispatcher* it, int side, Peer* last) noexcept nogil:
+    """A connection of a process before this one, behind ``last`` in the list: it has no number, and
+    nothing to say. NULL if there is no memory for it."""
+    cdef Peer* peer = _peer_new(it, side)
+    if peer == NULL:
+        return NULL
+    outgoing_clear(&it.pool, &peer.session.out)
+    peer.previous = last
+    if last != NULL:
+        last.next = peer
+    else:
+        it.peers = peer
     return peer
 
 
@@ -343,7 +366,7 @@ cdef const char* _why_it_left(Peer* peer) noexcept nogil:
 cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     """The handshake is done; ``piece`` has the identity that the peer gave itself."""
     if peer.side == BACKEND:
-        if not _worker_new(it, peer):
+        if not worker_new(it, peer):
             peer_end(it, peer, b"there is no memory for another worker")
             return
     elif not client_arrived(it, peer, piece.data, piece.size):
@@ -353,13 +376,14 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         it.notices, it.now, CONNECTED, peer.side, peer.number, peer.name,
         type_name(peer.session.peer_type), peer.session.major, peer.session.minor,
     )
-    _pulse(it, peer)
+    peer_pulse(it, peer)
 
 
 # -- timers --------------------------------------------------------------------------------------
 
 
-cdef void _pulse(Dispatcher* it, Peer* peer) noexcept nogil:
+cdef void peer_pulse(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Do what is due for it, and see when to look again."""
     cdef int64_t due
     if peer.stalled != FLOWS:
         # It is we who do not listen.
@@ -403,7 +427,7 @@ cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil:
         peer = it.due[0]
         schedule(it, peer, 0)
         if not peer.ended:
-            _pulse(it, peer)
+            peer_pulse(it, peer)
     expire(it)
 
 
@@ -442,7 +466,8 @@ cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
 # -- workers -------------------------------------------------------------------------------------
 
 
-cdef bint _worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
+cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
+    """It is a worker; False if there is no memory for another."""
     cdef Worker* worker = <Worker*> calloc(1, sizeof(Worker))
     if worker == NULL:
         return False

@@ -25,6 +25,7 @@ from zqueue.engine import (
     Plan,
     Report,
     Side,
+    Snapshot,
     SocketOptions,
     Statistics,
     Traffic,
@@ -45,6 +46,7 @@ _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _CAPTURED_A_TURN = 500
 _LISTS_WITHIN = 0.5
+_FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
 _NO_LIMIT = 0x7FFFFFFF
 
@@ -58,7 +60,8 @@ class WireEngine:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._path = _data_path(plan)
-        self._thread = threading.Thread(target=self._run, name=f"zq-{plan.name}", daemon=True)
+        self._thread = self._new_thread()
+        self._frozen = False
         self._mode = "forward"
         self._failure: str | None = None
         self._nudged_at = time.monotonic()
@@ -69,7 +72,7 @@ class WireEngine:
 
     # -- opening and closing -----------------------------------------------------------------
 
-    def open(self, hold: bool) -> None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
         plan = self._plan
         sides = tuple(zip(_SIDES, (plan.frontend, plan.backend), strict=True))
         self._addresses = [
@@ -89,6 +92,29 @@ class WireEngine:
         self._path.sockets(listening, connecting)
         self._find_addresses()
         self._mode = "hold" if hold else "forward"
+        if taken_up is not None:
+            try:
+                self._path.restore(taken_up.state, taken_up.descriptors)
+            except ValueError:
+                self._frozen = True
+                self.close(0)
+                raise
+        self._thread.start()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"zq-{self._plan.name}", daemon=True)
+
+    def freeze(self) -> Snapshot:
+        self._path.freeze()
+        self._thread.join(_FREEZE_WITHIN)
+        if self._thread.is_alive():
+            raise TimeoutError("the data path does not answer")
+        self._frozen = True
+        return Snapshot(*self._path.snapshot())
+
+    def thaw(self) -> None:
+        self._frozen = False
+        self._thread = self._new_thread()
         self._thread.start()
 
     def _run(self) -> None:
@@ -99,18 +125,24 @@ class WireEngine:
             self._failure = f"{type(error).__name__}: {error}"
 
     def close(self, flush: float) -> int:
-        lingers = (self._plan.frontend.options.linger, self._plan.backend.options.linger)
-        flush = min(max(flush, *lingers), _LONGEST_FLUSH)
-        self._path.close(flush)
-        self._thread.join(flush + _CLOSE_WITHIN)
-        if self._thread.is_alive():
-            raise RuntimeError("the data path does not end")
+        if self._frozen:
+            self._path.give_back()
+        else:
+            self._end(flush)
         self._capture.close()
         self._context.destroy(0)
         left = {what: count for what, count in self._path.left_behind.items() if count}
         if left:
             raise RuntimeError(f"the data path ended, but not all of it was given back: {left}")
         return int(self._path.counters["waiting"])
+
+    def _end(self, flush: float) -> None:
+        lingers = (self._plan.frontend.options.linger, self._plan.backend.options.linger)
+        flush = min(max(flush, *lingers), _LONGEST_FLUSH)
+        self._path.close(flush)
+        self._thread.join(flush + _CLOSE_WITHIN)
+        if self._thread.is_alive():
+            raise RuntimeError("the data path does not end")
 
     # -- steering ----------------------------------------------------------------------------
 
@@ -207,7 +239,7 @@ class WireEngine:
 
     @property
     def failure(self) -> str | None:
-        if self._failure is None and not self._thread.is_alive():
+        if self._failure is None and not self._frozen and not self._thread.is_alive():
             self._failure = "the data path ended"
         return self._failure
 

@@ -24,6 +24,7 @@ from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
 from zqueue.engine.wire.peers cimport peer_end, peer_numbered
 from zqueue.engine.wire.receiving cimport submit
 from zqueue.engine.wire.settings cimport settings_free, settings_from
+from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.workers cimport worker_drain
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
 
@@ -150,10 +151,27 @@ cdef class Exchange:
         """Its own clock, in nanoseconds."""
         return self._it.now
 
+    @now.setter
+    def now(self, int64_t value) -> None:
+        self._it.now = value
+
     def advance(self, double seconds) -> None:
         """Let time pass."""
         self._it.now += <int64_t> (seconds * 1e9)
         dispatcher_pulse(&self._it)
+        self._settle()
+
+    def snapshot(self) -> bytes:
+        """All of its state."""
+        return dispatcher_saved(&self._it, {})
+
+    def restore(self, bytes state not None) -> None:
+        """Take up the state of another; this one must be new, and its clock set.
+
+        Raises:
+            ValueError: the state cannot be read; this one is of no use then.
+        """
+        dispatcher_restore(&self._it, state)
         self._settle()
 
     def _settle(self) -> None:

@@ -28,6 +28,7 @@ cdef enum Order:
     NUDGE
     LIST_WORKERS
     SUBMIT
+    FREEZE
 
 cdef struct Ordered:
     int what
@@ -99,6 +100,7 @@ cdef struct Loop:
     int descriptors
     uint64_t connections
     uint64_t connections_an_address
+    bint frozen
     bint closing
     int64_t close_by
     pthread_mutex_t lock
@@ -116,6 +118,8 @@ cdef struct Loop:
     Death* deaths_read
     const char* failure
 
+cdef int64_t loop_clock() noexcept nogil
+cdef bint loop_take_up(Loop* loop, Peer* peer, int fd) noexcept nogil
 cdef void loop_run(Loop* loop) noexcept nogil
 cdef void loop_deaths_read(Loop* loop, Death* first) noexcept nogil
 cdef void loop_free_deaths(Loop* loop) noexcept nogil

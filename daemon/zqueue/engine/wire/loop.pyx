@@ -42,6 +42,7 @@ from zqueue.engine.wire.linux cimport (
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
+    EPOLL_CTL_ADD,
     EPOLL_CTL_MOD,
     MSG_NOSIGNAL,
     TFD_TIMER_ABSTIME,
@@ -73,7 +74,7 @@ cdef enum:
     PARTS = 64
 
 
-cdef inline int64_t _clock() noexcept nogil:
+cdef int64_t loop_clock() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t> now.tv_sec * SECOND + now.tv_nsec
@@ -83,15 +84,17 @@ cdef inline int64_t _clock() noexcept nogil:
 
 
 cdef void loop_run(Loop* loop) noexcept nogil:
+    """Until it is closed, or frozen: then all is as it was, and it may be run again."""
     cdef epoll_event events[EVENTS]
     cdef int count, place
     cdef Dispatcher* it = &loop.dispatcher
     cdef Peer* carried_over
-    it.now = _clock()
+    loop.frozen = False
+    it.now = loop_clock()
     _keep_time(loop)
     while True:
         count = epoll_wait(loop.epoll, events, EVENTS, 0 if it.ready != NULL else -1)
-        it.now = _clock()
+        it.now = loop_clock()
         if count < 0:
             if errno == EINTR:
                 continue
@@ -105,7 +108,7 @@ cdef void loop_run(Loop* loop) noexcept nogil:
         _settle(loop)
         _keep_time(loop)
         _publish(loop)
-        if loop.closing and _has_flushed(loop):
+        if loop.frozen or (loop.closing and _has_flushed(loop)):
             return
 
 
@@ -281,6 +284,18 @@ cdef void _watch_writing(Loop* loop, Peer* peer, bint watch) noexcept nogil:
     epoll_ctl(loop.epoll, EPOLL_CTL_MOD, peer.fd, &event)
 
 
+cdef bint loop_take_up(Loop* loop, Peer* peer, int fd) noexcept nogil:
+    """The descriptor of a connection that another process has left to us; False if it cannot be
+    watched."""
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+    event.data.u64 = <uint64_t> <uintptr_t> peer | IS_PEER
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        return False
+    peer.fd = fd
+    return True
+
+
 cdef void _close_ended(Loop* loop) noexcept nogil:
     """Close what has ended; an ERROR that says why may still get out."""
     cdef Dispatcher* it = &loop.dispatcher
@@ -411,6 +426,8 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
             asked.frames, asked.payload,
         )
         free(asked)
+    elif order.what == FREEZE:
+        loop.frozen = True
     elif order.what == LIST_WORKERS:
         _list_workers(loop)
     elif order.what == CLOSE:

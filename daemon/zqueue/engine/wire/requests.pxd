@@ -16,6 +16,7 @@ cdef inline size_t id_frame(Client* client, uint8_t* head) noexcept nogil:
 cdef inline bint is_gone(Client* client) noexcept nogil:
     return client.peer == NULL and client.absence == NULL and not client.lasting
 
+cdef Request* request_blank(Dispatcher* it) noexcept nogil
 cdef Request* request_new(
     Dispatcher* it, Client* client, Body* body, size_t size, size_t envelope
 ) noexcept nogil
@@ -23,8 +24,10 @@ cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil
 cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil
 cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
+cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef Request* take_back(Dispatcher* it, Request* request) noexcept nogil
 cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 cdef void finish(Dispatcher* it, Request* request, uint64_t* end) noexcept nogil
 cdef void request_free(Dispatcher* it, Request* request) noexcept nogil
+cdef void ages(Dispatcher* it, Request* request) noexcept nogil
 cdef void ages_no_more(Dispatcher* it, Request* request) noexcept nogil

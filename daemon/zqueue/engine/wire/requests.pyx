@@ -8,7 +8,8 @@ from zqueue.engine.wire.matches cimport match_add, match_remove, match_replace
 from zqueue.engine.wire.memory cimport KEEPS, body_bytes, body_drop, body_new
 
 
-cdef Request* _blank(Dispatcher* it) noexcept nogil:
+cdef Request* request_blank(Dispatcher* it) noexcept nogil:
+    """One that is nothing yet; NULL if there is no memory."""
     cdef Request* request = it.spare
     if request != NULL:
         it.spare = request.next
@@ -25,7 +26,7 @@ cdef Request* request_new(
     Dispatcher* it, Client* client, Body* body, size_t size, size_t envelope
 ) noexcept nogil:
     """A request that is in no line yet; it takes over ``body``. NULL if there is no memory."""
-    cdef Request* request = _blank(it)
+    cdef Request* request = request_blank(it)
     if request == NULL:
         return NULL
     it.requests_made += 1
@@ -37,14 +38,19 @@ cdef Request* request_new(
     request.received_at = it.now
     client.requests += 1
     if it.settings.deadline:
-        request.ages = True
-        request.age_previous = it.newest
-        if it.newest != NULL:
-            it.newest.age_next = request
-        else:
-            it.oldest = request
-        it.newest = request
+        ages(it, request)
     return request
+
+
+cdef void ages(Dispatcher* it, Request* request) noexcept nogil:
+    """It is the newest of those that have a deadline."""
+    request.ages = True
+    request.age_previous = it.newest
+    if it.newest != NULL:
+        it.newest.age_next = request
+    else:
+        it.oldest = request
+    it.newest = request
 
 
 cdef void ages_no_more(Dispatcher* it, Request* request) noexcept nogil:
@@ -158,21 +164,29 @@ cdef inline void _unlink(Line* line, Request* request) noexcept nogil:
 
 
 cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
-    """It is this worker's now, the newest it has."""
-    request.worker = worker
+    """It is given to this worker."""
     request.attempts += 1
     request.given_at = it.now
+    put_at_worker(it, worker, request)
+    if not request.envelope:
+        ages_no_more(it, request)
+
+
+cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    """It is the newest that this worker has, or what is left of one."""
+    request.worker = worker
     request.previous, request.next = worker.outstanding.last, NULL
     _link(&worker.outstanding, request)
-    it.counters.in_flight += 1
     if request.envelope:
         worker.count += 1
-        worker.bytes += request.size
-        it.counters.in_flight_bytes += request.size
         worker.alone = request.suspect and worker.strict
     else:
         worker.odd += 1
-        ages_no_more(it, request)
+    if not request.over:
+        it.counters.in_flight += 1
+        if request.envelope:
+            worker.bytes += request.size
+            it.counters.in_flight_bytes += request.size
     if not worker.strict:
         match_add(it, request)
 
@@ -205,7 +219,7 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
     """Take it from its worker, which still has it to answer: what is left there in its place knows
     a late reply, and counts as long as that has not come. False if there is no memory."""
     cdef Worker* worker = request.worker
-    cdef Request* left = _blank(it)
+    cdef Request* left = request_blank(it)
     if left == NULL:
         return False
     left.body = body_new(&it.pool, max(request.envelope, <size_t> 1))

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
+STATE_FORMAT = 1
+"""The format that a snapshot of a queue is written in. It changes when an older version could not
+read it; what is only added at the end of a record, an older version passes over."""
+
+STATE_FORMATS = range(1, STATE_FORMAT + 1)
+"""The formats that this version can read."""
+
 
 def missing() -> str:
     """Why it is not here, or nothing: its extension modules are left out where there was no C

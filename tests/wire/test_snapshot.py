@@ -1,0 +1,178 @@
+"""A queue's state as bytes: whoever takes it up goes on as if nothing had been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
+from tests.wire.raw import hello, message
+from zqueue.engine.wire.exchange import Exchange
+from zqueue.engine.wire.support import STATE_FORMAT
+
+SETTINGS: dict[str, Any] = {"prefetch": 2}
+
+
+def handed_over(old: Exchange, *peers: Driven, **settings: Any) -> Exchange:
+    """Another exchange with the state of ``old``; the peers are its peers from now on."""
+    new = Exchange(**settings)
+    new.now = old.now
+    new.restore(old.snapshot())
+    assert new.peers == old.peers
+    assert new.counters == old.counters
+    for peer in peers:
+        peer.exchange = new
+    return new
+
+
+def test_requests_and_replies_go_on() -> None:
+    old = Exchange(**SETTINGS)
+    asker, other = client(old, identity=b"me"), client(old, "REQ")
+    serving, router = worker(old), worker(old, "ROUTER")
+    for number in range(8):
+        asker.send(b"", b"%d" % number)
+    other.send(b"", b"other")
+    new = handed_over(old, asker, other, serving, router, **SETTINGS)
+    assert new.snapshot() == old.snapshot()
+    served: list[bytes] = []
+    while requests := [(each, who) for who in (serving, router) for each in who.hear()]:
+        for request, who in requests:
+            who.answer(request)
+            served.append(request[-1])
+    assert sorted(served) == sorted([*(b"%d" % number for number in range(8)), b"other"])
+    assert len(asker.hear()) == 8
+    assert other.hear() == [[b"", b"other"]]
+    assert new.counters["replied"] == new.counters["received"] == 9
+    assert_nothing_is_left(new)
+    assert_nothing_is_left(old)
+
+
+@given(st.data())
+def test_it_may_be_in_the_midst_of_anything(data: st.DataObject) -> None:
+    """Of a greeting, a handshake, a frame, a message to write, wherever the bytes are cut."""
+    old = Exchange(**SETTINGS)
+    serving = worker(old)
+    type = data.draw(st.sampled_from(["REQ", "DEALER"]))
+    body = bytes(data.draw(st.sampled_from([3, 300, 20_000])))
+    stream = hello(type, (3, 1), b"") + message((b"", b"first")) + message((b"", body, b"x")[:2])
+    number = old.connect(0)
+    cut = data.draw(st.integers(0, len(stream)))
+    old.feed(number, stream[:cut]) if cut else None
+    taken = old.output(number, data.draw(st.integers(0, 200)))
+    new = handed_over(old, serving, **SETTINGS)
+    if cut < len(stream):
+        new.feed(number, stream[cut:])
+    asked = serving.hear()
+    for request in asked:
+        serving.answer(request)
+    assert [request[-1] for request in asked] == [b"first", body]
+    said = taken + new.output(number)
+    assert said.endswith(message((b"", b"first")) + message((b"", body)))
+    assert_nothing_is_left(new)
+    assert_nothing_is_left(old)
+
+
+def test_what_is_over_keeps_its_place_in_the_order() -> None:
+    settings = {**SETTINGS, "deadline": 10.0, "error_reply": [[b"late: ", "reason"]]}
+    old = Exchange(**settings)
+    asker, serving = client(old), worker(old)
+    asker.send(b"", b"one")
+    asker.send(b"", b"two")
+    late, in_time = serving.hear()
+    old.advance(5)
+    asker.send(b"", b"three")
+    old.advance(6)
+    assert asker.hear() == [[b"", b"late: deadline"]] * 2
+    new = handed_over(old, asker, serving, **settings)
+    assert new.due == old.due
+    serving.answer(late)
+    serving.answer(in_time)
+    assert asker.hear() == []
+    assert new.counters["late_replies"] == 2
+    (request,) = serving.hear()
+    serving.answer(request)
+    assert asker.hear() == [[b"", b"three"]]
+    assert [death["cause"] for death in old.deaths()] == ["deadline"] * 2
+    assert_nothing_is_left(new)
+
+
+def test_who_is_away_may_come_back_to_the_next_process() -> None:
+    settings = {**SETTINGS, "client_grace": 10.0}
+    old = Exchange(**settings)
+    asker, serving = client(old, identity=b"me"), worker(old)
+    asker.send(b"", b"one")
+    asker.send(b"", b"two")
+    first, second = serving.hear()
+    asker.close()
+    serving.answer(first)
+    assert old.counters["kept"] == 1
+    new = handed_over(old, serving, **settings)
+    serving.answer(second)
+    again = client(new, identity=b"me")
+    assert again.hear() == [[b"", b"one"], [b"", b"two"]]
+    assert new.counters["replied"] == 2
+    assert_nothing_is_left(new)
+
+
+def test_a_history_is_kept() -> None:
+    settings = {"prefetch": 1, "max_attempts": 2}
+    old = Exchange(**settings)
+    asker = client(old)
+    asker.send(b"", b"poison")
+    first = worker(old)
+    first.hear()
+    first.close()
+    new = handed_over(old, asker, **settings)
+    second = worker(new)
+    second.hear()
+    second.close()
+    (death,) = new.deaths()
+    assert [each["worker"] for each in death["history"]] == [first.number, second.number]
+    assert (death["cause"], death["frames"]) == ("max_attempts", [b"", b"poison"])
+    assert_nothing_is_left(new)
+
+
+def test_those_who_were_held_back_still_are() -> None:
+    settings = {"prefetch": 1, "max_waiting": 2}
+    old = Exchange(**settings)
+    asker = client(old)
+    asker.feed(b"".join(message((b"", b"%d" % number)) for number in range(6)))
+    assert old.held_back(asker.number)
+    new = handed_over(old, asker, **settings)
+    assert new.held_back(asker.number)
+    assert new.counters["received"] == 2
+    serving = worker(new)
+    got = []
+    while requests := serving.hear():
+        for request in requests:
+            got.append(request[-1])
+            serving.answer(request)
+    assert got == [b"%d" % number for number in range(6)]
+    assert_nothing_is_left(new)
+
+
+@given(st.data())
+def test_what_is_damaged_is_refused(data: st.DataObject) -> None:
+    old = Exchange(**SETTINGS)
+    asker = client(old)
+    asker.send(b"", b"x")
+    state = bytearray(old.snapshot())
+    place = data.draw(st.integers(0, len(state) - 1))
+    if data.draw(st.booleans()):
+        state = state[:place]
+    else:
+        state[place] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ValueError, match=r"damaged|format|no state"):
+        Exchange(**SETTINGS).restore(bytes(state))
+
+
+def test_a_later_format_is_refused() -> None:
+    state = bytearray(Exchange().snapshot())
+    at = state.index(b"\n") + 1
+    assert state[at] == STATE_FORMAT
+    state[at] += 1
+    with pytest.raises(ValueError, match=f"its format is {STATE_FORMAT + 1}, and this version"):
+        Exchange().restore(bytes(state))
