@@ -13,6 +13,7 @@ from zqueue.engine.wire.memory cimport (
 from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
 from zqueue.engine.wire.peers cimport can_be_told, make_dirty, peer_end
 from zqueue.engine.wire.requests cimport finish, unqueue
+from zqueue.engine.wire.return_addresses cimport ReturnAddress, read_address
 from zqueue.engine.wire.routing_ids cimport (
     MADE_ID,
     client_with,
@@ -30,7 +31,9 @@ cdef bint client_arrived(
 ) noexcept nogil:
     """Register it under its routing id, or one that is made for it; False if it has to go."""
     cdef uint8_t made[MADE_ID]
-    cdef bint named = size > 0
+    cdef ReturnAddress address
+    # One that looks like what workers are given in its place could not be told from that.
+    cdef bint named = size > 0 and not read_address(id, size, &address)
     cdef Client* client
     cdef Client* holder = NULL
     if named:

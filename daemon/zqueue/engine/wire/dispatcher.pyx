@@ -92,7 +92,7 @@ cdef bint dispatcher_open(
     if it.worker_limits.frames < <uint32_t> 1 << 31:
         it.worker_limits.frames += DEEPEST_ENVELOPE + 1
     it.notices = notices
-    it.id_counter = first_id
+    it.id_counter = it.salt = first_id
     it.client_slots = it.match_slots = 64
     it.clients = <Client**> calloc(it.client_slots, sizeof(Client*))
     it.matches = <Line*> calloc(it.match_slots, sizeof(Line))
@@ -115,6 +115,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
         free(request)
     free(it.clients)
     free(it.matches)
+    free(it.lost)
     free(it.strict.first)
     free(it.strict.last)
     free(it.loose.first)

@@ -1,6 +1,6 @@
 """See giving.pxd."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
@@ -10,11 +10,11 @@ from zqueue.engine.wire.peers cimport make_dirty, peer_end
 from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
-    id_frame,
     request_free,
     take_back,
     unqueue,
 )
+from zqueue.engine.wire.return_addresses cimport address_frame
 from zqueue.engine.wire.workers cimport least_of, least_of_all, place_worker, unplace_worker
 from zqueue.engine.wire.zmtp cimport LONGEST_ID
 
@@ -61,7 +61,22 @@ cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
     if not request.suspect:
         return least_of_all(it)
     strict = least_of(&it.strict)
-    return strict if strict != NULL and not strict.count else least_of(&it.loose)
+    return strict if strict != NULL and not strict.count else _loose_for(it, request)
+
+
+cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Worker* worker = least_of(&it.loose)
+    cdef int place
+    # One that was lost twice already is not given to whoever has another such.
+    if request.attempts < 2 or worker == NULL or not worker.suspects:
+        return worker
+    for place in range(it.loose.low, it.loose.size):
+        worker = it.loose.first[place]
+        while worker != NULL:
+            if not worker.suspects:
+                return worker
+            worker = worker.next
+    return NULL
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
@@ -91,8 +106,9 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     """Send it to the worker; False if there is no memory, and it still waits."""
     cdef Peer* peer = worker.peer
     cdef uint8_t head[LONGEST_ID + 2]
+    request.sequence = <uint32_t> worker.given
     if not (
-        outgoing_copy(&it.pool, &peer.session.out, head, id_frame(request.client, head))
+        outgoing_copy(&it.pool, &peer.session.out, head, address_frame(it, worker, request, head))
         and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
     ):
         # Half a message may be on its way: this connection is of no use any more.

@@ -20,6 +20,7 @@ from zqueue.engine.wire.requests cimport (
     request_free,
     take_back,
 )
+from zqueue.engine.wire.return_addresses cimport remember_lost
 from zqueue.engine.wire.workers cimport place_worker
 
 
@@ -32,6 +33,7 @@ cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     while worker.outstanding.last != NULL:
         request = worker.outstanding.last
         begun = _may_have_begun(worker, request)
+        remember_lost(it, worker, request)
         take_back(it, request)
         if request.over:
             request_free(it, request)

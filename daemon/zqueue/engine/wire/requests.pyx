@@ -179,7 +179,7 @@ cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexce
     _link(&worker.outstanding, request)
     if request.envelope:
         worker.count += 1
-        worker.alone = request.suspect and worker.strict
+        worker.suspects += is_isolated(worker, request)
     else:
         worker.odd += 1
     if not request.over:
@@ -200,7 +200,7 @@ cdef Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     request.worker = NULL
     if request.envelope:
         worker.count -= 1
-        worker.alone = worker.alone and worker.count > 0
+        worker.suspects -= is_isolated(worker, request)
     else:
         worker.odd -= 1
     if not request.over:
@@ -228,6 +228,8 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
         return False
     memcpy(body_bytes(left.body), body_bytes(request.body), request.envelope)
     left.number, left.envelope, left.given_at = request.number, request.envelope, request.given_at
+    left.sequence = request.sequence
+    left.attempts, left.suspect = request.attempts, request.suspect
     left.over, left.worker, left.client = True, worker, request.client
     left.client.requests += 1
     left.previous, left.next = request.previous, request.next

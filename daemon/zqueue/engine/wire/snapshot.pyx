@@ -20,10 +20,12 @@ from zqueue.engine.wire.admission cimport stall
 from zqueue.engine.wire.clients cimport absence_begins, client_new
 from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.entities cimport (
+    MOST_LOST,
     NAME,
     Attempt,
     Client,
     Dispatcher,
+    Lost,
     Peer,
     Request,
     Worker,
@@ -125,6 +127,8 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
         "requests_made": it.requests_made,
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
+        "salt": it.salt,
+        "lost": _lost(it),
     }
     encoded = json.dumps(header).encode()
     memcpy(writer._more(len(magic)), <char*> magic, len(magic))
@@ -199,6 +203,23 @@ cdef dict _buckets(Histogram* histogram):
     }
 
 
+cdef str _lost(Dispatcher* it):
+    cdef size_t count = min(it.lost_made, <size_t> MOST_LOST)
+    return (<char*> it.lost)[:count * sizeof(Lost)].hex() if count else ""
+
+
+cdef int _restore_lost(Dispatcher* it, str lost) except -1:
+    cdef bytes saved = bytes.fromhex(lost)
+    if not saved:
+        return 0
+    it.lost = <Lost*> calloc(MOST_LOST, sizeof(Lost))
+    if it.lost == NULL:
+        raise MemoryError
+    memcpy(it.lost, <char*> saved, min(<size_t> len(saved), MOST_LOST * sizeof(Lost)))
+    it.lost_made = len(saved) // sizeof(Lost)
+    return 0
+
+
 cdef int _save_client(_Writer writer, Client* client) except -1:
     writer.begin()
     writer.data(client.id, client.id_size)
@@ -269,6 +290,7 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
     writer.number(request.size)
     writer.number(request.envelope)
     writer.number(request.attempts)
+    writer.number(request.sequence)
     writer.number(request.over)
     writer.number(request.suspect)
     writer.number(request.received_at)
@@ -375,7 +397,8 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
         _restore_buckets(&it.queueing, header["queueing"])
         _restore_buckets(&it.service, header["service"])
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
-        it.id_counter = header["id_counter"]
+        it.id_counter, it.salt = header["id_counter"], header["salt"]
+        _restore_lost(it, header["lost"])
     except (KeyError, TypeError, OverflowError):
         raise ValueError("it is damaged") from None
     finally:
@@ -558,6 +581,7 @@ cdef int _restore_request(
     request.size = reader.number()
     request.envelope = reader.number()
     request.attempts = <uint32_t> reader.number()
+    request.sequence = <uint32_t> reader.number()
     request.over = reader.number()
     request.suspect = reader.number()
     request.received_at = reader.number()
