@@ -162,6 +162,36 @@ def test_no_buffers_although_nothing_is_on_its_way(faults: Faults, zqueued: Zque
         assert asker.receive() == [b"", b"request"]
 
 
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOBUFS, errno.EPROTO])
+def test_whoever_may_not_be_accepted(
+    error: int, faults: Faults, zqueued: Zqueued, peers: Peers
+) -> None:
+    """It stays where it is, and is not looked at all the time."""
+    peers.worker(zqueued.backend())
+    with RawPeer(zqueued.frontend(), "DEALER") as asker:
+        faults.begin(accept=error)
+        late = Asker(zqueued.frontend(), "late", requests=10)
+        wait_for(lambda: faults.happened("accept") > 1, "it to be tried again")
+        assert_idle(zqueued)
+        assert asker.ask(b"meanwhile") == b"w:meanwhile"
+        faults.end()
+        late.finish()
+
+
+def test_a_listener_that_cannot_be_watched_again(
+    faults: Faults, zqueued: Zqueued, peers: Peers
+) -> None:
+    peers.worker(zqueued.backend())
+    faults.begin(accept=errno.ENFILE)
+    late = Asker(zqueued.frontend(), "late", requests=10)
+    zqueued.wait_event("listener.closed_gate", side="frontend")
+    faults.begin(add=errno.ENOSPC)
+    wait_for(lambda: faults.happened("add"), "the gates to be opened")
+    assert_idle(zqueued)
+    faults.end()
+    late.finish()
+
+
 def test_no_memory_for_a_request_costs_only_who_sent_it(
     faults: Faults, zqueued: Zqueued, peers: Peers
 ) -> None:
