@@ -27,7 +27,7 @@ cdef Request* request_new(
     Dispatcher* it, Client* client, Body* body, size_t size, size_t envelope
 ) noexcept nogil
 cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil
-cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil
+cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil
 cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil

@@ -79,26 +79,22 @@ cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil:
     _now_waits(it, request)
 
 
-cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil:
+cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil:
     """Put it where its age puts it in its line, which is near the head.
 
-    ``before`` is the one that it has to come before at the latest, NULL at first, and then itself:
-    whoever puts back several, the newest first, looks at no other twice.
+    ``near`` is where to begin to look, NULL for the head, and then itself: whoever puts back several
+    that are about in order looks at few others twice.
     """
     cdef Line* line = &it.line if request.envelope else &it.odd
-    cdef Request* after = NULL
-    if before[0] != NULL:
-        after = before[0]
-        while after.previous != NULL and after.previous.number > request.number:
-            after = after.previous
-    else:
-        after = line.first
-        while after != NULL and after.number < request.number:
-            after = after.next
+    cdef Request* after = near[0] if near[0] != NULL else line.first
+    while after != NULL and after.number < request.number:
+        after = after.next
+    while after != NULL and after.previous != NULL and after.previous.number > request.number:
+        after = after.previous
     request.next = after
     request.previous = after.previous if after != NULL else line.last
     _link(line, request)
-    before[0] = request
+    near[0] = request
     _now_waits(it, request)
 
 
