@@ -12,7 +12,7 @@ from zqueue.engine.wire.admission cimport (
 )
 from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_left
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
-from zqueue.engine.wire.due cimport schedule
+from zqueue.engine.wire.due cimport schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
     BACKEND,
     BY_ITSELF,
@@ -289,8 +289,8 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
         make_dirty(it, peer)
     if peer.worker != NULL and peer.worker.answered > answered:
         measure_worker(it, peer.worker, peer.worker.answered - answered, since)
-    if peer.session.ttl and (not peer.due or peer.due > it.now + peer.session.ttl):
-        schedule(it, peer, it.now + peer.session.ttl)
+    if peer.session.ttl:
+        schedule_by(it, peer, it.now + peer.session.ttl)
     return at
 
 
@@ -410,7 +410,7 @@ cdef int64_t _watch_worker(Dispatcher* it, Worker* worker, int64_t due) noexcept
     cdef int64_t overdue_at = worker_overdue_at(it, worker)
     if overdue_at and overdue_at <= it.now:
         worker_overdue(it, worker)
-        return due
+        overdue_at = worker_overdue_at(it, worker)
     return overdue_at if overdue_at and (not due or overdue_at < due) else due
 
 

@@ -1,7 +1,7 @@
 """See giving.pxd."""
 
 from libc.stdint cimport uint8_t, uint32_t
-from zqueue.engine.wire.due cimport schedule
+from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
@@ -120,10 +120,8 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     worker.given += 1
     if not worker.strict:
         _forget_unanswered(it, worker)
-    if it.settings.service_timeout and (
-        not peer.due or peer.due > it.now + it.settings.service_timeout
-    ):
-        schedule(it, peer, it.now + it.settings.service_timeout)
+    if it.settings.service_timeout:
+        schedule_by(it, peer, it.now + it.settings.service_timeout)
     # Behind its equals also when it has no more than before.
     unplace_worker(it, worker)
     place_worker(it, worker)

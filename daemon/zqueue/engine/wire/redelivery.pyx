@@ -48,12 +48,12 @@ cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
 cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
     """When it will have been at a request for ``service_timeout``; 0 if it is not to be watched."""
     cdef Request* request = worker.outstanding.first
-    if not it.settings.service_timeout or worker.aside:
+    if not it.settings.service_timeout or request == NULL:
         return 0
     if worker.strict:
-        if request == NULL:
+        # It works on one after the other. Set aside, it has nothing more that could go elsewhere.
+        if worker.aside:
             return 0
-        # It works on one after the other.
         return max(request.given_at, worker.answered_at) + it.settings.service_timeout
     while request != NULL and (request.over or not request.envelope):
         request = request.next
@@ -68,19 +68,21 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef Request* near = NULL
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
-    worker.aside = True
-    place_worker(it, worker)
-    notice(
-        it.notices, it.now, WORKER_SET_ASIDE, BACKEND, worker.peer.number, worker.peer.name, b"",
-        worker.count, it.settings.service_timeout,
-    )
+    if not worker.aside:
+        worker.aside = True
+        place_worker(it, worker)
+        notice(
+            it.notices, it.now, WORKER_SET_ASIDE, BACKEND, worker.peer.number, worker.peer.name,
+            b"", worker.count, it.settings.service_timeout,
+        )
     while request != NULL:
         after = request.next
         if not request.over and request.envelope and (
             worker.strict or request.given_at + it.settings.service_timeout <= it.now
         ):
-            if leave_behind(it, request):
-                _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &near)
+            if not leave_behind(it, request):
+                take_back(it, request)
+            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &near)
         begun = not worker.strict
         request = after
     _tell_of_returned(it, worker, it.counters.returned - returned)

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send
+from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, Client, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.matches cimport match_find
@@ -105,6 +106,8 @@ cdef void _answered(
             it.notices, it.now, WORKER_ANSWERS_AGAIN, BACKEND, worker.peer.number,
             worker.peer.name, b"", worker.count, 0,
         )
+        # It is at the next of those that it has, though they have gone elsewhere.
+        schedule_by(it, worker.peer, it.now + it.settings.service_timeout)
     if late or (request != NULL and request.over):
         it.counters.late_replies += 1
         _drop(it, worker, b"its request had been given up", piece)
