@@ -169,6 +169,15 @@ cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
         free(client)
 
 
+cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil:
+    """As with a ROUTER, whoever has its routing id by now; but no REQ, which would take it for the
+    reply to what it asks itself."""
+    cdef Client* other = client_with(it, client.id, client.id_size)
+    if other != NULL and other.peer != NULL and other.peer.session.peer_type == REQ:
+        return NULL
+    return other
+
+
 cdef int client_send(
     Dispatcher* it, Client* client, const uint8_t* data, size_t size, Body* owner, size_t begin
 ) noexcept nogil:

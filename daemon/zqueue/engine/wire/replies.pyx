@@ -2,14 +2,13 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
-from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send
+from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send, who_hears
 from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, Client, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.matches cimport match_find
 from zqueue.engine.wire.memory cimport body_bytes, body_drop
 from zqueue.engine.wire.notices cimport STRAY, WORKER_ANSWERS_AGAIN, notice
-from zqueue.engine.wire.peers cimport can_be_told
 from zqueue.engine.wire.requests cimport finish, id_frame, request_free, take_back
 from zqueue.engine.wire.return_addresses cimport (
     ReturnAddress,
@@ -122,16 +121,15 @@ cdef void _answered(
 cdef void _pass_on(
     Dispatcher* it, Worker* worker, Request* request, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil:
-    """To its client; if that has left, to whoever has its routing id by now."""
-    cdef Client* client = request.client if request != NULL else NULL
+    """To its client, or to whoever is told instead; what nobody asked for, to whoever it is for."""
+    cdef Client* client = NULL
     cdef size_t begin = piece.scan.first
     cdef int sent = REFUSED_BY_CLIENT
     if request != NULL:
         record(&it.service, it.now - request.given_at)
         remember_answered(it, worker, request)
-    if piece.scan.frames > 1 and (
-        client == NULL or (client.absence == NULL and not can_be_told(client.peer))
-    ):
+        client = who_hears(it, request.client)
+    elif piece.scan.frames > 1:
         client = client_with(it, id, id_size)
     if client != NULL:
         sent = client_send(
