@@ -86,6 +86,8 @@ cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexc
     cdef Client* client = client_new(it, id, size)
     if client != NULL:
         client.lasting = True
+        # One that gives itself a routing id cannot begin it as those begin that are made.
+        client.named = size != MADE_ID or id[0] != 0
     return client
 
 

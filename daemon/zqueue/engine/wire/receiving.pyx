@@ -23,7 +23,7 @@ from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
 from zqueue.engine.wire.routing_ids cimport client_with
 from zqueue.engine.wire.tap cimport REQUEST, tap_is_on, tap_put
-from zqueue.engine.wire.zmtp cimport LONGEST_ID
+from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
 
 
 cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
@@ -95,6 +95,14 @@ cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept no
         body_drop(&it.pool, piece.owner)
 
 
+cdef bint _may_hear_late(Dispatcher* it, Client* client) noexcept nogil:
+    """Whether it can tell the reply to what is asked again from others. A REQ can if it waits for
+    that one alone: it was not told that it died, and is the very connection that had asked it."""
+    if client.peer == NULL or client.peer.session.peer_type != REQ:
+        return True
+    return not client.named and not it.settings.error_reply_parts
+
+
 cdef bint submit(
     Dispatcher* it,
     const uint8_t* id,
@@ -108,9 +116,12 @@ cdef bint submit(
     """Ask again in the name of the client with this routing id, also when there is none any more;
     False if there is no memory for it. ``data`` is the whole message, its ``envelope`` so long."""
     cdef Client* client = client_with(it, id, id_size)
-    cdef bint absent = client == NULL
     cdef Request* request = NULL
     cdef Body* body = body_new(&it.pool, size)
+    cdef bint absent
+    if client != NULL and not _may_hear_late(it, client):
+        client = NULL
+    absent = client == NULL
     if absent and body != NULL:
         client = client_absent(it, id, id_size)
     if client != NULL and body != NULL:
