@@ -162,6 +162,8 @@ cdef struct Request:
     Request* match_previous
     Request* age_next
     Request* age_previous
+    Request* wait_next
+    Request* wait_previous
     Attempt* history
     Client* client
     Worker* worker
@@ -176,6 +178,7 @@ cdef struct Request:
     bint ages
     bint suspect
     int64_t received_at
+    int64_t waiting_since
     int64_t given_at
 
 # What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
@@ -299,6 +302,9 @@ cdef struct Dispatcher:
     # Requests by when they came, the oldest first, where there is a deadline.
     Request* oldest
     Request* newest
+    # Those in line by since when they are, the longest first, where there is a max_waiting_time.
+    Request* waits_longest
+    Request* waits_shortest
     Absence* absent_first
     Absence* absent_last
     Death* died_first

@@ -115,7 +115,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
         peer_end(it, peer, b"there is no memory to send to it")
         return False
     unqueue(it, request)
-    record(&it.queueing, it.now - request.received_at)
+    record(&it.queueing, it.now - request.waiting_since)
     hand_to(it, worker, request)
     worker.given += 1
     if not worker.strict:

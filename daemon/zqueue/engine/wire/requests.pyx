@@ -100,6 +100,14 @@ cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept 
 
 cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     cdef Client* client = request.client
+    request.waiting_since = it.now
+    if it.settings.max_waiting_time:
+        request.wait_previous, request.wait_next = it.waits_shortest, NULL
+        if it.waits_shortest != NULL:
+            it.waits_shortest.wait_next = request
+        else:
+            it.waits_longest = request
+        it.waits_shortest = request
     request.client_previous, request.client_next = client.last, NULL
     if client.last != NULL:
         client.last.client_next = request
@@ -116,6 +124,15 @@ cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     """Take it out of its line."""
     cdef Client* client = request.client
     _unlink(&it.line if request.envelope else &it.odd, request)
+    if it.settings.max_waiting_time:
+        if request.wait_next != NULL:
+            request.wait_next.wait_previous = request.wait_previous
+        else:
+            it.waits_shortest = request.wait_previous
+        if request.wait_previous != NULL:
+            request.wait_previous.wait_next = request.wait_next
+        else:
+            it.waits_longest = request.wait_next
     if request.client_next != NULL:
         request.client_next.client_previous = request.client_previous
     else:
