@@ -8,6 +8,7 @@ from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport (
     DEEPEST_ENVELOPE,
     FRONTEND,
+    HOLD,
     HOLDS,
     LONGEST_ENVELOPE,
     QUEUE_FULL,
@@ -16,7 +17,7 @@ from zqueue.engine.wire.entities cimport (
     Request,
 )
 from zqueue.engine.wire.error_replies cimport tell_of_death
-from zqueue.engine.wire.giving cimport can_give, give_all
+from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, notice
 from zqueue.engine.wire.peers cimport peer_end
@@ -52,7 +53,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         tap_put(
             it.tap, REQUEST, head, id_frame(peer.client, head), body_bytes(body), request.size
         )
-    if it.settings.when_full != HOLDS and is_full(it) and can_give(it):
+    if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
         give_all(it)
     if it.settings.when_full != HOLDS and is_full(it):
