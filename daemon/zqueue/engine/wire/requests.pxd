@@ -28,6 +28,7 @@ cdef Request* request_new(
 ) noexcept nogil
 cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil
 cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil
+cdef void waits_shortest(Dispatcher* it, Request* request) noexcept nogil
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil
 cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil

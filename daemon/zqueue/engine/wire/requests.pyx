@@ -102,12 +102,7 @@ cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     cdef Client* client = request.client
     request.waiting_since = it.now
     if it.settings.max_waiting_time:
-        request.wait_previous, request.wait_next = it.waits_shortest, NULL
-        if it.waits_shortest != NULL:
-            it.waits_shortest.wait_next = request
-        else:
-            it.waits_longest = request
-        it.waits_shortest = request
+        waits_shortest(it, request)
     request.client_previous, request.client_next = client.last, NULL
     if client.last != NULL:
         client.last.client_next = request
@@ -118,6 +113,16 @@ cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     client.waiting_bytes += request.size
     it.counters.waiting += 1
     it.counters.waiting_bytes += request.size
+
+
+cdef void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:
+    """Of those in line it is the last one that began to wait."""
+    request.wait_previous, request.wait_next = it.waits_shortest, NULL
+    if it.waits_shortest != NULL:
+        it.waits_shortest.wait_next = request
+    else:
+        it.waits_longest = request
+    it.waits_shortest = request
 
 
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:

@@ -46,6 +46,7 @@ from zqueue.engine.wire.requests cimport (
     queue_last,
     request_blank,
     request_free,
+    waits_shortest,
 )
 from zqueue.engine.wire.routing_ids cimport client_with, know_client
 from zqueue.engine.wire.session cimport TALKS
@@ -295,6 +296,7 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
     writer.number(request.suspect)
     writer.number(request.received_at)
     writer.number(request.given_at)
+    writer.number(request.waiting_since)
     writer.number(request.body != NULL)
     writer.data(body_bytes(request.body), kept if request.body != NULL else 0)
     while attempt != NULL:
@@ -421,10 +423,14 @@ cdef int _restore_all(Dispatcher* it, _Reader reader, list clients) except -1:
     for _ in range(reader.number()):
         last = _restore_peer(it, reader, last, clients, workers)
     ageing = []
+    waiting = []
     while reader.number():
-        _restore_request(it, reader, clients, workers, ageing)
+        _restore_request(it, reader, clients, workers, ageing, waiting)
     for _, address in sorted(ageing):
         ages(it, <Request*> <uintptr_t> address)
+    it.waits_longest = it.waits_shortest = NULL
+    for *_, address in sorted(waiting):
+        waits_shortest(it, <Request*> <uintptr_t> address)
     return 0
 
 
@@ -559,7 +565,7 @@ cdef Peer* _restore_peer(
 
 
 cdef int _restore_request(
-    Dispatcher* it, _Reader reader, list clients, dict workers, list ageing
+    Dispatcher* it, _Reader reader, list clients, dict workers, list ageing, list waiting
 ) except -1:
     cdef Client* client
     cdef Request* request
@@ -567,6 +573,7 @@ cdef int _restore_request(
     cdef size_t size = 0
     cdef const uint8_t* found
     cdef uint64_t number
+    cdef int64_t waiting_since
     reader.begin()
     client = _client(clients, reader.number())
     number = reader.number()
@@ -586,6 +593,7 @@ cdef int _restore_request(
     request.suspect = reader.number()
     request.received_at = reader.number()
     request.given_at = reader.number()
+    waiting_since = reader.number()
     number = reader.number()
     found = reader.data(&size)
     if request.over and worker == NULL:
@@ -605,6 +613,9 @@ cdef int _restore_request(
         put_at_worker(it, worker, request)
     else:
         queue_last(it, request)
+        request.waiting_since = waiting_since
+        if it.settings.max_waiting_time:
+            waiting.append((waiting_since, request.number, <uintptr_t> request))
     if it.settings.deadline and not request.over and (worker == NULL or request.envelope):
         ageing.append((request.number, <uintptr_t> request))
     _restore_history(reader, request)
