@@ -449,13 +449,18 @@ def test_what_a_worker_that_was_cut_off_says_later_is_no_answer_to_anything_else
 def test_a_late_reply_to_a_client_with_a_name_is_known_by_its_envelope() -> None:
     """It is given to a DEALER as it is, for that may look at it."""
     exchange = Exchange()
+    other = worker(exchange, "DEALER")
     asker, cut_off = client(exchange, identity=b"me"), worker(exchange, "DEALER")
+    asker.send(b"tag 0", b"", b"zero")
+    (request,) = other.hear()
     asker.send(b"tag 1", b"", b"one")
+    other.answer(request)
+    assert [reply[-1] for reply in asker.hear()] == [b"zero"]
     (late,) = cut_off.hear()
     assert late == [b"me", b"tag 1", b"", b"one"]
     cut_off.close()
-    other, again = worker(exchange, "DEALER"), worker(exchange, "DEALER")
     (request,) = other.hear()
+    again = worker(exchange, "DEALER")
     other.answer(request)
     again.answer(late)
     other.answer(request, b"more")

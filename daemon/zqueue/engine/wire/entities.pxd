@@ -182,12 +182,11 @@ cdef struct Request:
     int64_t given_at
 
 # What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
-# the envelope, and the connection that has answered it since.
+# the envelope.
 cdef struct Lost:
     uint32_t connection
     uint32_t client
     uint32_t envelope
-    uint32_t answered_by
     bint there
 
 # A dead request on its way to whoever keeps them.

@@ -14,7 +14,6 @@ from zqueue.engine.wire.return_addresses cimport (
     ReturnAddress,
     connection_mark,
     read_address,
-    remember_answered,
     was_lost,
 )
 from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with
@@ -127,7 +126,6 @@ cdef void _pass_on(
     cdef int sent = REFUSED_BY_CLIENT
     if request != NULL:
         record(&it.service, it.now - request.given_at)
-        remember_answered(it, worker, request)
         client = who_hears(it, request.client)
     elif piece.scan.frames > 1:
         client = client_with(it, id, id_size)

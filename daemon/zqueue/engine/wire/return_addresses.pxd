@@ -33,7 +33,6 @@ cdef size_t address_frame(
 ) noexcept nogil
 cdef bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) noexcept nogil
 cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
-cdef void remember_answered(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil

@@ -1,5 +1,6 @@
 """See return_addresses.pxd."""
 
+from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.entities cimport Lost, MOST_LOST
@@ -69,49 +70,29 @@ cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexce
     lost.connection = connection_mark(it, worker)
     lost.client = request.client.hash
     lost.envelope = hash_frames(0, body_bytes(request.body), request.envelope)
-    lost.answered_by = lost.connection
     lost.there = True
-
-
-cdef Lost* _find(Dispatcher* it, uint32_t client, uint32_t envelope, size_t begin) noexcept nogil:
-    cdef size_t place
-    cdef Lost* lost
-    for place in range(begin, min(it.lost_made, <size_t> MOST_LOST)):
-        lost = &it.lost[place]
-        if lost.there and lost.client == client and lost.envelope == envelope:
-            return lost
-    return NULL
-
-
-cdef void remember_answered(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
-    """This worker has answered what another was lost with: whatever else it says to it is no late
-    reply."""
-    cdef Lost* lost
-    cdef uint32_t envelope
-    if worker.strict or not request.suspect or not it.lost_made:
-        return
-    envelope = hash_frames(0, body_bytes(request.body), request.envelope)
-    lost = _find(it, request.client.hash, envelope, 0)
-    while lost != NULL:
-        lost.answered_by = connection_mark(it, worker)
-        lost = _find(it, request.client.hash, envelope, lost - it.lost + 1)
 
 
 cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil:
-    """Whether this, which answers nothing that its worker has, answers what one had that was lost.
-    Each is known once."""
+    """Whether this, which answers nothing that its worker has, answers what one had that was lost, and
+    that may have come back as this one. Each is known once."""
+    cdef size_t place
     cdef Lost* lost
     cdef uint32_t client, envelope, mark = connection_mark(it, worker)
     if not it.lost_made or not piece.scan.envelope:
         return False
     client = id_hash(id, id_size)
     envelope = hash_frames(0, piece.data + piece.scan.first, piece.scan.envelope - piece.scan.first)
-    lost = _find(it, client, envelope, 0)
-    while lost != NULL:
-        if lost.answered_by != mark:
+    for place in range(min(it.lost_made, <size_t> MOST_LOST)):
+        lost = &it.lost[place]
+        if (
+            lost.there
+            and lost.client == client
+            and lost.envelope == envelope
+            and <int32_t> (mark - lost.connection) > 0
+        ):
             lost.there = False
             return True
-        lost = _find(it, client, envelope, lost - it.lost + 1)
     return False

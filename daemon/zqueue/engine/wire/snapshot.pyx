@@ -593,7 +593,7 @@ cdef int _restore_request(
     request.suspect = reader.number()
     request.received_at = reader.number()
     request.given_at = reader.number()
-    waiting_since = reader.number()
+    request.waiting_since = waiting_since = reader.number()
     number = reader.number()
     found = reader.data(&size)
     if request.over and worker == NULL:
