@@ -134,15 +134,24 @@ cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
     without an envelope is given to nobody else, so its bytes are not kept at all."""
     cdef Request* newest = worker.outstanding.last
     cdef Request* oldest
+    cdef Request* after
     if not newest.envelope:
         body_drop(&it.pool, newest.body)
         newest.body = NULL
-    while worker.outstanding.first != newest and (
-        worker.count + worker.odd > UNANSWERED
-        or worker.bytes > it.settings.max_waiting_bytes // 4
-    ):
-        oldest = take_back(it, worker.outstanding.first)
-        if oldest.over:
-            request_free(it, oldest)
-        else:
-            finish(it, oldest, &it.counters.unanswered)
+    while worker.count + worker.odd > UNANSWERED:
+        _forget(it, worker.outstanding.first)
+    oldest = worker.outstanding.first
+    while oldest != newest and worker.bytes > it.settings.max_waiting_bytes // 4:
+        after = oldest.next
+        # What is over has no bytes any more, and its late reply is to be known.
+        if not oldest.over:
+            _forget(it, oldest)
+        oldest = after
+
+
+cdef void _forget(Dispatcher* it, Request* request) noexcept nogil:
+    take_back(it, request)
+    if request.over:
+        request_free(it, request)
+    else:
+        finish(it, request, &it.counters.unanswered)
