@@ -3,7 +3,7 @@
 from zqueue.engine.wire.clients cimport absence_over
 from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request
-from zqueue.engine.wire.requests cimport leave_behind, take_back, unqueue
+from zqueue.engine.wire.requests cimport finish, is_gone, leave_behind, take_back, unqueue
 
 
 cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
@@ -42,4 +42,7 @@ cdef void _past_deadline(Dispatcher* it, Request* request) noexcept nogil:
         unqueue(it, request)
     elif not leave_behind(it, request):
         take_back(it, request)
-    die(it, request, DEADLINE)
+    if is_gone(request.client):
+        finish(it, request, &it.counters.withdrawn)
+    else:
+        die(it, request, DEADLINE)
