@@ -363,7 +363,8 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
     for place in range(loop.connecting_count):
         if not loop.closing and 0 < loop.connecting[place].next_at <= it.now:
             connect_now(loop, &loop.connecting[place])
-    if it.dirty != NULL or it.ended != NULL:
+    # What is over by time makes room, or has to go to another worker.
+    if it.dirty != NULL or it.ended != NULL or can_give(it) or _can_admit(it):
         _settle(loop)
     _set_timer(loop, _next_due(loop))
 
