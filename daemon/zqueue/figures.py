@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import asdict, replace
+from typing import Any
 
 from zqueue.control import messages
-from zqueue.engine import ConnectionCounts, Ends, Latency, Side, Statistics, Traffic
+from zqueue.engine import ConnectionCounts, Latency, Side, Statistics, Traffic
 
 _WINDOW = 2.0
 
@@ -49,7 +50,9 @@ class Figures:
             requests=self._total("requests"),
             replies=self._total("replies"),
             lost=self._before.lost + self._now.lost + lost,
-            ends=self._ends(),
+            ends=self._over_runs("ends"),
+            died=self._over_runs("died"),
+            incidents=self._over_runs("incidents"),
         )
         for side in Side:
             now, before = self._counts[side], self._counts_before[side]
@@ -83,8 +86,19 @@ class Figures:
     @property
     def ends(self) -> messages.Ends | None:
         """How requests have ended, where the engine knows."""
-        ends = self._ends()
+        ends = self._over_runs("ends")
         return messages.Ends(**asdict(ends)) if ends is not None else None
+
+    @property
+    def died(self) -> messages.Died | None:
+        """Of what requests have died."""
+        died = self._over_runs("died")
+        return messages.Died(**asdict(died)) if died is not None else None
+
+    def incidents(self) -> messages.Incidents | None:
+        """What else was counted."""
+        seen = self._over_runs("incidents")
+        return messages.Incidents(**asdict(seen)) if seen is not None else None
 
     @property
     def queueing(self) -> messages.Latency | None:
@@ -144,8 +158,9 @@ class Figures:
             requests.bytes,
         )
 
-    def _ends(self) -> Ends | None:
-        before, now = self._before.ends, self._now.ends
+    def _over_runs(self, counters: str) -> Any:
+        """``ends``, ``died`` or ``incidents``, added up; ``None`` if no engine has known them."""
+        before, now = getattr(self._before, counters), getattr(self._now, counters)
         return before + now if before and now else before or now
 
     def _total(self, way: str) -> Traffic:

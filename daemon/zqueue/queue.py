@@ -82,6 +82,7 @@ class Queue:
         self._figures = Figures()
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
+        self._not_promised: tuple[str, ...] = ()
         self._outer: zmq.Socket[bytes] | None = None
         self._drain: _Drain | None = None
         self._retry_at: float | None = None
@@ -319,6 +320,7 @@ class Queue:
             raise Refused(str(error)) from error
         self._engine = engine
         self._engine_name, self._engine_reason = engine.name, engine.because
+        self._not_promised = engine.not_promised
         self._opened_at = time.time()
         self._restarts += 1
         if engine.because:
@@ -517,6 +519,7 @@ class Queue:
             type=config.type,
             engine=self._engine_name,  # type: ignore[arg-type]
             engine_reason=self._engine_reason,
+            not_promised=self._not_promised,
             state=standing.state.value,
             since=standing.since,
             by=standing.by,
@@ -535,6 +538,8 @@ class Queue:
             kept=figures.kept,
             lost=figures.lost,
             ends=figures.ends,
+            died=figures.died,
+            incidents=figures.incidents(),
             queueing=figures.queueing,
             service=figures.service,
             estimated=figures.estimated,

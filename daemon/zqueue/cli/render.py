@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from rich import box
@@ -34,9 +34,16 @@ _STATE_STYLES = {
 _UNITS = ("", "k", "M", "G", "T", "P")
 
 
-def status(result: StatusResult) -> None:
-    """The daemon in a line, its queues in a table, then what needs a look."""
+def status(result: StatusResult, closely: bool = False) -> None:
+    """The daemon in a line, its queues in a table, then what needs a look; ``closely``, also what
+    their engines cannot promise."""
     _console().print(_status(result))
+    for queue in result.queues if closely else ():
+        if queue.not_promised:
+            _console().print(
+                f"{queue.name}: engine {queue.engine} does not promise: "
+                f"{', '.join(queue.not_promised)}"
+            )
 
 
 def watch(looks: Iterable[StatusResult]) -> None:
@@ -73,8 +80,13 @@ def queues(result: StatusResult) -> None:
     _console().print(table)
 
 
-def stats(result: StatusResult) -> None:
-    """All figures of each queue."""
+def stats(result: StatusResult, explain: bool = False) -> None:
+    """All figures of each queue; with ``explain`` only where its requests have gone, and whether
+    that adds up."""
+    if explain:
+        for queue in result.queues:
+            _console().print(*_explained(queue), sep="\n")
+        return
     console = _console()
     for queue in result.queues:
         about = "~" if queue.estimated else ""
@@ -111,6 +123,47 @@ def stats(result: StatusResult) -> None:
         console.print("~ is an estimate: libzmq's proxy counts frames and bytes, not messages.")
 
 
+_ENDS = {
+    "waiting": "no worker has it yet",
+    "in_flight": "a worker has it",
+    "kept": "it was answered while its client was away, which may come back (client_grace)",
+    "replied": "its reply went to its client",
+    "unclaimed": "it was answered, and its client had left",
+    "withdrawn": "its client left before a worker had answered it",
+    "dead": "it was given up",
+    "rejected": 'the queue was full (when_full = "reject")',
+    "malformed": "no empty frame before its body, and only REPs, which would discard it",
+    "unanswered": "a ROUTER or DEALER had it, which need not answer",
+    "lost": "it was there when the queue was stopped",
+}
+
+
+def _explained(queue: QueueStatus) -> Iterator[Text | Table | str]:
+    """What became of every request, in the order of docs/engines.md."""
+    yield Text(queue.name, style="bold")
+    if queue.ends is None:
+        yield f"engine {queue.engine} does not know how requests end"
+        return
+    figures = queue.model_dump() | queue.ends.model_dump()
+    counts = {name: figures[name] or 0 for name in _ENDS}
+    total = sum(counts.values())
+    received = queue.requests.messages
+    sum_ = " + ".join(map(str, counts.values()))
+    verdict = "it adds up" if total == received else f"NOT SO: it is {total}; please report this"
+    yield f"received = {' + '.join(name.replace('_', ' ') for name in _ENDS)}"
+    yield f"{received} = {sum_}: {verdict}"
+    table = _table("", "REQUESTS", "MEANING")
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), str(count), _ENDS[name] + _of_what(queue, name))
+    yield table
+
+
+def _of_what(queue: QueueStatus, end: str) -> str:
+    died = queue.died.model_dump() if end == "dead" and queue.died is not None else {}
+    causes = ", ".join(f"{cause} {count}" for cause, count in died.items() if count)
+    return f": {causes}" if causes else ""
+
+
 def workers(result: WorkersResult) -> None:
     """The workers of a queue."""
     columns = ("ID", "ADDRESS", "TYPE", "SINCE", "IN FLIGHT", "AHEAD", "ANSWERED", "SERVICE", "")
@@ -141,15 +194,23 @@ def short_time(seconds: float) -> str:
 def _exact(queue: QueueStatus) -> Iterator[Table]:
     """Where requests have gone, and how long they took, on an engine that knows."""
     if queue.ends is not None:
-        ends = _table("", *(name.upper() for name in type(queue.ends).model_fields), "LOST")
-        ends.add_row("ended", *map(str, queue.ends.model_dump().values()), str(queue.lost))
-        yield ends
+        yield _counted("ended", queue.ends.model_dump() | {"lost": queue.lost})
+    if queue.died is not None and any(queue.died.model_dump().values()):
+        yield _counted("died of", queue.died.model_dump())
+    if queue.incidents is not None:
+        yield _counted("besides", queue.incidents.model_dump())
     latencies = _table("", "P50", "P99")
     for name, latency in (("queueing", queue.queueing), ("service", queue.service)):
         if latency is not None:
             latencies.add_row(name, short_time(latency.p50), short_time(latency.p99))
     if latencies.row_count:
         yield latencies
+
+
+def _counted(what: str, counts: Mapping[str, int]) -> Table:
+    table = _table("", *(name.upper().replace("_", " ") for name in counts))
+    table.add_row(what, *map(str, counts.values()))
+    return table
 
 
 def steered(result: Steered, done: str) -> str:

@@ -141,15 +141,18 @@ def main() -> None:
 
 @main.command()
 @takes_options
+@click.argument("names", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues)
 @click.pass_obj
-def status(options: Options | None) -> None:
-    """Show the daemon and the state of every queue."""
+def status(options: Options | None, names: tuple[str, ...]) -> None:
+    """Show the daemon and the state of every queue, or of some more closely."""
     with _zqueued(options) as (zqueued, how):
         result = zqueued.status()
+        chosen = tuple(_choose(result.queues, names))
+        result = result.model_copy(update={"queues": chosen})
         if not _as_json(how, result):
             from zqueue.cli import render
 
-            render.status(result)
+            render.status(result, closely=bool(names))
 
 
 @main.command()
@@ -172,8 +175,9 @@ def queues(options: Options | None) -> None:
 @main.command()
 @takes_options
 @click.argument("names", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues)
+@click.option("--explain", is_flag=True, help="Show where all requests have gone, word by word.")
 @click.pass_obj
-def stats(options: Options | None, names: tuple[str, ...]) -> None:
+def stats(options: Options | None, names: tuple[str, ...], explain: bool) -> None:
     """Show all figures of every queue, or of some."""
     with _zqueued(options) as (zqueued, how):
         result = zqueued.status()
@@ -184,7 +188,7 @@ def stats(options: Options | None, names: tuple[str, ...]) -> None:
         else:
             from zqueue.cli import render
 
-            render.stats(result)
+            render.stats(result, explain)
 
 
 @main.command()

@@ -216,6 +216,36 @@ class Ends(Message):
     unanswered: int = 0
 
 
+class Died(Message):
+    """The requests that died, by why."""
+
+    max_attempts: int = 0
+    worker_lost: int = 0
+    service_timeout: int = 0
+    deadline: int = 0
+    max_waiting_time: int = 0
+    queue_full: int = 0
+
+
+class Incidents(Message):
+    """What else was counted; none of it is an end.
+
+    ``returned``: requests that a worker gave back when it was lost or late. ``retried``: those
+    that were asked again, which are ``received`` once more. Replies: ``late``, to a request
+    that had been given up; ``dropped``, with no client to go to, late ones among them; ``extra``,
+    passed on though no request was open for them; ``error``, made by the broker for a request that
+    died. ``unrecorded``: dead requests of which nothing could be kept.
+    """
+
+    returned: int = 0
+    retried: int = 0
+    late_replies: int = 0
+    dropped_replies: int = 0
+    extra_replies: int = 0
+    error_replies: int = 0
+    unrecorded: int = 0
+
+
 class Latency(Message):
     """Seconds: half of the requests took at most ``p50``, 99 of 100 at most ``p99``."""
 
@@ -231,14 +261,16 @@ class QueueStatus(Message):
     ``kept`` are requests that were answered while their client was away, which may come back.
     ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
     long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
-    ``ends`` where the engine cannot know. ``stale``: the queue did not answer in time, and these
-    are its last known figures.
+    ``ends``, ``died`` and ``incidents`` where the engine cannot know. ``not_promised`` is what the
+    other engine would do and this one cannot. ``stale``: the queue did not answer in time, and
+    these are its last known figures.
     """
 
     name: str
     type: Literal["queue", "forwarder", "streamer"]
     engine: Literal["libzmq", "wire"]
     engine_reason: str = ""
+    not_promised: tuple[str, ...] = ()
     state: Literal["starting", "running", "paused", "draining", "stopped", "failed"]
     since: float
     by: str
@@ -257,6 +289,8 @@ class QueueStatus(Message):
     kept: int = 0
     lost: int = 0
     ends: Ends | None = None
+    died: Died | None = None
+    incidents: Incidents | None = None
     queueing: Latency | None = None
     service: Latency | None = None
     estimated: bool = True

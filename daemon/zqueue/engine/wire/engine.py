@@ -20,7 +20,9 @@ from zqueue.engine import (
     Attempt,
     ConnectionCounts,
     DeadRequest,
+    Died,
     Ends,
+    Incidents,
     Latency,
     Plan,
     Report,
@@ -56,6 +58,7 @@ class WireEngine:
 
     name = "wire"
     because = ""
+    not_promised: tuple[str, ...] = ()
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -261,8 +264,10 @@ class WireEngine:
             lost=0,
             estimated=False,
             taken_at=time.monotonic(),
-            ends=Ends(
-                **{end.name: counted[end.name] for end in dataclasses.fields(Ends)},
+            ends=Ends(**{end.name: counted[end.name] for end in dataclasses.fields(Ends)}),
+            died=Died(*counted["died"]),
+            incidents=Incidents(
+                **{each.name: counted[each.name] for each in dataclasses.fields(Incidents)}
             ),
             queueing=self._queueing,
             service=self._service,
