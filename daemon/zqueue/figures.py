@@ -95,10 +95,13 @@ class Figures:
         died = self._over_runs("died")
         return messages.Died(**asdict(died)) if died is not None else None
 
-    def incidents(self) -> messages.Incidents | None:
-        """What else was counted."""
+    def incidents(self, unrecorded: int) -> messages.Incidents | None:
+        """What else was counted; ``unrecorded`` dead requests were lost by whoever keeps them."""
         seen = self._over_runs("incidents")
-        return messages.Incidents(**asdict(seen)) if seen is not None else None
+        if seen is None:
+            return None
+        seen = replace(seen, unrecorded=seen.unrecorded + unrecorded)
+        return messages.Incidents(**asdict(seen))
 
     @property
     def queueing(self) -> messages.Latency | None:

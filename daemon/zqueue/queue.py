@@ -13,15 +13,19 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import zmq
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
-from zqueue.engine import DeadRequest, Engine, Plan, Report, Side
+from zqueue.dead_letters import DeadLetters
+from zqueue.deaths import WORDS, Deaths
+from zqueue.engine import Engine, Plan, Report, Side
+from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
+from zqueue.letter_id import NoSuchLetter
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
 from zqueue.threads import name_this_thread
@@ -37,12 +41,12 @@ _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
 _WORDS_A_TURN = 100
 _LONGEST_WORD = 16 << 20
-_DEATHS_TOLD_A_SECOND = 20
-_SHOWN_BYTES = 64
 
 
 class Refused(Exception):
     """A word that this queue cannot follow in its present state."""
+
+    code = "refused"
 
 
 class Queue:
@@ -54,7 +58,8 @@ class Queue:
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
     "terminate"}``, answered when it has ended, with its ``outcome``), ``WORKERS`` (answered with
-    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``) and ``END`` (``{"reason": str,
+    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``), those of
+    :data:`zqueue.deaths.WORDS` and ``END`` (``{"reason": str,
     "keep": bool}``), after which the thread is no more; with ``keep`` its listening sockets stay
     open where systemd keeps them.
     """
@@ -62,6 +67,7 @@ class Queue:
     def __init__(
         self,
         claims: Claims,
+        letters: DeadLetters,
         make_engine: Callable[[Plan], Engine],
         emit: Emit,
         context: zmq.Context[zmq.Socket[bytes]],
@@ -80,6 +86,7 @@ class Queue:
         self._emit: Emit = lambda name, **fields: emit(name, queue=self.name, **fields)
         self._machine = StateMachine(self._state_changed)
         self._figures = Figures()
+        self._deaths = Deaths(letters, self._emit)
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
         self._not_promised: tuple[str, ...] = ()
@@ -92,7 +99,6 @@ class Queue:
         self._restarts = -1
         self._lost_at_stop = 0
         self._asked: list[tuple[float, Callable[[], None]]] = []
-        self._deaths_told_in = self._deaths_told = self._deaths_suppressed = 0
         self._ended = False
         self._next_tick = 0.0
         self.status = self._make_status()
@@ -131,6 +137,7 @@ class Queue:
         self._follow_words()
         self._follow_script()
         self._hear_engine()
+        self._deaths.keep_up(self.config)
         self._keep_time()
         self._answer_the_asked()
         self.status = self._make_status()
@@ -163,12 +170,17 @@ class Queue:
                 if word == b"WORKERS":
                     self._answer(number, {"ok": True, "workers": self._workers()})
                     continue
+                if word in WORDS:
+                    found = self._deaths.obey(word, self._submit, json.loads(arguments))
+                    self._answer(number, {"ok": True} | found)
+                    continue
                 if word == b"DRAIN":
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
                     continue
                 changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
-            except Refused as error:
-                self._answer(number, {"ok": False, "detail": str(error)})
+            except (Refused, NoSuchLetter, DeadLettersError) as error:
+                refusal = {"ok": False, "detail": str(error), "code": error.code}
+                self._answer(number, refusal)
             except Exception as error:
                 self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
                 raise
@@ -296,6 +308,14 @@ class Queue:
             raise Refused(str(error)) from error
         return True
 
+    def _submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        """Ask again for what has died; see :meth:`zqueue.engine.Engine.submit`."""
+        self._must_be_able(State.DRAINING)  # that is: it runs or is paused
+        try:
+            self._running_engine().submit(client, frames)
+        except LookupError as error:
+            raise Refused(str(error)) from error
+
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:
             return False
@@ -310,6 +330,7 @@ class Queue:
         self._retry_at = None
         self._stays_paused = paused
         try:
+            self._deaths.open(self.config)
             self.claims.claim()
             self._open_script_pair()
             engine = self._make_engine(self.claims.plan())
@@ -333,6 +354,7 @@ class Queue:
             self._stop(by, reason)
         if keep:
             self.claims.let_go()
+        self._deaths.close()
         if self._outer is not None:
             self._outer.close(0)
             self._outer = None
@@ -373,22 +395,13 @@ class Queue:
         if engine is None:
             return
         self._say(engine.reports())
-        self._tell_of_deaths(engine.deaths())
+        self._take_deaths(engine)
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
         if engine.failure is not None:
             self._fail(engine.failure)
 
-    def _tell_of_deaths(self, died: Iterable[DeadRequest]) -> None:
-        for request in died:
-            second = int(time.monotonic())
-            if second != self._deaths_told_in:
-                self._deaths_told_in, self._deaths_told = second, 0
-            self._deaths_told += 1
-            if self._deaths_told > _DEATHS_TOLD_A_SECOND:
-                self._deaths_suppressed += 1
-                continue
-            suppressed, self._deaths_suppressed = self._deaths_suppressed, 0
-            self._emit("request.dead", **_fields_of(request, suppressed))
+    def _take_deaths(self, engine: Engine) -> None:
+        self._deaths.take(engine.deaths(), told=bool(self.config.error_reply))
 
     def _fail(self, reason: str) -> None:
         if self._engine is not None:
@@ -418,6 +431,7 @@ class Queue:
         left_over = 0
         try:
             self._say(engine.reports())
+            self._take_deaths(engine)
             left_over = engine.close(_FLUSH)
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
@@ -539,7 +553,8 @@ class Queue:
             lost=figures.lost,
             ends=figures.ends,
             died=figures.died,
-            incidents=figures.incidents(),
+            incidents=figures.incidents(self._deaths.unrecorded),
+            dead_letters=self._deaths.kept,
             queueing=figures.queueing,
             service=figures.service,
             estimated=figures.estimated,
@@ -578,24 +593,6 @@ class _Drain:
         if not figures.estimated:
             return held and nothing_left
         return nothing_left and now - self._quiet_since >= _QUIET_FOR
-
-
-def _fields_of(request: DeadRequest, suppressed: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "reason": request.cause,
-        "attempts": request.attempts,
-        "client": request.client.hex(),
-        "envelope": [frame[:_SHOWN_BYTES].hex() for frame in request.frames[: request.envelope]],
-        "size": sum(map(len, request.frames)),
-        "waited": round(request.died_at - request.received_at, 3),
-    }
-    if request.peer:
-        fields["peer"] = request.peer
-    if request.history:
-        fields["workers"] = [attempt.peer for attempt in request.history]
-    if suppressed:
-        fields["suppressed"] = suppressed
-    return fields
 
 
 def _caller_on_pair(frame: zmq.Frame) -> str:

@@ -234,9 +234,9 @@ class Latency:
 @dataclass(frozen=True)
 class Statistics:
     """An engine's counters. ``kept`` are requests that were answered while their client was away,
-    which may come back. ``waiting``, ``in_flight``, ``ends``, ``died`` and
-    ``incidents`` are ``None`` where it cannot know; ``queueing`` and ``service`` where it does not,
-    or nothing has passed yet."""
+    which may come back. ``waiting``, ``in_flight``, ``ends``, ``died`` and ``incidents`` are
+    ``None`` where it cannot know; ``queueing`` and ``service`` where it does not, or nothing has
+    passed yet."""
 
     requests: Traffic = Traffic()
     replies: Traffic = Traffic()
@@ -408,7 +408,7 @@ class Engine(Protocol):
 
         Raises:
             LookupError: the engine cannot.
-            BlockingIOError: not now, there is too much to do.
+            BlockingIOError: not now: as much waits as may, or there is too much to do.
         """
 
     @property

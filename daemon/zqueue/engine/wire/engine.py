@@ -69,6 +69,7 @@ class WireEngine:
         self._failure: str | None = None
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
+        self._submitted: int | None = None
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -217,7 +218,16 @@ class WireEngine:
         return [_dead_request(each, since_the_epoch) for each in died]
 
     def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        dispatch, counted = self._plan.dispatch, self._path.counters
+        if self._submitted is None:
+            self._submitted = counted["retried"]
+        waiting = counted["waiting"] + self._submitted - counted["retried"]
+        if (dispatch.max_waiting and waiting >= dispatch.max_waiting) or (
+            dispatch.max_waiting_bytes and counted["waiting_bytes"] >= dispatch.max_waiting_bytes
+        ):
+            raise BlockingIOError("as much waits as may")
         self._path.submit(client, list(frames))
+        self._submitted += 1
 
     def tick(self) -> Iterator[Report]:
         now = time.monotonic()
