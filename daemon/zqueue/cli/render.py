@@ -37,10 +37,10 @@ _UNITS = ("", "k", "M", "G", "T", "P")
 def status(result: StatusResult, closely: bool = False) -> None:
     """The daemon in a line, its queues in a table, then what needs a look; ``closely``, also what
     their engines cannot promise."""
-    _console().print(_status(result))
+    new_console().print(_status(result))
     for queue in result.queues if closely else ():
         if queue.not_promised:
-            _console().print(
+            new_console().print(
                 f"{queue.name}: engine {queue.engine} does not promise: "
                 f"{', '.join(queue.not_promised)}"
             )
@@ -48,7 +48,7 @@ def status(result: StatusResult, closely: bool = False) -> None:
 
 def watch(looks: Iterable[StatusResult]) -> None:
     """The status, drawn anew with each look; on what is no terminal, a line a queue and look."""
-    console = _console()
+    console = new_console()
     if not console.is_terminal:
         for result in looks:
             for queue in result.queues:
@@ -65,7 +65,9 @@ def watch(looks: Iterable[StatusResult]) -> None:
 
 def queues(result: StatusResult) -> None:
     """The queues with their endpoints."""
-    table = _table("QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL")
+    table = new_table(
+        "QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL"
+    )
     for queue in result.queues:
         table.add_row(
             queue.name,
@@ -77,7 +79,7 @@ def queues(result: StatusResult) -> None:
             queue.capture or "-",
             queue.control or "-",
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def stats(result: StatusResult, explain: bool = False) -> None:
@@ -85,15 +87,15 @@ def stats(result: StatusResult, explain: bool = False) -> None:
     that adds up."""
     if explain:
         for queue in result.queues:
-            _console().print(*_explained(queue), sep="\n")
+            new_console().print(*_explained(queue), sep="\n")
         return
-    console = _console()
+    console = new_console()
     for queue in result.queues:
         about = "~" if queue.estimated else ""
         heading = Text.assemble(
             (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", _state(queue)
         )
-        table = _table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
+        table = new_table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
         for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
             table.add_row(
                 name,
@@ -103,7 +105,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
                 f"{about}{traffic.messages_per_second:.1f}",
                 f"{traffic.bytes_per_second:.1f}",
             )
-        peers = _table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
+        peers = new_table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
         for name, side in (("clients", queue.clients), ("workers", queue.workers)):
             peers.add_row(
                 name,
@@ -152,7 +154,7 @@ def _explained(queue: QueueStatus) -> Iterator[Text | Table | str]:
     verdict = "it adds up" if total == received else f"NOT SO: it is {total}; please report this"
     yield f"received = {' + '.join(name.replace('_', ' ') for name in _ENDS)}"
     yield f"{received} = {sum_}: {verdict}"
-    table = _table("", "REQUESTS", "MEANING")
+    table = new_table("", "REQUESTS", "MEANING")
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), str(count), _ENDS[name] + _of_what(queue, name))
     yield table
@@ -167,7 +169,7 @@ def _of_what(queue: QueueStatus, end: str) -> str:
 def workers(result: WorkersResult) -> None:
     """The workers of a queue."""
     columns = ("ID", "ADDRESS", "TYPE", "SINCE", "IN FLIGHT", "AHEAD", "ANSWERED", "SERVICE", "")
-    table = _table(*columns)
+    table = new_table(*columns)
     for worker in result.workers:
         table.add_row(
             str(worker.id),
@@ -180,7 +182,7 @@ def workers(result: WorkersResult) -> None:
             "-" if worker.service is None else short_time(worker.service),
             "draining" if worker.draining else "",
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def short_time(seconds: float) -> str:
@@ -191,7 +193,7 @@ def short_time(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g}us"
 
 
-def _exact(queue: QueueStatus) -> Iterator[Table]:
+def _exact(queue: QueueStatus) -> Iterator[Table | str]:
     """Where requests have gone, and how long they took, on an engine that knows."""
     if queue.ends is not None:
         yield _counted("ended", queue.ends.model_dump() | {"lost": queue.lost})
@@ -199,16 +201,21 @@ def _exact(queue: QueueStatus) -> Iterator[Table]:
         yield _counted("died of", queue.died.model_dump())
     if queue.incidents is not None:
         yield _counted("besides", queue.incidents.model_dump())
-    latencies = _table("", "P50", "P99")
+    latencies = new_table("", "P50", "P99")
     for name, latency in (("queueing", queue.queueing), ("service", queue.service)):
         if latency is not None:
             latencies.add_row(name, short_time(latency.p50), short_time(latency.p99))
     if latencies.row_count:
         yield latencies
+    letters = queue.dead_letters
+    yield (
+        f"dead letters {letters.kept} of {letters.bytes} bytes "
+        f"in {letters.path or 'memory'}, evicted {letters.evicted}"
+    )
 
 
 def _counted(what: str, counts: Mapping[str, int]) -> Table:
-    table = _table("", *(name.upper().replace("_", " ") for name in counts))
+    table = new_table("", *(name.upper().replace("_", " ") for name in counts))
     table.add_row(what, *map(str, counts.values()))
     return table
 
@@ -257,10 +264,10 @@ def event(reply: EventReply) -> str:
 
 def config(result: ConfigResult) -> None:
     """Every setting with its origin."""
-    table = _table("KEY", "VALUE", "FROM")
+    table = new_table("KEY", "VALUE", "FROM")
     for value in result.values:
         table.add_row(value.key, _value(value.value), value.origin)
-    _console().print(table)
+    new_console().print(table)
 
 
 def duration(seconds: float) -> str:
@@ -283,7 +290,7 @@ def _status(result: StatusResult) -> Group:
         f"up {duration(result.uptime)}\nconfig {origin}, control {result.control}, "
         f"log level {result.log_level}"
     )
-    table = _table(
+    table = new_table(
         "QUEUE",
         "TYPE",
         "STATE",
@@ -323,6 +330,11 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
     if queue.lost:
         about = "~" if queue.estimated else ""
         yield f"{about}{queue.lost} requests were lost: with workers that left, or at a stop"
+    letters = queue.dead_letters
+    if letters.kept:
+        yield f"{letters.kept} dead letters: zqueuectl dead list {queue.name}"
+    if letters.failure:
+        yield f"{letters.unwritten} dead letters are not written: {letters.failure}"
     if queue.stale:
         yield "it did not answer in time; these are its last known figures"
 
@@ -385,14 +397,14 @@ def _one_line(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("QUEUE", "KEY", "STATE"))
     return table
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """A terminal's own width; for a pipe or a file, wide enough that nothing is folded."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
