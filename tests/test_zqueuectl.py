@@ -20,7 +20,7 @@ from tests.zqueued import Zqueued
 
 VERBS = (
     "status", "queues", "stats", "watch", "events", "pause", "resume", "drain", "terminate",
-    "start", "reload", "shutdown", "log-level", "config", "version", "demo",
+    "start", "dead", "reload", "shutdown", "log-level", "config", "version", "demo",
 )  # fmt: skip
 
 
