@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_wire
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
 from zqueue.cli.completion import instance_names
@@ -138,6 +139,7 @@ def test_a_verb_is_offered_the_queues_that_it_would_change(shells: Shells, broke
     assert shells.bash(f"{here} stats ") == ["orders", "prices.eu", "prices.us"]
 
 
+@on_wire
 def test_dead_letters_are_offered_in_short(
     shells: Shells, start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
