@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.zqueued import Zqueued, free_port
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
+ROOT = Path(__file__).parents[2]
 QUEUE = """
 [queues.default]
 frontend = { bind = ["tcp://127.0.0.1:*", "ipc://*"] }
@@ -279,3 +282,13 @@ def test_a_worker_that_is_connected_to(
     assert serving.poll(round(DEADLINE * 1000))
     serving.send(serving.recv())
     assert len(client.finish()) == 1
+
+
+def test_the_fuzzer_s_scenes_without_memory(faults: Faults) -> None:
+    """Whatever is half done when there is none, it adds up, and nothing is left of it."""
+    faults.begin(0.02, allocate=errno.ENOMEM, grow=errno.ENOMEM)
+    command = [sys.executable, "-m", "tests.wire.fuzz", "--only", "exchange", "--seconds", "5"]
+    ran = subprocess.run(command, cwd=ROOT, env=faults.environment, capture_output=True, text=True)
+    print(ran.stdout)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert faults.happened("allocate") > 100
