@@ -168,7 +168,7 @@ def test_no_buffers_although_nothing_is_on_its_way(faults: Faults, zqueued: Zque
         assert asker.receive() == [b"", b"request"]
 
 
-@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOBUFS, errno.EPROTO])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EPROTO])
 def test_whoever_may_not_be_accepted(
     error: int, faults: Faults, zqueued: Zqueued, peers: Peers
 ) -> None:
