@@ -20,6 +20,7 @@ from tests.waiting import DEADLINE, wait_for
 from tests.wire.data_path import data_path
 from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer
+from tests.wire.test_routing import ends
 from zqueue.engine.wire.exchange import Exchange
 from zqueue.engine.wire.reports import WORKER_ANSWERS_AGAIN, WORKER_SET_ASIDE
 
@@ -507,9 +508,7 @@ def test_a_worker_that_stands_still_and_goes_on(
         for number in range(2, 5):
             client.send(b"%d" % number)
             assert client.recv() == b"stopped:%d" % number
-    queue = zqueued.queue()
-    assert queue.ends is not None
-    assert (queue.ends.replied, queue.ends.dead) == (4, 0)
+    assert (ends(zqueued).replied, ends(zqueued).dead) == (4, 0)
 
 
 def test_a_rep_that_hangs_in_its_service(start_zqueued: StartZqueued, context: Context) -> None:
@@ -554,6 +553,4 @@ def test_a_poison_and_the_real_thing(
             assert len(client.finish()) == 20
     event = zqueued.wait_event("request.dead")
     assert (event["reason"], event["attempts"]) == ("max_attempts", 2)
-    queue = zqueued.queue()
-    assert queue.ends is not None
-    assert (queue.ends.dead, queue.ends.replied) == (1, 60)
+    assert (ends(zqueued).replied, ends(zqueued).dead) == (60, 1)
