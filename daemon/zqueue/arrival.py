@@ -107,6 +107,8 @@ class Arrival:
         if parcel is None:
             return
         descriptors = parcel.look()
+        if parcel.has_pairs and not descriptors:
+            return  # a run took it, and was killed before systemd had heard of that
         try:
             self._state = handover.read(parcel.read(), descriptors)
         except ValueError as error:
@@ -158,6 +160,7 @@ class Arrival:
         await self._source.ready(taken)
         inherited.settle()
         if state is None:
+            await self._source.gone()
             return
         await asyncio.gather(*(queue.ask("THAW", "hand-over") for queue in queues.values()))
         self._emit("handover.taken_up", **taken | {"version": state.version})

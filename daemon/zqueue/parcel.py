@@ -56,6 +56,11 @@ class Parcel:
             opened.pop_all()
         return cls(packed)
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there are, or were, descriptors in it."""
+        return len(self.descriptors) > 1
+
     def read(self) -> bytes:
         """The bytes."""
         file = self.descriptors[0]

@@ -248,8 +248,10 @@ class Predecessor:
         self._send({"taken": taken})
 
     async def gone(self) -> None:
-        """Wait for its end, for a while."""
+        """Wait for its end, for a while; it is not listened to after that."""
         await _readable(self._process, _ENDS_WITHIN)
+        self._channel.close()
+        os.close(self._process)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # it has died, which is heard of when it is waited for
