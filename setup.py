@@ -33,6 +33,7 @@ MODULES = (
     "workers",
     "peers",
     "requests",
+    "return_addresses",
     "clients",
     "error_replies",
     "deaths",

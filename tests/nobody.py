@@ -10,7 +10,7 @@ def zqueuectl_as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What is to be imported is imported first: nobody may not read a Python in root's home."""
     code = (
         "import difflib, grp, os, pwd, zqueue.cli.zqueuectl as zqueuectl, zqueue.control.client\n"
-        "import zqueue.cli.render, encodings.idna\n"
+        "import zqueue.cli.render, zqueue.cli.render_dead, zqueue.control.letters, encodings.idna\n"
         "user = pwd.getpwnam('nobody')\n"
         "os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)\n"
         "zqueuectl.main(prog_name='zqueuectl')"

@@ -273,6 +273,20 @@ def in_frontend(line: str) -> str:
         (in_queue("prefetch = 0"), 'prefetch: found 0, expected "auto", or a number from 1'),
         (in_queue("prefetch = 'many'"), 'prefetch: found "many", expected "auto", or a number'),
         (in_queue("max_attempts = 0"), "max_attempts: found 0"),
+        (
+            in_queue("dead_letters = 'dead.db'"),
+            '4: queues.default.dead_letters: found "dead.db", expected the whole path of a file',
+        ),
+        (in_queue("dead_letters = true"), "found true, expected the whole path of a file"),
+        (
+            in_queue("dead_letters_max_bytes = 0"),
+            "dead_letters_max_bytes: found 0, expected more than 0; dead_letters_max = 0 keeps no",
+        ),
+        (in_queue("dead_letters_sync = 'on'"), 'expected "full", "normal" or "off"'),
+        (
+            in_queue("engine = 'libzmq'\ndead_letters_max = 3"),
+            "5: queues.default.dead_letters_max: means nothing here",
+        ),
         (in_queue("duplicate_id = 'drop'"), 'expected "refuse" or "handover"'),
         # durations, sizes, modes, names
         (
@@ -432,6 +446,7 @@ frontend = "ipc://{tmp_path}/none/front"
 backend = {{ bind = "ipc://*", connect = ["ipc://{tmp_path}/none/back", "tcp://host:1"] }}
 capture = "ipc://capture"
 control = "ipc://@pair"
+dead_letters = "{tmp_path}/none/dead.db"
 """)
     loaded = load(path)
     assert loaded.warnings == ()
@@ -440,6 +455,7 @@ control = "ipc://@pair"
         [f"{path}:5", "queues.q.frontend.bind"],
         [f"{path}:6", "queues.q.backend.connect"],
         [f"{path}:7", "queues.q.capture"],
+        [f"{path}:9", "queues.q.dead_letters"],
         [f"{path}:3", "control.group"],
     ]
     (tmp_path / "none").mkdir()

@@ -7,12 +7,15 @@ import json
 import os
 import pwd
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.conftest import StartZqueued
 from tests.nobody import zqueuectl_as_nobody
+from tests.waiting import wait_for
 from tests.zqueued import ONE_QUEUE, Zqueued
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
@@ -25,15 +28,13 @@ def as_nobody(zqueued: Zqueued, *arguments: str) -> subprocess.CompletedProcess[
     return zqueuectl_as_nobody("-e", zqueued.control, "--json", *arguments)
 
 
-def start(start_zqueued: StartZqueued, settings: str) -> Zqueued:
-    zqueued = start_zqueued(ONE_QUEUE, ready=False)
+def start(start_zqueued: StartZqueued, settings: str, queue: str = ONE_QUEUE) -> Zqueued:
+    zqueued = start_zqueued(queue, ready=False)
     zqueued.kill()
     for folder in (zqueued.folder, *zqueued.folder.parents):
         if folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
-    zqueued.write(
-        f'[control]\nendpoint = "{zqueued.control}"\nmode = "0666"\n{settings}\n' + ONE_QUEUE
-    )
+    zqueued.write(f'[control]\nendpoint = "{zqueued.control}"\nmode = "0666"\n{settings}\n' + queue)
     zqueued.process = zqueued.spawn()
     return zqueued.wait_ready()
 
@@ -60,6 +61,10 @@ def test_the_lists_count(
         (("status",), may_look),
         (("log-level",), may_look),
         (("events",), may_look),
+        (("dead", "list"), may_look),
+        (("dead", "export", "-"), may_steer),
+        (("dead", "drop", "--all"), may_steer),
+        (("dead", "retry", "--all"), may_steer),
         (("log-level", "info"), may_steer),
         (("pause",), may_steer),
         (("reload",), may_steer),
@@ -72,6 +77,44 @@ def test_the_lists_count(
             assert "65534/nobody may not" in error["message"]
             assert "control.may_" in error["message"]
     assert zqueued.queue().state == ("paused" if may_steer else "running"), "root always may"
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_body_is_for_those_who_may_steer(may: bool, start_zqueued: StartZqueued) -> None:
+    who = "nobody" if may else "root"
+    zqueued = start(start_zqueued, f'may_steer = ["{who}"]', ONE_QUEUE + 'max_waiting_time = "1ms"')
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.linger = 0
+        client.connect(zqueued.frontend())
+        client.send_multipart([b"", b"secret"])
+        wait_for(lambda: zqueued.queue().dead_letters.kept)
+    [letter] = json.loads(as_nobody(zqueued, "dead", "list").stdout)["letters"]
+    assert letter["sizes"] == [0, 6]
+    shown = as_nobody(zqueued, "dead", "show", letter["id"])
+    assert shown.returncode == 0
+    assert ("secret" in shown.stdout) == may
+    shown = zqueuectl_as_nobody("-e", zqueued.control, "dead", "show", letter["id"])
+    assert ("frames of 6 bytes; they are for those who may steer" in shown.stdout) != may
+    read = {"verb": "dead-read", "letter": letter["id"]}
+    assert ("forbidden" in asked_by_nobody(zqueued, read)) != may
+    listed = {"verb": "dead-list", "content": True}
+    assert ("forbidden" in asked_by_nobody(zqueued, listed)) != may
+
+
+def asked_by_nobody(zqueued: Zqueued, request: dict[str, object]) -> str:
+    """What the control socket answers to a request that is not made by zqueuectl."""
+    code = (
+        "import os, pwd, sys, zmq\n"
+        "user = pwd.getpwnam('nobody')\n"
+        "os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)\n"
+        "caller = zmq.Context().socket(zmq.DEALER)\n"
+        "caller.linger = 0; caller.rcvtimeo = 20_000\n"
+        "caller.connect(sys.argv[1]); caller.send_string(sys.argv[2])\n"
+        "print(caller.recv_string())"
+    )
+    asked = json.dumps({"v": 1, "id": "1"} | request)
+    command = [sys.executable, "-c", code, zqueued.control, asked]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def test_a_reload_applies_them(start_zqueued: StartZqueued) -> None:

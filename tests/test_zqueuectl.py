@@ -20,7 +20,7 @@ from tests.zqueued import Zqueued
 
 VERBS = (
     "status", "queues", "stats", "watch", "events", "pause", "resume", "drain", "terminate",
-    "start", "reload", "shutdown", "log-level", "config", "version", "demo",
+    "start", "dead", "reload", "shutdown", "log-level", "config", "version", "demo",
 )  # fmt: skip
 
 
@@ -120,6 +120,35 @@ def test_every_view_shows_the_queue(zqueued: Zqueued, peers: Peers, engine: str)
     assert zqueued.ctl("stats", "nobody").returncode == 1
     lines = zqueued.ctl("--json", "watch", "--count", "2", "--interval", "10ms").stdout.splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["running"] * 2
+
+
+@on_every_engine
+def test_stats_explain_where_every_request_has_gone(
+    zqueued: Zqueued, peers: Peers, engine: str
+) -> None:
+    peers.worker(zqueued.backend())
+    peers.client(zqueued.frontend(), requests=3).finish()
+    explained = zqueued.ctl("stats", "--explain").stdout
+    if engine == "libzmq":
+        assert "engine libzmq does not know how requests end" in explained
+    else:
+        assert "received = waiting + in flight + kept + replied + unclaimed + w" in explained
+        assert "3 = 0 + 0 + 0 + 3 + 0 + 0 + 0 + 0 + 0 + 0 + 0: it adds up" in explained
+        assert "its reply went to its client" in explained
+
+
+@on_every_engine
+def test_status_of_one_queue_says_what_its_engine_does_not_promise(
+    zqueued: Zqueued, engine: str
+) -> None:
+    promises = (
+        "default: engine libzmq does not promise: redelivery, deadlines, dead letters, exact counts"
+    )
+    closely = zqueued.ctl("status", "default")
+    assert closely.returncode == 0
+    assert (promises in closely.stdout) == (engine == "libzmq")
+    assert promises not in zqueued.ctl("status").stdout
+    assert zqueued.ctl("status", "nobody").returncode == 1
 
 
 def test_events_are_shown(zqueued: Zqueued) -> None:

@@ -46,7 +46,8 @@ _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MODE = re.compile(r"0?[0-7]{3}")
 _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_APPLIED_LIVE = {"start", "drain_timeout"}
+_LETTERS = ("dead_letters", "dead_letters_max", "dead_letters_max_bytes", "dead_letters_sync")
+_APPLIED_LIVE = {"start", "drain_timeout", *_LETTERS}
 _SIDES = ("frontend", "backend")
 _FOR_WIRE = (
     "prefetch",
@@ -61,6 +62,7 @@ _FOR_WIRE = (
     "max_waiting_time",
     "service_timeout",
     "client_grace",
+    *_LETTERS,
     "keep_for_gone_clients",
     "error_reply",
     "max_connections",
@@ -167,6 +169,18 @@ def _time_limit(seconds: float) -> float:
     return seconds
 
 
+def _file(value: object) -> str:
+    if not isinstance(value, str) or not os.path.isabs(value) or not value.isprintable():
+        raise ValueError('expected the whole path of a file, such as "/var/lib/zqueue/dead.db"')
+    return os.path.normpath(value)
+
+
+def _room(size: int) -> int:
+    if not size:
+        raise ValueError("expected more than 0; dead_letters_max = 0 keeps none")
+    return size
+
+
 def _frame(text: object) -> str:
     if not isinstance(text, str):
         raise ValueError('expected text such as "error: {reason}"')
@@ -183,6 +197,7 @@ _Mode = Annotated[str, PlainValidator(_octal)]
 _Buffer = Annotated[Size, AfterValidator(_buffer)]
 _TimeLimit = Annotated[Duration, AfterValidator(_time_limit)]
 _Frame = Annotated[str, PlainValidator(_frame)]
+_File = Annotated[str, PlainValidator(_file)]
 
 
 class _Table(BaseModel):
@@ -307,6 +322,10 @@ class QueueConfig(_Table):
     when_full: Literal["hold", "reject", "oldest"] = "hold"
     keep_for_gone_clients: Annotated[bool, Field(strict=True)] = False
     client_grace: Duration = 0.0
+    dead_letters: _File | None = None
+    dead_letters_max: _Count = 10_000
+    dead_letters_max_bytes: Annotated[Size, AfterValidator(_room)] = 64 << 20
+    dead_letters_sync: Literal["full", "normal", "off"] = "normal"
     max_connections: _Count = 0
     max_connections_per_address: _Count = 0
     duplicate_id: Literal["refuse", "handover"] = "refuse"
@@ -493,7 +512,7 @@ def _warning(loaded: LoadedConfig, key: str, text: str) -> str:
 
 
 def check(loaded: LoadedConfig) -> list[str]:
-    """Warnings about what this machine lacks for the config: folders of ipc paths, a group."""
+    """Warnings about what this machine lacks for the config: folders, a group."""
     warnings = []
     for key, text in _paths_used(loaded.config):
         parsed = endpoints.parse(text, "bind")
@@ -509,6 +528,14 @@ def check(loaded: LoadedConfig) -> list[str]:
                 "RuntimeDirectory of the systemd unit, which is made at start"
             )
             warnings.append(_warning(loaded, key, what))
+    for name, queue in loaded.config.queues.items():
+        folder = os.path.dirname(queue.dead_letters or "/")
+        if not os.path.isdir(folder):
+            what = (
+                f"the folder {folder} is missing; make it, unless it is the StateDirectory of the "
+                "systemd unit, which is made at start"
+            )
+            warnings.append(_warning(loaded, dotted(("queues", name, "dead_letters")), what))
     group = loaded.config.control.group
     if group is not None and not _group_exists(group):
         what = f'there is no group "{group}"; make it with groupadd --system {group}'

@@ -21,12 +21,14 @@ from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Phase, QueueStatus, ReloadResult
 from zqueue.control.server import ControlServer, Handler
+from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
 from zqueue.engine.choice import engine_for, make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
+from zqueue.letter_file import LetterFile
 from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
 from zqueue.plan import Claims, wishes
@@ -68,6 +70,9 @@ class Daemon:
         self.started = time.time()
         self.phase: Phase = "starting"
         self.queues: dict[str, Steering] = {}
+        # They outlive a queue whose sockets are made anew.
+        self._letters: dict[str, DeadLetters] = {}
+        self._name = loaded.config.daemon.name
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
         passed = systemd.passed(STORED)
@@ -215,7 +220,8 @@ class Daemon:
         ]
 
     def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
-        queue = Queue(claims, make_engine, self.bus.emit, self._context, before)
+        letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self._name))
+        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context, before)
         self.queues[claims.name] = steering = Steering(queue, self._context)
         return steering
 
@@ -316,6 +322,7 @@ class Daemon:
         Raises:
             ConfigError: the file is refused; nothing has changed.
             EndpointError: an endpoint cannot be had; nothing has changed.
+            DeadLettersError: a file for dead letters cannot be had; nothing has changed.
             ZqueueError: the daemon is shutting down.
         """
         async with self._reloading:
@@ -345,6 +352,8 @@ class Daemon:
         rebound = [
             name for name, keys in difference.changed.items() if configuration.needs_rebind(keys)
         ]
+        for path in _letter_files(loaded.config) - _letter_files(self.config):
+            LetterFile(path).close()  # one that cannot be had refuses the whole config
         moving = [self.queues[name] for name in rebound if self._may_move(name, loaded.config)]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
         left_over = self._left_over(loaded)
@@ -369,6 +378,8 @@ class Daemon:
             for queue in sorted(leaving, key=lambda queue: queue.name != claims.name):
                 claims.take_over(queue.claims)
         await self._end(leaving, by, reason="the config was reloaded")
+        for name in difference.removed:
+            self._letters.pop(name, None)
         arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
         answers = await asyncio.gather(
             *(self._start_again(queue, by, before.get(queue.name), left) for queue in arrived)
@@ -561,6 +572,10 @@ class Daemon:
                 queue.claims.leave()
             queue.close()
             self.queues.pop(queue.name, None)
+
+
+def _letter_files(config: Config) -> set[str | None]:
+    return {queue.dead_letters for queue in config.queues.values()}
 
 
 def _mismatch(name: str, endpoint: str, key: str, loaded: LoadedConfig) -> str:

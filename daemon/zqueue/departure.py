@@ -183,7 +183,7 @@ class Departure:
     # -- and back ------------------------------------------------------------------------------
 
     async def _undo(self) -> None:
-        await asyncio.gather(*(queue.ask("THAW", self._by) for queue in self._with_connections))
+        await asyncio.gather(*(queue.ask("THAW", self._by) for queue in self._queues))
         await asyncio.gather(
             *(
                 queue.ask("RESUME", "hand-over")

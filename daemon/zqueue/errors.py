@@ -34,6 +34,17 @@ class EndpointError(ZqueueError):
         self.where = where
 
 
+class DeadLettersError(ZqueueError):
+    """Dead letters cannot be kept, or looked at: in which file, why, and what to do."""
+
+    code = "failed"
+
+    def __init__(self, path: str | None, reason: str) -> None:
+        super().__init__(f"dead_letters: {path or 'in memory'}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class AlreadyRunning(ZqueueError):
     """Another zqueued answers on the control socket; ``pid`` is 0 if it will not say."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from zqueue.control import messages
-from zqueue.engine import ConnectionCounts, Ends, Latency, Side, Statistics, Traffic
+from zqueue.engine import ConnectionCounts, Latency, Side, Statistics, Traffic
 
 _WINDOW = 2.0
 
@@ -21,10 +22,7 @@ class Totals:
     """What earlier engines of a queue have counted. ``last_activity`` is seconds since the
     epoch."""
 
-    requests: Traffic = field(default_factory=Traffic)
-    replies: Traffic = field(default_factory=Traffic)
-    lost: int = 0
-    ends: Ends | None = None
+    counters: Statistics = field(default_factory=Statistics)
     connections: dict[Side, ConnectionCounts] = field(default_factory=_none_yet)
     last_activity: float | None = None
 
@@ -34,9 +32,7 @@ class Figures:
 
     def __init__(self, earlier: Totals | None = None) -> None:
         earlier = earlier or Totals()
-        self._before = Statistics(
-            requests=earlier.requests, replies=earlier.replies, lost=earlier.lost, ends=earlier.ends
-        )
+        self._before = earlier.counters
         self._counts_before = {
             side: replace(earlier.connections.get(side, ConnectionCounts())) for side in Side
         }
@@ -71,7 +67,9 @@ class Figures:
             requests=self._total("requests"),
             replies=self._total("replies"),
             lost=self._before.lost + self._now.lost + lost,
-            ends=self._ends(),
+            ends=self._over_runs("ends"),
+            died=self._over_runs("died"),
+            incidents=self._over_runs("incidents"),
         )
         for side in Side:
             now, before = self._counts[side], self._counts_before[side]
@@ -84,12 +82,8 @@ class Figures:
 
     def earlier(self) -> Totals:
         """What was counted before the engine that runs now."""
-        before = self._before
         return Totals(
-            requests=before.requests,
-            replies=before.replies,
-            lost=before.lost,
-            ends=before.ends,
+            counters=self._before,
             connections={side: replace(counts) for side, counts in self._counts_before.items()},
             last_activity=self.last_activity,
         )
@@ -125,8 +119,22 @@ class Figures:
     @property
     def ends(self) -> messages.Ends | None:
         """How requests have ended, where the engine knows."""
-        ends = self._ends()
+        ends = self._over_runs("ends")
         return messages.Ends(**asdict(ends)) if ends is not None else None
+
+    @property
+    def died(self) -> messages.Died | None:
+        """Of what requests have died."""
+        died = self._over_runs("died")
+        return messages.Died(**asdict(died)) if died is not None else None
+
+    def incidents(self, unrecorded: int) -> messages.Incidents | None:
+        """What else was counted; ``unrecorded`` dead requests were lost by whoever keeps them."""
+        seen = self._over_runs("incidents")
+        if seen is None:
+            return None
+        seen = replace(seen, unrecorded=seen.unrecorded + unrecorded)
+        return messages.Incidents(**asdict(seen))
 
     @property
     def queueing(self) -> messages.Latency | None:
@@ -186,8 +194,9 @@ class Figures:
             requests.bytes,
         )
 
-    def _ends(self) -> Ends | None:
-        before, now = self._before.ends, self._now.ends
+    def _over_runs(self, counters: str) -> Any:
+        """``ends``, ``died`` or ``incidents``, added up; ``None`` if no engine has known them."""
+        before, now = getattr(self._before, counters), getattr(self._now, counters)
         return before + now if before and now else before or now
 
     def _total(self, way: str) -> Traffic:

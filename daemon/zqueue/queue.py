@@ -13,16 +13,20 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import zmq
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
-from zqueue.engine import DeadRequest, Engine, Plan, Report, Side
+from zqueue.dead_letters import DeadLetters
+from zqueue.deaths import WORDS, Deaths
+from zqueue.engine import Engine, Plan, Report, Side
+from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
 from zqueue.handover import DrainState, QueueState
+from zqueue.letter_id import NoSuchLetter
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
 from zqueue.threads import name_this_thread
@@ -39,12 +43,12 @@ _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
 _WORDS_A_TURN = 100
 _LONGEST_WORD = 16 << 20
-_DEATHS_TOLD_A_SECOND = 20
-_SHOWN_BYTES = 64
 
 
 class Refused(Exception):
     """A word that this queue cannot follow in its present state."""
+
+    code = "refused"
 
 
 class Queue:
@@ -56,11 +60,11 @@ class Queue:
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
     "terminate"}``, answered when it has ended, with its ``outcome``), ``WORKERS`` (answered with
-    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``), ``FREEZE`` (``{"connections":
-    bool}``), after which :attr:`left` is for whoever takes the queue up, ``THAW``, and ``END``
-    (``{"reason": str, "keep": "none" | "stored" | "all"}``), after which the thread is no more;
-    ``keep`` says which listening sockets go on: those that systemd keeps, or all, which another
-    process or queue has by then.
+    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``), those of
+    :data:`zqueue.deaths.WORDS`, ``FREEZE`` (``{"connections": bool}``), after which :attr:`left` is
+    for whoever takes the queue up, ``THAW``, and ``END`` (``{"reason": str, "keep": "none" |
+    "stored" | "all"}``), after which the thread is no more; ``keep`` says which listening sockets
+    go on: those that systemd keeps, or all, which another process or queue has by then.
 
     A queue that has ``taken_up`` what another left is frozen after its ``START``, until ``THAW``.
     """
@@ -68,6 +72,7 @@ class Queue:
     def __init__(
         self,
         claims: Claims,
+        letters: DeadLetters,
         make_engine: Callable[[Plan], Engine],
         emit: Emit,
         context: zmq.Context[zmq.Socket[bytes]],
@@ -93,8 +98,10 @@ class Queue:
         self._figures = Figures(taken_up.totals if taken_up else None)
         self._frozen = False
         self.left: QueueState | None = None
+        self._deaths = Deaths(letters, self._emit)
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
+        self._not_promised: tuple[str, ...] = ()
         self._outer: zmq.Socket[bytes] | None = None
         self._drain: _Drain | None = None
         self._retry_at: float | None = None
@@ -104,7 +111,6 @@ class Queue:
         self._restarts = taken_up.restarts if taken_up else -1
         self._lost_at_stop = 0
         self._asked: list[tuple[float, Callable[[], None]]] = []
-        self._deaths_told_in = self._deaths_told = self._deaths_suppressed = 0
         self._ended = False
         self._next_tick = 0.0
         self.status = self._make_status()
@@ -128,6 +134,8 @@ class Queue:
 
     def _run(self) -> None:
         name_this_thread(self._thread.name)
+        if self._taken_up is not None and self._machine.state is State.STOPPED:
+            self._open_letters()  # it may not be started for long
         while not self._ended:
             try:
                 self._turn()
@@ -144,6 +152,7 @@ class Queue:
         if not self._frozen:
             self._follow_script()
             self._hear_engine()
+            self._deaths.keep_up(self.config)
             self._keep_time()
         self._answer_the_asked()
         self.status = self._make_status()
@@ -181,12 +190,17 @@ class Queue:
                 if word == b"WORKERS":
                     self._answer(number, {"ok": True, "workers": self._workers()})
                     continue
+                if word in WORDS:
+                    found = self._deaths.obey(word, self._submit, json.loads(arguments))
+                    self._answer(number, {"ok": True} | found)
+                    continue
                 if word == b"DRAIN":
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
                     continue
                 changed = self._follow(word.decode(), by.decode(), json.loads(arguments))
-            except Refused as error:
-                self._answer(number, {"ok": False, "detail": str(error)})
+            except (Refused, NoSuchLetter, DeadLettersError) as error:
+                refusal = {"ok": False, "detail": str(error), "code": error.code}
+                self._answer(number, refusal)
             except Exception as error:
                 self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
                 raise
@@ -319,6 +333,14 @@ class Queue:
             raise Refused(str(error)) from error
         return True
 
+    def _submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        """Ask again for what has died; see :meth:`zqueue.engine.Engine.submit`."""
+        self._must_be_able(State.DRAINING)  # that is: it runs or is paused
+        try:
+            self._running_engine().submit(client, frames)
+        except LookupError as error:
+            raise Refused(str(error)) from error
+
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:
             return False
@@ -335,6 +357,7 @@ class Queue:
         taken_up, self._taken_up = self._taken_up, None
         snapshot = taken_up.snapshot if taken_up is not None else None
         try:
+            self._deaths.open(self.config)
             self.claims.claim()
             self._open_script_pair()
             engine = self._make_engine(self.claims.plan())
@@ -345,6 +368,7 @@ class Queue:
             raise Refused(str(error)) from error
         self._engine = engine
         self._engine_name, self._engine_reason = engine.name, engine.because
+        self._not_promised = engine.not_promised
         if engine.because:
             self._emit("queue.engine_chosen", engine=engine.name, reason=engine.because)
         if taken_up is not None and snapshot is not None:
@@ -366,6 +390,8 @@ class Queue:
                 raise Refused(str(error)) from error
             self._frozen = True
             self._hear_engine()
+        # A file of dead letters is for one process at a time.
+        self._deaths.close()
         drain = self._drain
         self.left = QueueState(
             name=self.name,
@@ -378,14 +404,24 @@ class Queue:
         )
 
     def _thaw(self) -> bool:
-        if not self._frozen:
+        if not self._frozen and self.left is None:
             return False
-        self._running_engine().thaw()
+        if self._frozen:
+            self._running_engine().thaw()
+        if self.left is not None:
+            self._open_letters()
         self._frozen, self.left = False, None
         taken_up, self._taken_up = self._taken_up, None
         if taken_up is not None:
             self._go_on(taken_up)
         return True
+
+    def _open_letters(self) -> None:
+        """Where that cannot be, those that die from now on wait to be written."""
+        try:
+            self._deaths.open(self.config)
+        except DeadLettersError as error:
+            self._emit("dead_letters.failed", error=str(error), unwritten=0)
 
     def _go_on(self, before: QueueState) -> None:
         """What was taken up is this queue's own now: it is again what it was."""
@@ -417,6 +453,7 @@ class Queue:
             self.claims.let_go()
         elif keep == "all":
             self.claims.leave()
+        self._deaths.close()
         if self._outer is not None:
             self._outer.close(0)
             self._outer = None
@@ -457,22 +494,13 @@ class Queue:
         if engine is None:
             return
         self._say(engine.reports())
-        self._tell_of_deaths(engine.deaths())
+        self._take_deaths(engine)
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
         if engine.failure is not None:
             self._fail(engine.failure)
 
-    def _tell_of_deaths(self, died: Iterable[DeadRequest]) -> None:
-        for request in died:
-            second = int(time.monotonic())
-            if second != self._deaths_told_in:
-                self._deaths_told_in, self._deaths_told = second, 0
-            self._deaths_told += 1
-            if self._deaths_told > _DEATHS_TOLD_A_SECOND:
-                self._deaths_suppressed += 1
-                continue
-            suppressed, self._deaths_suppressed = self._deaths_suppressed, 0
-            self._emit("request.dead", **_fields_of(request, suppressed))
+    def _take_deaths(self, engine: Engine) -> None:
+        self._deaths.take(engine.deaths(), told=bool(self.config.error_reply))
 
     def _fail(self, reason: str) -> None:
         if self._engine is not None:
@@ -513,6 +541,7 @@ class Queue:
         left_over = 0
         try:
             self._say(engine.reports())
+            self._take_deaths(engine)
             left_over = engine.close(_FLUSH)
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
@@ -614,6 +643,7 @@ class Queue:
             type=config.type,
             engine=self._engine_name,  # type: ignore[arg-type]
             engine_reason=self._engine_reason,
+            not_promised=self._not_promised,
             state=standing.state.value,
             since=standing.since,
             by=standing.by,
@@ -632,6 +662,9 @@ class Queue:
             kept=figures.kept,
             lost=figures.lost,
             ends=figures.ends,
+            died=figures.died,
+            incidents=figures.incidents(self._deaths.unrecorded),
+            dead_letters=self._deaths.kept,
             queueing=figures.queueing,
             service=figures.service,
             estimated=figures.estimated,
@@ -674,24 +707,6 @@ class _Drain:
         if not figures.estimated:
             return held and nothing_left
         return nothing_left and now - self._quiet_since >= _QUIET_FOR
-
-
-def _fields_of(request: DeadRequest, suppressed: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "reason": request.cause,
-        "attempts": request.attempts,
-        "client": request.client.hex(),
-        "envelope": [frame[:_SHOWN_BYTES].hex() for frame in request.frames[: request.envelope]],
-        "size": sum(map(len, request.frames)),
-        "waited": round(request.died_at - request.received_at, 3),
-    }
-    if request.peer:
-        fields["peer"] = request.peer
-    if request.history:
-        fields["workers"] = [attempt.peer for attempt in request.history]
-    if suppressed:
-        fields["suppressed"] = suppressed
-    return fields
 
 
 def _caller_on_pair(frame: zmq.Frame) -> str:

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import zmq
 
@@ -16,13 +16,12 @@ from zqueue.control import messages, permissions
 from zqueue.control.messages import Steered, SteerResult
 from zqueue.control.server import Caller, Refusal
 from zqueue.daemon import Daemon
+from zqueue.dead_letter_verbs import DeadLetterVerbs
 from zqueue.errors import ConfigError, ZqueueError
 from zqueue.steering import Steering
+from zqueue.telling import telling
 
-_PROGRESS_EVERY = 0.5
 _LOOKED_AT_EVERY = 0.05
-
-T = TypeVar("T")
 
 Progress = Callable[[tuple[Steered, ...]], None]
 
@@ -46,6 +45,7 @@ class Verbs:
             messages.LogLevel: self._log_level,
             messages.Config: self._config,
             messages.Version: self._version,
+            **DeadLetterVerbs(daemon).verbs(),
         }
 
     def permit(self, request: messages.Request, caller: Caller) -> None:
@@ -157,7 +157,7 @@ class Verbs:
         def tell() -> None:
             progress(tuple(_told(queue, "pending") for queue in queues))
 
-        return SteerResult(queues=tuple(await _telling(asyncio.gather(*waits), tell)))
+        return SteerResult(queues=tuple(await telling(asyncio.gather(*waits), tell)))
 
     def _select(self, request: messages.Selection) -> list[Steering]:
         queues = self._daemon.queues
@@ -198,7 +198,7 @@ class Verbs:
     ) -> messages.ReloadResult:
         reload = asyncio.ensure_future(self._daemon.reload(by))
         try:
-            return await _telling(reload, lambda: progress(()))
+            return await telling(reload, lambda: progress(()))
         except ConfigError as error:
             raise Refusal("config", str(error)) from error
         except ZqueueError as error:
@@ -217,7 +217,7 @@ class Verbs:
         # Once begun it goes on, whether or not anybody is there to hear of it.
         upgrade = asyncio.ensure_future(self._daemon.upgrade(by))
         try:
-            taken = await _telling(asyncio.shield(upgrade), lambda: progress(()))
+            taken = await telling(asyncio.shield(upgrade), lambda: progress(()))
         except ZqueueError as error:
             raise Refusal("failed", str(error)) from error
         return messages.UpgradeResult(**taken)
@@ -254,18 +254,6 @@ class Verbs:
             pyzmq=zmq.pyzmq_version(),
             python=platform.python_version(),
         )
-
-
-async def _telling(work: asyncio.Future[T], tell: Callable[[], None]) -> T:
-    """Wait for ``work``, and ``tell`` its caller every now and then that it goes on."""
-    try:
-        while not work.done():
-            await asyncio.wait((work,), timeout=_PROGRESS_EVERY)
-            if not work.done():
-                tell()
-        return work.result()
-    finally:
-        work.cancel()
 
 
 def _steered(queue: Steering, answer: dict[str, Any]) -> Steered:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
@@ -70,6 +72,11 @@ def address(endpoint: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def local_address(endpoint: str) -> str:
+    path = endpoint.removeprefix("ipc://")
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
 class Gone(Exception):
     """The other side has closed the connection."""
 
@@ -125,15 +132,20 @@ class RawPeer:
         self.pongs: list[bytes] = []
         self._answers_pings = answers_pings
         self._reader = Reader()
-        self.socket = socket.socket()
+        is_local = endpoint.startswith("ipc://")
+        self.socket = socket.socket(socket.AF_UNIX if is_local else socket.AF_INET)
         self.socket.settimeout(DEADLINE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if source:
             self.socket.bind((source, 0))
-        self.socket.connect(address(endpoint))
-        self.name = "tcp://{}:{}".format(*self.socket.getsockname())
+        if is_local:
+            self.socket.connect(local_address(endpoint))
+            self.name = f"ipc:pid={os.getpid()},uid={os.getuid()}"
+        else:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.connect(address(endpoint))
+            self.name = "tcp://{}:{}".format(*self.socket.getsockname())
         if shake:
             self.say(hello(type, version, identity, metadata), byte_by_byte=byte_by_byte)
             self.heard_hello()
@@ -151,6 +163,12 @@ class RawPeer:
 
     def close(self) -> None:
         self.socket.close()
+
+    def reset(self) -> None:
+        """Close it with a RST, as a process does that leaves something unread."""
+        at_once = struct.pack("=ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.close()
 
     def say(self, data: bytes, *, byte_by_byte: bool = False) -> None:
         if byte_by_byte:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.test_steering import assert_idle
 from tests.waiting import DEADLINE, wait_for
+from tests.wire.data_path import data_path
 from tests.wire.exchange import FORWARD, HOLD, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer, message
 from tests.zqueued import Zqueued
-from zqueue.engine.wire.datapath import DataPath
 from zqueue.engine.wire.exchange import Exchange
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -353,61 +352,10 @@ def test_a_flood_into_a_paused_queue_is_bounded(
             each.close(0)
 
 
-# -- the loop, without a supervisor that wakes it now and then -----------------------------------
-
-
-@contextlib.contextmanager
-def data_path() -> Iterator[tuple[str, str]]:
-    """A loop on its own; the endpoints of its two sides."""
-    path = DataPath(
-        max_waiting=1000,
-        max_waiting_bytes=0,
-        client_waiting=0,
-        client_unsent=0,
-        prefetch=0,
-        worker_ahead=0,
-        max_attempts=0,
-        handover=False,
-        max_message_size=0,
-        max_reply_size=0,
-        max_frames=0,
-        max_connections=0,
-        max_connections_per_address=0,
-        descriptors=1000,
-        first_id=0,
-    )
-    listening, endpoints = [], []
-    for side in (0, 1):
-        path.side(
-            side,
-            handshake_timeout=0,
-            heartbeat=0,
-            heartbeat_timeout=0,
-            keepalive=0,
-            send_buffer=0,
-            receive_buffer=0,
-            reconnect=1,
-            reconnect_max=1,
-        )
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        endpoints.append("tcp://{}:{}".format(*listener.getsockname()))
-        listening.append((side, listener.detach(), endpoints[-1]))
-    path.sockets(listening, [])
-    thread = threading.Thread(target=path.run, args=(0,))
-    thread.start()
-    try:
-        yield endpoints[0], endpoints[1]
-    finally:
-        path.close(0)
-        thread.join(DEADLINE)
-    assert not any(path.left_behind.values())
-
-
 def test_a_client_goes_on_once_its_replies_are_out() -> None:
     """It is held back while they are not, and no other event need come to let it go on."""
     with (
-        data_path() as (frontend, backend),
+        data_path(max_waiting_bytes=0, client_unsent=0) as (frontend, backend, _),
         RawPeer(frontend, "DEALER", receive_buffer=8 * MIB) as asker,
         RawPeer(backend, "DEALER") as serving,
     ):

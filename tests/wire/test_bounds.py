@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,8 +15,9 @@ if support.missing():
 from tests.wire.fuzz import BACKEND, FRONTEND, MORE, command, frame, handshake, message
 from zqueue.engine.wire.exchange import Exchange
 
+HOLD = 1
 PINGS = 10_000 * command(b"PING", b"\0\0" + b"context")
-A_BIT_MORE = 2 << 20
+A_BIT_MORE = 64 << 10
 
 
 @pytest.mark.parametrize(
@@ -43,24 +44,73 @@ def test_pongs_for_one_that_does_not_read(side: int, said: bytes) -> None:
     assert exchange.output(peer).endswith(command(b"PONG", b"again"))
 
 
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it needs more memory")
-def test_small_replies_between_larger_ones() -> None:
+def fed_in_two(exchange: Exchange, peer: int, said: bytes, cut: int) -> None:
+    """In two reads, so that what is large is kept in the block that it was read to."""
+    exchange.feed(peer, said[:cut])
+    exchange.feed(peer, said[cut:])
+
+
+def sizes_of(pattern: str) -> Iterator[int]:
+    rng = random.Random(pattern)
+    while True:
+        if pattern == "small between large":
+            yield from (1100, 5)
+        elif pattern == "some small between large":
+            yield from (1100, *[5] * 120)
+        elif pattern == "half of a block":
+            yield 8200
+        elif pattern == "a bit less than what is left":
+            yield from (1, 500)
+        else:
+            yield rng.choice((0, 1, 10, 100, 255, 256, 500, 900, 1030, 2000, 8000, 9000, 20_000))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "small between large",
+        "some small between large",
+        "half of a block",
+        "a bit less than what is left",
+        "any",
+    ],
+)
+def test_unread_replies(pattern: str) -> None:
+    """Whatever their sizes, they take less than 2.5 times their bytes."""
     exchange = Exchange()
     client = exchange.connect(FRONTEND)
     exchange.feed(client, handshake(b"DEALER", b"me"))
     worker = exchange.connect(BACKEND)
     exchange.feed(worker, handshake(b"DEALER"))
-    replies = message([b"me", b"", b"small"]) + message([b"me", b"", bytes(1100)])
-    before = resident_bytes()
-    for _ in range(20_000):
-        # In two reads, so that the larger one is not copied but shared.
-        exchange.feed(worker, replies[:60])
-        exchange.feed(worker, replies[60:])
-    grown = resident_bytes() - before
-    unread = len(exchange.output(client))
-    assert grown < 4 * unread
+    exchange.output(client)
+    exchange.output(worker)
+    sizes = sizes_of(pattern)
+    unread = 0
+    while unread < 5 << 20:
+        reply = message([b"me", b"", bytes(next(sizes))])
+        fed_in_two(exchange, worker, reply, min(len(reply) - 1, 60))
+        unread += len(reply) - len(frame(MORE, b"me"))
+    assert exchange.block_bytes < 2.5 * unread
+    assert len(exchange.output(client)) == unread
+    assert exchange.block_bytes == 0
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+@pytest.mark.parametrize("size", [10, 1030, 1290, 5000, 70_000, 1_300_000])
+def test_waiting_requests(size: int) -> None:
+    """However they came, they take less than 1.5 times their bytes."""
+    rng = random.Random(size)
+    exchange = Exchange()
+    exchange.steer(HOLD)
+    client = exchange.connect(FRONTEND)
+    exchange.feed(client, handshake(b"DEALER"))
+    exchange.output(client)
+    while exchange.counters["waiting_bytes"] < 100 * size:
+        some = rng.randrange(1, size)
+        of_many = message([b"", *[bytes(size // 50)] * (some * 50 // size), b"last"])
+        for said in (message([b"", bytes(some)]), of_many):
+            fed_in_two(exchange, client, said, rng.randrange(1, len(said)))
+        # What comes amid a message is cut out of it, and so must be the room that it took.
+        exchange.feed(client, frame(MORE, b"") + command(b"ANYTHING", bytes(60_000)))
+        exchange.feed(client, frame(0, bytes(some)))
+    exchange.feed(client, command(b"PONG"))
+    assert exchange.block_bytes < 1.5 * exchange.counters["waiting_bytes"]

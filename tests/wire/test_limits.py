@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import select
-import socket
+from pathlib import Path
 
 import pytest
 import zmq
@@ -19,6 +19,7 @@ from tests.wire.raw import MORE, Gone, RawPeer, address, frame, message
 from tests.zqueued import Zqueued
 
 Context = zmq.Context[zmq.Socket[bytes]]
+MIB = 1 << 20
 
 QUEUE = """
 [queues.default]
@@ -254,6 +255,37 @@ def test_out_of_descriptors(zqueued: Zqueued) -> None:
     wait_for(lambda: descriptors(zqueued) <= now - 2, "all descriptors to be given back")
 
 
+# -- memory --------------------------------------------------------------------------------------
+
+
+def test_out_of_memory(zqueued: Zqueued, peers: Peers) -> None:
+    """Taken away while it runs: a message that there is no memory for costs only its sender."""
+    frontend, backend = zqueued.frontend(), zqueued.backend()
+    pid = zqueued.process.pid
+    with RawPeer(frontend, "DEALER") as asker, RawPeer(backend, "DEALER") as serving:
+        limits = resource.prlimit(pid, resource.RLIMIT_AS)
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        taken = pages * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (taken + 32 * MIB, limits[1]))
+        large = message([b"", bytes(64 * MIB)])
+        with RawPeer(frontend, "DEALER") as greedy:
+            greedy.say(large[:100])
+            assert_thrown_out(zqueued, greedy, "there is no memory for its message")
+        with RawPeer(backend, "DEALER") as greedy:
+            greedy.say(large[:100])
+            assert_thrown_out(zqueued, greedy, "there is no memory for its message")
+        asker.send(b"", bytes(MIB))
+        assert serving.serve(1, b"reply") == [bytes(MIB)]
+        assert asker.receive() == [b"", b"reply"]
+        resource.prlimit(pid, resource.RLIMIT_AS, limits)
+        asker.say(large)
+        assert serving.serve(1, b"reply") == [bytes(64 * MIB)]
+        assert asker.receive() == [b"", b"reply"]
+
+
+# -- coming and going ----------------------------------------------------------------------------
+
+
 def test_peers_that_come_and_go_leave_no_descriptor(zqueued: Zqueued) -> None:
     frontend, backend = zqueued.frontend(), zqueued.backend()
     zqueued.queue()
@@ -264,10 +296,9 @@ def test_peers_that_come_and_go_leave_no_descriptor(zqueued: Zqueued) -> None:
             crowd.enter_context(RawPeer(backend, "REP")).say(b"\xff")
             crowd.enter_context(RawPeer(frontend, "PUB"))
             crowd.enter_context(RawPeer(frontend, "REQ", shake=False)).say(bytes(number))
-            reset = crowd.enter_context(RawPeer(frontend, "REQ"))
-            reset.send(b"", bytes(100))
-            linger = (1).to_bytes(4, "little") + bytes(4)
-            reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            broken = crowd.enter_context(RawPeer(frontend, "REQ"))
+            broken.send(b"", bytes(100))
+            broken.reset()
     wait_for(lambda: zqueued.queue().clients.connected == zqueued.queue().workers.connected == 0)
     wait_for(lambda: descriptors(zqueued) <= before, "their descriptors to be closed")
     assert_idle(zqueued)

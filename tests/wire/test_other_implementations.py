@@ -19,21 +19,7 @@ from tests.zqueued import Zqueued
 
 omq: Any = pytest.importorskip("pyomq", reason="pyomq is not installed", exc_type=ImportError)
 
-ONE_AT_A_TIME = """
-[queues.default]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-prefetch = 1
-"""
-"""For its REP: of two requests on one connection it now and then (0.21) answers the second one
-first, which for a REP is a protocol error."""
-
 BODIES = [b"", b"x", bytes(255), bytes(256), bytes(70_000), bytes(3 << 20)]
-
-
-@pytest.fixture
-def zqueued(start_zqueued: StartZqueued) -> Zqueued:
-    return start_zqueued(ONE_AT_A_TIME)
 
 
 @pytest.fixture
@@ -117,7 +103,6 @@ def test_heartbeats_of_both(start_zqueued: StartZqueued, rust: Any) -> None:
 [queues.default]
 frontend = { bind = "tcp://127.0.0.1:*", heartbeat = "100ms", heartbeat_timeout = "2s" }
 backend = { bind = "tcp://127.0.0.1:*", heartbeat = "100ms", heartbeat_timeout = "2s" }
-prefetch = 1
 """)
     req, rep = rust.socket(omq.REQ), rust.socket(omq.REP)
     for each in (req, rep):

@@ -53,7 +53,7 @@ def test_ids_that_are_given_and_ids_that_are_made(zqueued: Zqueued) -> None:
                 routing_id, *rest = serving.receive()
                 assert rest == [b"", b"hello"]
                 assert routing_id == identity if identity else routing_id[0] == 0
-                assert len(routing_id) == len(identity or bytes(5))
+                assert len(routing_id) == len(identity or bytes(9))
                 seen.add(routing_id)
                 serving.send(routing_id, b"", b"for you")
                 assert asker.receive() == [b"", b"for you"]
@@ -66,13 +66,14 @@ def test_an_id_that_is_made_is_nobody_else_s() -> None:
     serving = worker(exchange, "DEALER")
     first = client(exchange)
     first.send(b"", b"")
-    [[made, *_]] = serving.hear()
-    following = made[:1] + (int.from_bytes(made[1:], "big") + 1).to_bytes(4, "big")
+    [[address, *_]] = serving.hear()
+    made = b"\0" + address[5:]
+    following = b"\0" + (int.from_bytes(made[1:], "big") + 1).to_bytes(4, "big")
     client(exchange, identity=following)
     other = client(exchange)
     other.send(b"", b"")
-    [[different, *_]] = serving.hear()
-    assert different not in (made, following)
+    [[address, *_]] = serving.hear()
+    assert b"\0" + address[5:] not in (made, following)
     assert_nothing_is_left(exchange)
 
 
@@ -152,7 +153,9 @@ def test_envelopes_of_any_depth(
     serving, asker = worker(exchange, type), client(exchange, identity=b"me")
     asker.feed(message([*envelope, b"", *body], long=long))
     [request] = serving.hear()
-    assert request == [b"me", *envelope, b"", *body]
+    assert request[1:] == [*envelope, b"", *body]
+    # A REP, which passes it on to nobody, has a number in its place.
+    assert len(request[0]) == 9 if type == "REP" else request[0] == b"me"
     serving.send(*request)
     assert asker.hear() == [[*envelope, b"", *body]]
     assert exchange.counters["replied"] == 1
@@ -227,8 +230,9 @@ def test_who_dies_in_the_middle_of_a_message_leaves_nothing(zqueued: Zqueued) ->
         with RawPeer(backend, "REP") as other:
             serving.say(message(request)[:-1])
             serving.close()
-            assert other.receive() == request
-            other.send(*request)
+            again = other.receive()
+            assert again[1:] == request[1:]
+            other.send(*again)
         assert asker.receive() == [b"", b"x"]
     assert zqueued.queue().requests.messages == 1
     assert zqueued.queue().replies.messages == 1
@@ -384,21 +388,84 @@ def test_a_rep_that_answers_unasked(zqueued: Zqueued) -> None:
     assert ends(zqueued).replied == 2
 
 
-def test_rep_answers_in_order_or_not_at_all() -> None:
+def test_a_rep_that_does_not_keep_the_order_answers_the_right_ones() -> None:
+    """As some implementations' does when requests are sent to it ahead."""
     exchange = Exchange(prefetch=3)
     serving, asker = worker(exchange), client(exchange)
     for number in range(3):
+        asker.send(b"tag %d" % number, b"", b"%d" % number)
+    for request in (requests := serving.hear())[::-1]:
+        serving.answer(request)
+    assert len(requests) == 3
+    assert asker.hear() == [[b"tag %d" % number, b"", b"%d" % number] for number in (2, 1, 0)]
+    assert_nothing_is_left(exchange)
+
+
+@pytest.mark.parametrize("wrong", ["twice", "another envelope", "nobody's"])
+def test_a_rep_that_answers_what_was_not_asked_is_sent_away(wrong: str) -> None:
+    exchange = Exchange(prefetch=3)
+    serving, asker = worker(exchange), client(exchange)
+    for number in range(2):
         asker.send(b"tag %d" % number, b"", b"x")
-    first, second, _ = serving.hear()
+    first, second = serving.hear()
     serving.answer(first)
-    serving.answer(second)
-    assert serving.is_there
-    [*_] = asker.hear()
-    asker.send(b"tag 3", b"", b"x")
-    [fourth] = serving.hear()
-    serving.answer(fourth)
-    assert not serving.is_there, "the third was due"
-    assert exchange.counters["waiting"] == 2
+    if wrong == "twice":
+        serving.answer(first)
+    elif wrong == "another envelope":
+        serving.send(second[0], *first[1:])
+    else:
+        serving.send(b"me", *second[1:])
+    assert not serving.is_there
+    assert (exchange.counters["waiting"], exchange.counters["protocol_errors"]) == (1, 1)
+    assert len(asker.hear()) == 1
+    assert_nothing_is_left(exchange)
+
+
+@pytest.mark.parametrize("type", ["REP", "DEALER", "ROUTER"])
+def test_what_a_worker_that_was_cut_off_says_later_is_no_answer_to_anything_else(type: str) -> None:
+    """libzmq's sockets send on their next connection what they could not on the last one."""
+    exchange = Exchange(prefetch=1)
+    asker, cut_off = client(exchange, "REQ"), worker(exchange, type)
+    asker.send(b"", b"one")
+    (late,) = cut_off.hear()
+    cut_off.close()
+    other = worker(exchange)
+    (request,) = other.hear()
+    other.answer(request)
+    other.close()
+    assert asker.hear() == [[b"", b"one"]]
+    again = worker(exchange, type)
+    asker.send(b"", b"two")
+    (request,) = again.hear()
+    again.answer(late)
+    assert asker.hear() == []
+    again.answer(request)
+    assert asker.hear() == [[b"", b"two"]]
+    assert (exchange.counters["late_replies"], exchange.counters["extra_replies"]) == (1, 0)
+    assert again.is_there
+    assert_nothing_is_left(exchange)
+
+
+def test_a_late_reply_to_a_client_with_a_name_is_known_by_its_envelope() -> None:
+    """It is given to a DEALER as it is, for that may look at it."""
+    exchange = Exchange()
+    other = worker(exchange, "DEALER")
+    asker, cut_off = client(exchange, identity=b"me"), worker(exchange, "DEALER")
+    asker.send(b"tag 0", b"", b"zero")
+    (request,) = other.hear()
+    asker.send(b"tag 1", b"", b"one")
+    other.answer(request)
+    assert [reply[-1] for reply in asker.hear()] == [b"zero"]
+    (late,) = cut_off.hear()
+    assert late == [b"me", b"tag 1", b"", b"one"]
+    cut_off.close()
+    (request,) = other.hear()
+    again = worker(exchange, "DEALER")
+    other.answer(request)
+    again.answer(late)
+    other.answer(request, b"more")
+    assert [reply[-1] for reply in asker.hear()] == [b"one", b"more"]
+    assert exchange.counters["late_replies"] == 1
     assert_nothing_is_left(exchange)
 
 

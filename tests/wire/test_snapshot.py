@@ -117,6 +117,23 @@ def test_who_is_away_may_come_back_to_the_next_process() -> None:
     assert_nothing_is_left(new)
 
 
+def test_what_waits_does_not_begin_to_wait_anew() -> None:
+    settings = {"max_waiting_time": 10.0, "deadline": 60.0}
+    old = Exchange(**settings)
+    asker = client(old)
+    for _ in range(3):
+        asker.send(b"", b"x")
+        old.advance(3)
+    new = handed_over(old, asker, **settings)
+    assert new.due == old.due
+    for left in (2, 1, 0):
+        new.now = new.due
+        new.advance(0)
+        assert new.counters["waiting"] == left
+    new.deaths()
+    assert_nothing_is_left(new)
+
+
 def test_a_history_is_kept() -> None:
     settings = {"prefetch": 1, "max_attempts": 2}
     old = Exchange(**settings)

@@ -1,4 +1,5 @@
-"""What a shell is offered after ``zqueuectl``: the queues of the running daemon, the instances.
+"""What a shell is offered after ``zqueuectl``: the running daemon's queues and dead letters, the
+instances.
 
 Nothing is ever said here: without a daemon, or where it may not be asked, there is no completion.
 What talks to the daemon is imported only when a name of a queue is to be completed.
@@ -6,15 +7,22 @@ What talks to the daemon is imported only when a name of a queue is to be comple
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+if TYPE_CHECKING:
+    from zqueue.control.client import ControlClient
+
+T = TypeVar("T")
+
 ANSWER_WITHIN = 0.3
 """Seconds that somebody who has pressed TAB is kept waiting by a daemon that does not answer."""
 
+_LETTERS_OFFERED = 50
 _INSTANCE_CONFIGS = Path("/etc/zqueue")
 _SENSIBLE_STATES = {
     "pause": {"starting", "running", "draining"},
@@ -40,10 +48,25 @@ def queues(
     sensible = _SENSIBLE_STATES.get(ctx.info_name or "")
     return [
         CompletionItem(name, help=state)
-        for name, state in _ask(ctx)
+        for name, state in _ask(ctx, _names_and_states)
         if name.startswith(incomplete)
         and name not in named
         and (sensible is None or state in sensible)
+    ]
+
+
+def dead_letters(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """The newest dead letters of each queue, as ``QUEUE/NUMBER``, each with what it died of."""
+    given = ctx.params.get(param.name or "")
+    named: set[str] = set(given) if isinstance(given, tuple) else set()
+    found = _ask(ctx, lambda zqueued: zqueued.dead_list(last=_LETTERS_OFFERED))
+    offered = {"/".join(letter.id.rsplit("/", 2)[1:]): letter.reason for letter in found}
+    return [
+        CompletionItem(short, help=reason)
+        for short, reason in offered.items()
+        if short.startswith(incomplete) and short not in named
     ]
 
 
@@ -66,7 +89,12 @@ def instance_names(folder: Path) -> list[str]:
         return []
 
 
-def _ask(ctx: click.Context) -> Iterator[tuple[str, str]]:
+def _names_and_states(zqueued: ControlClient) -> list[tuple[str, str]]:
+    return [(queue.name, queue.state) for queue in zqueued.status().queues]
+
+
+def _ask(ctx: click.Context, question: Callable[[ControlClient], Iterable[T]]) -> list[T]:
+    """What the daemon answers; nothing, if there is none or it may not be asked."""
     from zqueue.control.client import ControlClient
     from zqueue.errors import ZqueueError
 
@@ -75,7 +103,6 @@ def _ask(ctx: click.Context) -> Iterator[tuple[str, str]]:
     instance = getattr(ctx.obj, "instance", None)
     try:
         with ControlClient(endpoint, instance=instance, timeout=ANSWER_WITHIN) as zqueued:
-            for queue in zqueued.status().queues:
-                yield queue.name, queue.state
+            return list(question(zqueued))
     except (ZqueueError, OSError):
-        return
+        return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from rich import box
@@ -34,14 +34,21 @@ _STATE_STYLES = {
 _UNITS = ("", "k", "M", "G", "T", "P")
 
 
-def status(result: StatusResult) -> None:
-    """The daemon in a line, its queues in a table, then what needs a look."""
-    _console().print(_status(result))
+def status(result: StatusResult, closely: bool = False) -> None:
+    """The daemon in a line, its queues in a table, then what needs a look; ``closely``, also what
+    their engines cannot promise."""
+    new_console().print(_status(result))
+    for queue in result.queues if closely else ():
+        if queue.not_promised:
+            new_console().print(
+                f"{queue.name}: engine {queue.engine} does not promise: "
+                f"{', '.join(queue.not_promised)}"
+            )
 
 
 def watch(looks: Iterable[StatusResult]) -> None:
     """The status, drawn anew with each look; on what is no terminal, a line a queue and look."""
-    console = _console()
+    console = new_console()
     if not console.is_terminal:
         for result in looks:
             for queue in result.queues:
@@ -58,7 +65,9 @@ def watch(looks: Iterable[StatusResult]) -> None:
 
 def queues(result: StatusResult) -> None:
     """The queues with their endpoints."""
-    table = _table("QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL")
+    table = new_table(
+        "QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL"
+    )
     for queue in result.queues:
         table.add_row(
             queue.name,
@@ -70,18 +79,23 @@ def queues(result: StatusResult) -> None:
             queue.capture or "-",
             queue.control or "-",
         )
-    _console().print(table)
+    new_console().print(table)
 
 
-def stats(result: StatusResult) -> None:
-    """All figures of each queue."""
-    console = _console()
+def stats(result: StatusResult, explain: bool = False) -> None:
+    """All figures of each queue; with ``explain`` only where its requests have gone, and whether
+    that adds up."""
+    if explain:
+        for queue in result.queues:
+            new_console().print(*_explained(queue), sep="\n")
+        return
+    console = new_console()
     for queue in result.queues:
         about = "~" if queue.estimated else ""
         heading = Text.assemble(
             (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", _state(queue)
         )
-        table = _table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
+        table = new_table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
         for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
             table.add_row(
                 name,
@@ -91,7 +105,7 @@ def stats(result: StatusResult) -> None:
                 f"{about}{traffic.messages_per_second:.1f}",
                 f"{traffic.bytes_per_second:.1f}",
             )
-        peers = _table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
+        peers = new_table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
         for name, side in (("clients", queue.clients), ("workers", queue.workers)):
             peers.add_row(
                 name,
@@ -111,10 +125,51 @@ def stats(result: StatusResult) -> None:
         console.print("~ is an estimate: libzmq's proxy counts frames and bytes, not messages.")
 
 
+_ENDS = {
+    "waiting": "no worker has it yet",
+    "in_flight": "a worker has it",
+    "kept": "it was answered while its client was away, which may come back (client_grace)",
+    "replied": "its reply went to its client",
+    "unclaimed": "it was answered, and its client had left",
+    "withdrawn": "its client left before a worker had answered it",
+    "dead": "it was given up",
+    "rejected": 'the queue was full (when_full = "reject")',
+    "malformed": "no empty frame before its body, and only REPs, which would discard it",
+    "unanswered": "a ROUTER or DEALER had it, which need not answer",
+    "lost": "it was there when the queue was stopped",
+}
+
+
+def _explained(queue: QueueStatus) -> Iterator[Text | Table | str]:
+    """What became of every request, in the order of docs/engines.md."""
+    yield Text(queue.name, style="bold")
+    if queue.ends is None:
+        yield f"engine {queue.engine} does not know how requests end"
+        return
+    figures = queue.model_dump() | queue.ends.model_dump()
+    counts = {name: figures[name] or 0 for name in _ENDS}
+    total = sum(counts.values())
+    received = queue.requests.messages
+    sum_ = " + ".join(map(str, counts.values()))
+    verdict = "it adds up" if total == received else f"NOT SO: it is {total}; please report this"
+    yield f"received = {' + '.join(name.replace('_', ' ') for name in _ENDS)}"
+    yield f"{received} = {sum_}: {verdict}"
+    table = new_table("", "REQUESTS", "MEANING")
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), str(count), _ENDS[name] + _of_what(queue, name))
+    yield table
+
+
+def _of_what(queue: QueueStatus, end: str) -> str:
+    died = queue.died.model_dump() if end == "dead" and queue.died is not None else {}
+    causes = ", ".join(f"{cause} {count}" for cause, count in died.items() if count)
+    return f": {causes}" if causes else ""
+
+
 def workers(result: WorkersResult) -> None:
     """The workers of a queue."""
     columns = ("ID", "ADDRESS", "TYPE", "SINCE", "IN FLIGHT", "AHEAD", "ANSWERED", "SERVICE", "")
-    table = _table(*columns)
+    table = new_table(*columns)
     for worker in result.workers:
         table.add_row(
             str(worker.id),
@@ -127,7 +182,7 @@ def workers(result: WorkersResult) -> None:
             "-" if worker.service is None else short_time(worker.service),
             "draining" if worker.draining else "",
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def short_time(seconds: float) -> str:
@@ -138,18 +193,31 @@ def short_time(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g}us"
 
 
-def _exact(queue: QueueStatus) -> Iterator[Table]:
+def _exact(queue: QueueStatus) -> Iterator[Table | str]:
     """Where requests have gone, and how long they took, on an engine that knows."""
     if queue.ends is not None:
-        ends = _table("", *(name.upper() for name in type(queue.ends).model_fields), "LOST")
-        ends.add_row("ended", *map(str, queue.ends.model_dump().values()), str(queue.lost))
-        yield ends
-    latencies = _table("", "P50", "P99")
+        yield _counted("ended", queue.ends.model_dump() | {"lost": queue.lost})
+    if queue.died is not None and any(queue.died.model_dump().values()):
+        yield _counted("died of", queue.died.model_dump())
+    if queue.incidents is not None:
+        yield _counted("besides", queue.incidents.model_dump())
+    latencies = new_table("", "P50", "P99")
     for name, latency in (("queueing", queue.queueing), ("service", queue.service)):
         if latency is not None:
             latencies.add_row(name, short_time(latency.p50), short_time(latency.p99))
     if latencies.row_count:
         yield latencies
+    letters = queue.dead_letters
+    yield (
+        f"dead letters {letters.kept} of {letters.bytes} bytes "
+        f"in {letters.path or 'memory'}, evicted {letters.evicted}"
+    )
+
+
+def _counted(what: str, counts: Mapping[str, int]) -> Table:
+    table = new_table("", *(name.upper().replace("_", " ") for name in counts))
+    table.add_row(what, *map(str, counts.values()))
+    return table
 
 
 def steered(result: Steered, done: str) -> str:
@@ -196,10 +264,10 @@ def event(reply: EventReply) -> str:
 
 def config(result: ConfigResult) -> None:
     """Every setting with its origin."""
-    table = _table("KEY", "VALUE", "FROM")
+    table = new_table("KEY", "VALUE", "FROM")
     for value in result.values:
         table.add_row(value.key, _value(value.value), value.origin)
-    _console().print(table)
+    new_console().print(table)
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +290,7 @@ def _status(result: StatusResult) -> Group:
         f"up {duration(result.uptime)}\nconfig {origin}, control {result.control}, "
         f"log level {result.log_level}"
     )
-    table = _table(
+    table = new_table(
         "QUEUE",
         "TYPE",
         "STATE",
@@ -262,6 +330,11 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
     if queue.lost:
         about = "~" if queue.estimated else ""
         yield f"{about}{queue.lost} requests were lost: with workers that left, or at a stop"
+    letters = queue.dead_letters
+    if letters.kept:
+        yield f"{letters.kept} dead letters: zqueuectl dead list {queue.name}"
+    if letters.failure:
+        yield f"{letters.unwritten} dead letters are not written: {letters.failure}"
     if queue.stale:
         yield "it did not answer in time; these are its last known figures"
 
@@ -324,14 +397,14 @@ def _one_line(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("QUEUE", "KEY", "STATE"))
     return table
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """A terminal's own width; for a pipe or a file, wide enough that nothing is folded."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

@@ -7,123 +7,30 @@ answer at once and need no daemon.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import zqueue
 from zqueue.cli import completion
+from zqueue.cli.calls import (
+    ANSWER_WITHIN,
+    Group,
+    Options,
+    Seconds,
+    as_json,
+    called,
+    print_json,
+    takes_options,
+    takes_queues,
+)
+from zqueue.cli.dead import dead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zqueue.control.client import ControlClient
-    from zqueue.control.messages import Message, SteerResult
-
-    FloatType = click.ParamType[float]
-else:
-    FloatType = click.ParamType  # generic only in newer versions of click
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_ANSWER_WITHIN = 5.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every verb takes, before it or after it."""
-
-    endpoint: str | None = None
-    instance: str | None = None
-    timeout: float | None = None
-    json: bool = False
-
-
-class Seconds(FloatType):
-    """``5``, ``250ms``, ``1m30s``."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        from zqueue.quantities import parse_duration
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(
-                f"{value}s" if str(value).replace(".", "", 1).isdigit() else value
-            )
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
-        if value is not None and value is not False:
-            ctx.obj = replace(ctx.obj or Options(), **{name: value})
-
-    return keep
-
-
-def takes_options(command: Command) -> Command:
-    """Give ``command`` the options that all verbs have."""
-    for option in (
-        click.option(
-            "--json",
-            is_flag=True,
-            expose_value=False,
-            callback=_keep("json"),
-            help="Print JSON, in the form that docs/control.md describes.",
-        ),
-        click.option(
-            "--timeout",
-            type=Seconds(),
-            expose_value=False,
-            callback=_keep("timeout"),
-            metavar="DURATION",
-            help="How long to wait for an answer [5s]; for drain, pause --wait and shutdown, for "
-            "the end.",
-        ),
-        click.option(
-            "--instance",
-            metavar="NAME",
-            expose_value=False,
-            callback=_keep("instance"),
-            shell_complete=completion.instances,
-            help="The daemon started as zqueue@NAME.",
-        ),
-        click.option(
-            "-e",
-            "--endpoint",
-            metavar="ENDPOINT",
-            envvar="ZQUEUE_ENDPOINT",
-            expose_value=False,
-            callback=_keep("endpoint"),
-            help="The control socket, ipc://…; else it is looked for in the usual places.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def takes_queues(command: Command) -> Command:
-    """Give ``command`` the names of queues, which may be left out where there is only one."""
-    command = click.argument(
-        "queues", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues
-    )(command)
-    return click.option("--all", "every", is_flag=True, help="Every queue.")(command)
-
-
-class Group(click.Group):
-    """Lists the verbs in the order in which an operator meets them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+    from zqueue.control.messages import SteerResult
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,15 +48,18 @@ def main() -> None:
 
 @main.command()
 @takes_options
+@click.argument("names", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues)
 @click.pass_obj
-def status(options: Options | None) -> None:
-    """Show the daemon and the state of every queue."""
-    with _zqueued(options) as (zqueued, how):
+def status(options: Options | None, names: tuple[str, ...]) -> None:
+    """Show the daemon and the state of every queue, or of some more closely."""
+    with called(options) as (zqueued, how):
         result = zqueued.status()
-        if not _as_json(how, result):
+        chosen = tuple(_choose(result.queues, names))
+        result = result.model_copy(update={"queues": chosen})
+        if not as_json(how, result):
             from zqueue.cli import render
 
-            render.status(result)
+            render.status(result, closely=bool(names))
 
 
 @main.command()
@@ -157,12 +67,12 @@ def status(options: Options | None) -> None:
 @click.pass_obj
 def queues(options: Options | None) -> None:
     """List the queues and their endpoints."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.status()
         if how.json:
             keys = ("name", "type", "engine", "state", "frontend", "backend", "capture", "control")
             listed = [queue.model_dump(mode="json", include=set(keys)) for queue in result.queues]
-            _print_json({"queues": listed})
+            print_json({"queues": listed})
         else:
             from zqueue.cli import render
 
@@ -172,19 +82,20 @@ def queues(options: Options | None) -> None:
 @main.command()
 @takes_options
 @click.argument("names", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues)
+@click.option("--explain", is_flag=True, help="Show where all requests have gone, word by word.")
 @click.pass_obj
-def stats(options: Options | None, names: tuple[str, ...]) -> None:
+def stats(options: Options | None, names: tuple[str, ...], explain: bool) -> None:
     """Show all figures of every queue, or of some."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.status()
         chosen = _choose(result.queues, names)
         result = result.model_copy(update={"queues": tuple(chosen)})
         if how.json:
-            _print_json({"queues": [queue.model_dump(mode="json") for queue in result.queues]})
+            print_json({"queues": [queue.model_dump(mode="json") for queue in result.queues]})
         else:
             from zqueue.cli import render
 
-            render.stats(result)
+            render.stats(result, explain)
 
 
 @main.command()
@@ -202,7 +113,7 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
     """Show the counters every second until Ctrl-C."""
     from zqueue.cli import render
 
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         looks = _looks(zqueued, interval, count)
         if how.json:
             for result in looks:
@@ -217,9 +128,9 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
 @click.pass_obj
 def workers(options: Options | None, queue: str | None) -> None:
     """Show a queue's workers, each with its id, what it has and what it is given ahead."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.workers(*((queue,) if queue else ()))
-        if not _as_json(how, result):
+        if not as_json(how, result):
             from zqueue.cli import render
 
             render.workers(result)
@@ -242,7 +153,7 @@ def workers(options: Options | None, queue: str | None) -> None:
 @click.pass_obj
 def events(options: Options | None, follow: bool, lines: int, queue: str | None) -> None:
     """Show what happened of late, or live what happens. docs/events.md lists every event."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         for event in zqueued.events(queue, recent=lines, follow=follow):
             if how.json:
                 keys = {"name", "level", "time", "queue", "message", "fields", "dropped"}
@@ -263,7 +174,7 @@ def events(options: Options | None, follow: bool, lines: int, queue: str | None)
 @click.pass_obj
 def pause(options: Options | None, queues: tuple[str, ...], every: bool, wait: bool) -> None:
     """Let no further request go to a worker; replies still return, nothing is lost."""
-    with _zqueued(options, _ANSWER_WITHIN if wait else None) as (zqueued, how):
+    with called(options, ANSWER_WITHIN if wait else None) as (zqueued, how):
         result = zqueued.pause(
             *queues,
             all=every,
@@ -280,7 +191,7 @@ def pause(options: Options | None, queues: tuple[str, ...], every: bool, wait: b
 @click.pass_obj
 def resume(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
     """Let requests pass again; ends a drain."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         _report(how, zqueued.resume(*queues, all=every), "running")
 
 
@@ -312,7 +223,7 @@ def drain(
     It ends when nothing is left, or when --timeout (else the queue's drain_timeout) is up: that is
     exit code 1, and it says what is left.
     """
-    with _zqueued(options, _ANSWER_WITHIN) as (zqueued, how):
+    with called(options, ANSWER_WITHIN) as (zqueued, how):
         result = zqueued.drain(
             *queues,
             all=every,
@@ -330,7 +241,7 @@ def drain(
 @click.pass_obj
 def terminate(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
     """Stop queues now; their ports are closed."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         _report(how, zqueued.terminate(*queues, all=every), "stopped")
 
 
@@ -340,8 +251,11 @@ def terminate(options: Options | None, queues: tuple[str, ...], every: bool) -> 
 @click.pass_obj
 def start(options: Options | None, queues: tuple[str, ...], every: bool) -> None:
     """Start queues that are stopped or failed."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         _report(how, zqueued.start(*queues, all=every), "started")
+
+
+main.add_command(dead)
 
 
 # -- the daemon --------------------------------------------------------------------------------
@@ -352,9 +266,9 @@ def start(options: Options | None, queues: tuple[str, ...], every: bool) -> None
 @click.pass_obj
 def reload(options: Options | None) -> None:
     """Apply the config file's changes; a bad file changes nothing and exits 1."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.reload()
-        if not _as_json(how, result):
+        if not as_json(how, result):
             from zqueue.cli import render
 
             for line in render.reload(result):
@@ -370,9 +284,9 @@ def reload(options: Options | None) -> None:
 @click.pass_obj
 def shutdown(options: Options | None, now: bool, wait: bool) -> None:
     """End the daemon, after draining every queue."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.shutdown(now=now, wait=wait, timeout=how.timeout)
-        if not _as_json(how, result):
+        if not as_json(how, result):
             click.echo("ended" if wait else "shutting down")
 
 
@@ -382,9 +296,9 @@ def shutdown(options: Options | None, now: bool, wait: bool) -> None:
 @click.pass_obj
 def log_level(options: Options | None, level: Any) -> None:
     """Show the log level, or change it until the next restart or reload."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.log_level(level)
-        if not _as_json(how, result):
+        if not as_json(how, result):
             click.echo(result.level)
 
 
@@ -399,9 +313,9 @@ def config() -> None:
 @click.pass_obj
 def config_show(options: Options | None) -> None:
     """Show every setting, and where its value came from."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.config()
-        if not _as_json(how, result):
+        if not as_json(how, result):
             from zqueue.cli import render
 
             render.config(result)
@@ -412,10 +326,10 @@ def config_show(options: Options | None) -> None:
 @click.pass_obj
 def version(options: Options | None) -> None:
     """Show the versions of zqueuectl, the daemon and what it runs on."""
-    with _zqueued(options) as (zqueued, how):
+    with called(options) as (zqueued, how):
         result = zqueued.version()
         if how.json:
-            _print_json({"zqueuectl": zqueue.__version__} | result.model_dump(mode="json"))
+            print_json({"zqueuectl": zqueue.__version__} | result.model_dump(mode="json"))
             return
         click.echo(f"zqueuectl {zqueue.__version__}")
         click.echo(
@@ -484,55 +398,9 @@ def demo_client(endpoint: str, requests: int, work: float, identity: str | None)
 # -- common to the verbs -------------------------------------------------------------------------
 
 
-@contextmanager
-def _zqueued(
-    options: Options | None, silence: float | None = None
-) -> Iterator[tuple[ControlClient, Options]]:
-    """A connection to the daemon; what goes wrong with it ends the command with its exit code.
-
-    ``silence``: how long the daemon may be silent, where --timeout means something else.
-    """
-    from zqueue.control.client import ControlClient, Refused
-    from zqueue.errors import ZqueueError
-
-    how = options or Options()
-    if silence is None:
-        silence = _ANSWER_WITHIN if how.timeout is None else how.timeout
-    try:
-        with ControlClient(how.endpoint, instance=how.instance, timeout=silence) as zqueued:
-            yield zqueued, how
-    except ZqueueError as error:
-        code = error.code if isinstance(error, Refused) else "unreachable"
-        _fail(how, code, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-
-
-def _fail(how: Options, code: str, message: str, exit_code: int) -> NoReturn:
-    if how.json:
-        _print_json({"error": {"code": code, "message": message}})
-    click.echo(f"zqueuectl: {message}", err=True)
-    sys.exit(exit_code)
-
-
-def _as_json(how: Options, result: Message) -> bool:
-    if how.json:
-        click.echo(result.model_dump_json(indent=2))
-    return how.json
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    click.echo(json.dumps(value, indent=2))
-
-
 def _report(how: Options, result: SteerResult, done: str) -> None:
     """Say what became of each queue; the exit code is 1 unless all is done."""
-    if not _as_json(how, result):
+    if not as_json(how, result):
         from zqueue.cli import render
 
         for steered in result.queues:

@@ -12,10 +12,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self, TypeVar
 
 import zmq
@@ -206,6 +207,106 @@ class ControlClient:
         """Start queues that are stopped or failed."""
         request = messages.Start(id=self._next(), queues=queues, all=all)
         return self._ask(request, messages.SteerResult)
+
+    # -- dead letters ----------------------------------------------------------------------------
+
+    def dead_list(
+        self,
+        *queues: str,
+        reasons: Sequence[messages.Reason] = (),
+        since: float | None = None,
+        last: int | None = None,
+        content: bool = False,
+    ) -> Iterator[messages.DeadLetter]:
+        """The dead letters of some queues, or of every one, queue by queue, the oldest first:
+        those that died of one of ``reasons``, if any are named, and not before ``since`` (seconds
+        since the epoch); with ``last`` the newest of each queue.
+
+        They are asked for while they are read. With ``content`` each has all that is in it, which
+        :func:`zqueue.control.letters.frames` takes apart; that is for those who may steer.
+        """
+        for queue in queues or [each.name for each in self.status().queues]:
+            request: messages.DeadList | None = messages.DeadList(
+                id=self._next(),
+                queue=queue,
+                reasons=tuple(reasons),
+                since=since,
+                last=last,
+                content=content,
+            )
+            while request is not None:
+                page = self._ask(request, messages.DeadListResult)
+                for letter in page.letters:
+                    whole = self._whole(letter) if content else letter
+                    if whole is not None:
+                        yield whole
+                more = {"id": self._next(), "last": None, "after": page.next}
+                request = request.model_copy(update=more) if page.next is not None else None
+
+    def dead_show(self, letter: str, *, content: bool = True) -> messages.DeadLetter:
+        """One dead letter, by its id, with ``content`` all that is in it."""
+        request = messages.DeadList(id=self._next(), letters=(letter,), content=content)
+        [found] = self._ask(request, messages.DeadListResult).letters
+        whole = self._whole(found) if content else found
+        if whole is None:
+            raise Refused("unknown_letter", f"there is no dead letter {letter} any more")
+        return whole
+
+    def _whole(self, letter: messages.DeadLetter) -> messages.DeadLetter | None:
+        """The letter with the rest of its content; ``None`` if it has gone meanwhile."""
+        content = bytearray(base64.b64decode(letter.content or ""))
+        while len(content) < letter.size:
+            request = messages.DeadRead(id=self._next(), letter=letter.id, offset=len(content))
+            try:
+                piece = self._ask(request, messages.DeadReadResult)
+            except Refused as error:
+                if error.code == "unknown_letter":
+                    return None
+                raise
+            content += base64.b64decode(piece.data)
+        return letter.model_copy(update={"content": base64.b64encode(content).decode()})
+
+    def dead_retry(
+        self,
+        *letters: str,
+        all: bool = False,
+        queues: Sequence[str] = (),
+        reasons: Sequence[messages.Reason] = (),
+        since: float | None = None,
+    ) -> messages.DeadSteerResult:
+        """Have requests done that had died: those with these ids, or ``all`` that match, of some
+        queues or of every one. Each is asked again in its client's name, who gets the reply if it
+        is there, and is a dead letter no more."""
+        request = messages.DeadRetry(
+            id=self._next(),
+            letters=letters,
+            all=all,
+            queues=tuple(queues),
+            reasons=tuple(reasons),
+            since=since,
+            progress=True,
+        )
+        return self._ask(request, messages.DeadSteerResult)
+
+    def dead_drop(
+        self,
+        *letters: str,
+        all: bool = False,
+        queues: Sequence[str] = (),
+        reasons: Sequence[messages.Reason] = (),
+        since: float | None = None,
+    ) -> messages.DeadSteerResult:
+        """Throw dead letters away: those with these ids, or ``all`` that match."""
+        request = messages.DeadDrop(
+            id=self._next(),
+            letters=letters,
+            all=all,
+            queues=tuple(queues),
+            reasons=tuple(reasons),
+            since=since,
+            progress=True,
+        )
+        return self._ask(request, messages.DeadSteerResult)
 
     # -- the daemon ------------------------------------------------------------------------------
 

@@ -21,6 +21,12 @@ _LONGEST_TIMEOUT = 366 * 86400.0
 MAX_REQUEST_BYTES = 1 << 20
 """A request longer than this is answered with an error."""
 
+Reason = Literal[
+    "max_attempts", "worker_lost", "service_timeout", "deadline", "max_waiting_time", "queue_full"
+]
+"""Why a request died: ``max_attempts`` workers had it in vain; its worker was lost, or late, and
+``redeliver`` let no other have it; it was too old; the queue was full."""
+
 
 class Message(BaseModel):
     """What all messages have in common: frozen, and no key that is not named here."""
@@ -99,6 +105,60 @@ class Start(_Request, Selection):
     verb: Literal["start"] = "start"
 
 
+class DeadList(_Request):
+    """Dead letters of one queue, the oldest first: those with the ids in ``letters``, or all that
+    died of one of ``reasons`` (if any are named) and not before ``since`` (seconds since the
+    epoch), of these with ``last`` the newest only. ``queue`` may be left out where there is only
+    one, or letters are named.
+
+    A page at a time: ask again with ``after`` as the result's ``next`` says, and without ``last``.
+    With ``content``, which only those get who may steer, each has the first MiB of what is in it;
+    :class:`DeadRead` gets the rest. Result: :class:`DeadListResult`.
+    """
+
+    verb: Literal["dead-list"] = "dead-list"
+    queue: str | None = None
+    letters: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    since: float | None = None
+    last: int | None = Field(default=None, ge=1)
+    after: int = Field(default=0, ge=0)
+    content: bool = False
+
+
+class DeadRead(_Request):
+    """What is in a dead letter from ``offset`` on, at most a MiB of it. Result:
+    :class:`DeadReadResult`."""
+
+    verb: Literal["dead-read"] = "dead-read"
+    letter: str
+    offset: int = Field(default=0, ge=0, le=2**31 - 2)
+
+
+class _SomeLetters(Message):
+    """Either the ids of dead letters, or ``all`` that died of one of ``reasons`` (if any are named)
+    and not before ``since``, of some queues or of every one."""
+
+    letters: tuple[str, ...] = ()
+    all: bool = False
+    queues: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    since: float | None = None
+
+
+class DeadRetry(_Request, _SomeLetters):
+    """Have requests done that had died, each in its client's name, and remove them from the dead
+    letters. Result: :class:`DeadSteerResult`."""
+
+    verb: Literal["dead-retry"] = "dead-retry"
+
+
+class DeadDrop(_Request, _SomeLetters):
+    """Throw dead letters away. Result: :class:`DeadSteerResult`."""
+
+    verb: Literal["dead-drop"] = "dead-drop"
+
+
 class Reload(_Request):
     """Read the config again and apply the difference. Result: :class:`ReloadResult`."""
 
@@ -171,6 +231,10 @@ Request = Annotated[
     | Drain
     | Terminate
     | Start
+    | DeadList
+    | DeadRead
+    | DeadRetry
+    | DeadDrop
     | Reload
     | Shutdown
     | Upgrade
@@ -225,6 +289,53 @@ class Ends(Message):
     unanswered: int = 0
 
 
+class Died(Message):
+    """The requests that died, by why; see :data:`Reason`."""
+
+    max_attempts: int = 0
+    worker_lost: int = 0
+    service_timeout: int = 0
+    deadline: int = 0
+    max_waiting_time: int = 0
+    queue_full: int = 0
+
+
+class Incidents(Message):
+    """What else was counted; none of it is an end.
+
+    ``returned``: requests that a worker gave back when it was lost or late. ``retried``: dead
+    letters that were asked again, which are ``received`` once more. Replies: ``late``, to a request
+    that had been given up; ``dropped``, with no client to go to, late ones among them; ``extra``,
+    passed on though no request was open for them; ``error``, made by the broker for a request that
+    died. ``unrecorded``: dead requests of which no dead letter could be kept.
+    """
+
+    returned: int = 0
+    retried: int = 0
+    late_replies: int = 0
+    dropped_replies: int = 0
+    extra_replies: int = 0
+    error_replies: int = 0
+    unrecorded: int = 0
+
+
+class KeptLetters(Message):
+    """The dead letters of one queue, in a file (``path``) or in memory: how many, and how many
+    bytes they take.
+
+    ``evicted``: those that have gone since the start because of ``dead_letters_max`` or
+    ``dead_letters_max_bytes``. ``unwritten``: those that could not be written yet, for the reason
+    in ``failure``; they are tried again.
+    """
+
+    path: str | None = None
+    kept: int = 0
+    bytes: int = 0
+    evicted: int = 0
+    unwritten: int = 0
+    failure: str = ""
+
+
 class Latency(Message):
     """Seconds: half of the requests took at most ``p50``, 99 of 100 at most ``p99``."""
 
@@ -240,14 +351,16 @@ class QueueStatus(Message):
     ``kept`` are requests that were answered while their client was away, which may come back.
     ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
     long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
-    ``ends`` where the engine cannot know. ``stale``: the queue did not answer in time, and these
-    are its last known figures.
+    ``ends``, ``died`` and ``incidents`` where the engine cannot know. ``not_promised`` is what the
+    other engine would do and this one cannot. ``stale``: the queue did not answer in time, and
+    these are its last known figures.
     """
 
     name: str
     type: Literal["queue", "forwarder", "streamer"]
     engine: Literal["libzmq", "wire"]
     engine_reason: str = ""
+    not_promised: tuple[str, ...] = ()
     state: Literal["starting", "running", "paused", "draining", "stopped", "failed"]
     since: float
     by: str
@@ -266,6 +379,9 @@ class QueueStatus(Message):
     kept: int = 0
     lost: int = 0
     ends: Ends | None = None
+    died: Died | None = None
+    incidents: Incidents | None = None
+    dead_letters: KeptLetters = KeptLetters()
     queueing: Latency | None = None
     service: Latency | None = None
     estimated: bool = True
@@ -342,6 +458,79 @@ class SteerResult(Message):
     @property
     def ok(self) -> bool:
         return all(queue.outcome == "done" for queue in self.queues)
+
+
+class DeadAttempt(Message):
+    """A worker that had a request in vain. Times are seconds since the epoch."""
+
+    worker: int
+    peer: str
+    given_at: float
+    ended_at: float
+    reason: Literal["worker_lost", "service_timeout"]
+
+
+class DeadLetter(Message):
+    """A request that died. Times are seconds since the epoch.
+
+    ``id`` is good over restarts and among brokers; ``broker`` is the one at which it died.
+    ``client`` is the routing id of whoever sent it, in hex, which it gave itself if ``named``;
+    ``peer`` its address if it was connected then. ``told``: an ``error_reply`` was sent for it.
+    ``attempts`` is how many workers had it, ``history`` those that were lost or late: a request
+    that died by its deadline may have been at one more.
+
+    It has frames of these ``sizes``, ``size`` bytes together; the first ``envelope`` of them are
+    its envelope, the empty frame the last of these. ``content`` is the frames, one after the other,
+    in base64, or the first MiB of them; ``None`` where it was not asked for.
+    """
+
+    id: str
+    queue: str
+    broker: str
+    reason: Reason
+    received_at: float
+    died_at: float
+    client: str
+    named: bool
+    peer: str
+    told: bool
+    attempts: int
+    history: tuple[DeadAttempt, ...]
+    envelope: int
+    sizes: tuple[int, ...]
+    size: int
+    content: str | None = None
+
+
+class DeadListResult(Message):
+    """``next`` is what to say as ``after`` for more; ``None`` if there are no more."""
+
+    letters: tuple[DeadLetter, ...]
+    next: int | None = None
+
+
+class DeadReadResult(Message):
+    """``data`` is base64; it is empty at the end."""
+
+    data: str
+
+
+class DeadSteered(Message):
+    """What became of the dead letters of one queue: ``done`` were retried or dropped; ``left`` were
+    not, for the reason in ``detail``."""
+
+    queue: str
+    done: int
+    left: int = 0
+    detail: str = ""
+
+
+class DeadSteerResult(Message):
+    queues: tuple[DeadSteered, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(queue.detail for queue in self.queues)
 
 
 class ReloadResult(Message):
@@ -447,8 +636,9 @@ class Error(_Reply):
     """A refusal. ``code`` is for scripts, ``message`` for people.
 
     Codes: ``malformed`` (frames, JSON, types), ``version`` (protocol), ``unknown_verb``,
-    ``unknown_queue``, ``ambiguous`` (which queue?), ``forbidden``, ``config`` (a refused reload),
-    ``refused`` (not in this state), ``failed``, ``busy`` (too many requests at once).
+    ``unknown_queue``, ``unknown_letter``, ``ambiguous`` (which queue?), ``forbidden``, ``config``
+    (a refused reload), ``refused`` (not in this state), ``failed``, ``busy`` (too many requests at
+    once).
     """
 
     kind: Literal["error"] = "error"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     import zmq
@@ -121,8 +121,15 @@ class Traffic:
     bytes: int = 0
 
 
+class _Counts:
+    """Counters that are added up one by one."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(sum, zip(astuple(self), astuple(other), strict=True)))  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True)
-class Ends:
+class Ends(_Counts):
     """How requests have ended, each in one way; what they add up to with those ``waiting``, ``in
     flight`` and ``kept`` is every request that was received.
 
@@ -141,15 +148,44 @@ class Ends:
     malformed: int = 0
     unanswered: int = 0
 
-    def __add__(self, other: Ends) -> Ends:
-        return Ends(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
-
 
 Cause: TypeAlias = Literal[
     "max_attempts", "worker_lost", "service_timeout", "deadline", "max_waiting_time", "queue_full"
 ]
 """Why a request died: it was given to ``max_attempts`` workers; its worker was lost, or late, and
 it may not be given to another (``redeliver``); it was too old; the queue was full."""
+
+
+@dataclass(frozen=True)
+class Died(_Counts):
+    """The requests that died, by :data:`Cause`."""
+
+    max_attempts: int = 0
+    worker_lost: int = 0
+    service_timeout: int = 0
+    deadline: int = 0
+    max_waiting_time: int = 0
+    queue_full: int = 0
+
+
+@dataclass(frozen=True)
+class Incidents(_Counts):
+    """What else was counted; none of it is an end.
+
+    ``returned``: requests that a worker gave back when it was lost or late. ``retried``: those that
+    :meth:`Engine.submit` asked again. Replies: ``late``, to a request that had been given up;
+    ``dropped``, with no client to go to, late ones among them; ``extra``, passed on though no
+    request was open for them; ``error``, made by the broker for a request that died.
+    ``unrecorded``: dead requests of which no :class:`DeadRequest` could be kept.
+    """
+
+    returned: int = 0
+    retried: int = 0
+    late_replies: int = 0
+    dropped_replies: int = 0
+    extra_replies: int = 0
+    error_replies: int = 0
+    unrecorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,8 +234,9 @@ class Latency:
 @dataclass(frozen=True)
 class Statistics:
     """An engine's counters. ``kept`` are requests that were answered while their client was away,
-    which may come back. ``waiting``, ``in_flight`` and ``ends`` are ``None`` where it cannot
-    know; ``queueing`` and ``service`` where it does not, or nothing has passed yet."""
+    which may come back. ``waiting``, ``in_flight``, ``ends``, ``died`` and ``incidents`` are
+    ``None`` where it cannot know; ``queueing`` and ``service`` where it does not, or nothing has
+    passed yet."""
 
     requests: Traffic = Traffic()
     replies: Traffic = Traffic()
@@ -210,6 +247,8 @@ class Statistics:
     estimated: bool = True
     taken_at: float = 0.0
     ends: Ends | None = None
+    died: Died | None = None
+    incidents: Incidents | None = None
     queueing: Latency | None = None
     service: Latency | None = None
 
@@ -268,6 +307,8 @@ class Engine(Protocol):
     name: str
     because: str
     """Why it is this engine and no faster one, where ``auto`` had a choice; or nothing."""
+    not_promised: tuple[str, ...]
+    """What zqueue promises elsewhere and this engine cannot."""
 
     def open(self, hold: bool, taken_up: Snapshot | None = None, *, frozen: bool = False) -> None:
         """Make the sockets and begin to forward, or with ``hold`` only to return replies.
@@ -367,7 +408,7 @@ class Engine(Protocol):
 
         Raises:
             LookupError: the engine cannot.
-            BlockingIOError: not now, there is too much to do.
+            BlockingIOError: not now: as much waits as may, or there is too much to do.
         """
 
     @property

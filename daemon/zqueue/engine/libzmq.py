@@ -57,6 +57,13 @@ class LibzmqEngine:
     """One queue on libzmq's own proxy. See :class:`zqueue.engine.Engine` for the methods."""
 
     name = "libzmq"
+    not_promised: tuple[str, ...] = (
+        "redelivery",
+        "deadlines",
+        "dead letters",
+        "exact counts",
+        "restarts that keep connections",
+    )
 
     def __init__(self, plan: Plan, because: str = "") -> None:
         self._plan = plan

@@ -6,13 +6,18 @@ from zqueue.engine.wire.notices cimport CONGESTED, notice
 
 cdef bint is_full(Dispatcher* it) noexcept nogil:
     return (
-        it.counters.waiting + it.invited >= it.settings.max_waiting
+        it.counters.waiting >= it.settings.max_waiting
         or it.counters.waiting_bytes >= it.settings.max_waiting_bytes
     )
 
 
 cdef bint has_room(Dispatcher* it) noexcept nogil:
-    return it.mode != DRAIN and (it.settings.when_full != HOLDS or not is_full(it))
+    if it.settings.when_full != HOLDS:
+        return it.mode != DRAIN
+    # What is kept for those whose turn it is is not to be had.
+    return it.mode != DRAIN and not is_full(it) and (
+        it.counters.waiting + it.invited < it.settings.max_waiting
+    )
 
 
 cdef bint admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:

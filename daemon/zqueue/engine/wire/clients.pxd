@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 from zqueue.engine.wire.entities cimport Absence, Body, Client, Dispatcher, Peer
+from zqueue.engine.wire.peers cimport can_be_told
 
 cdef enum Sent:
     REFUSED_BY_CLIENT
@@ -16,6 +17,13 @@ cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexc
 cdef void client_left(Dispatcher* it, Client* client) noexcept nogil
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
+cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil
 cdef int client_send(
     Dispatcher* it, Client* client, const uint8_t* data, size_t size, Body* owner, size_t begin
 ) noexcept nogil
+
+cdef inline Client* who_hears(Dispatcher* it, Client* client) noexcept nogil:
+    """Whoever is told of what this client asked for; NULL if it is nobody."""
+    if client.absence != NULL or can_be_told(client.peer):
+        return client
+    return client_instead(it, client)

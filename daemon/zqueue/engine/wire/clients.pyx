@@ -13,6 +13,7 @@ from zqueue.engine.wire.memory cimport (
 from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
 from zqueue.engine.wire.peers cimport can_be_told, make_dirty, peer_end
 from zqueue.engine.wire.requests cimport finish, unqueue
+from zqueue.engine.wire.return_addresses cimport ReturnAddress, read_address
 from zqueue.engine.wire.routing_ids cimport (
     MADE_ID,
     client_with,
@@ -30,7 +31,9 @@ cdef bint client_arrived(
 ) noexcept nogil:
     """Register it under its routing id, or one that is made for it; False if it has to go."""
     cdef uint8_t made[MADE_ID]
-    cdef bint named = size > 0
+    cdef ReturnAddress address
+    # One that looks like what workers are given in its place could not be told from that.
+    cdef bint named = size > 0 and not read_address(id, size, &address)
     cdef Client* client
     cdef Client* holder = NULL
     if named:
@@ -61,6 +64,13 @@ cdef bint client_arrived(
     peer.client = client
     if holder != NULL:
         peer_end(it, holder.peer, b"another client took over its routing id")
+        if it.settings.client_grace and holder.named and REQ not in (
+            peer.session.peer_type, holder.peer.session.peer_type
+        ):
+            # It is back before it was known that it had left: what it asked for goes on.
+            client.peer, holder.peer = holder.peer, peer
+            client.peer.client, peer.client = client, holder
+            return True
         forget_client(it, holder)
     know_client(it, client)
     return True
@@ -83,6 +93,8 @@ cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexc
     cdef Client* client = client_new(it, id, size)
     if client != NULL:
         client.lasting = True
+        # One that gives itself a routing id cannot begin it as those begin that are made.
+        client.named = size != MADE_ID or id[0] != 0
     return client
 
 
@@ -164,6 +176,15 @@ cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
     if not client.requests:
         it.clients_out -= 1
         free(client)
+
+
+cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil:
+    """As with a ROUTER, whoever has its routing id by now; but no REQ, which would take it for the
+    reply to what it asks itself."""
+    cdef Client* other = client_with(it, client.id, client.id_size)
+    if other != NULL and other.peer != NULL and other.peer.session.peer_type == REQ:
+        return NULL
+    return other
 
 
 cdef int client_send(

@@ -1,6 +1,15 @@
 """See connections.pxd."""
 
-from libc.errno cimport EADDRNOTAVAIL, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport (
+    EADDRNOTAVAIL,
+    EAGAIN,
+    ECONNABORTED,
+    EINPROGRESS,
+    EINTR,
+    EMFILE,
+    ENFILE,
+    errno,
+)
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, memset, strerror
@@ -94,7 +103,7 @@ cdef Peer* _new_peer(
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &options.receive_buffer, sizeof(int))
     peer = peer_open(&loop.dispatcher, side, name)
     if peer == NULL:
-        close(fd)
+        _turn_away(loop, fd, side, name, b"there is no memory for another connection")
         return NULL
     peer.fd = fd
     peer.connector = -1
@@ -104,6 +113,14 @@ cdef Peer* _new_peer(
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
         peer_end(&loop.dispatcher, peer, strerror(errno))
     return peer
+
+
+cdef void _turn_away(
+    Loop* loop, int fd, int side, const char* name, const char* reason
+) noexcept nogil:
+    close(fd)
+    loop.dispatcher.counters.turned_away[side] += 1
+    notice(&loop.notices, loop.dispatcher.now, REJECTED, side, 0, name, reason, 0, 0)
 
 
 cdef void _host_of(const sockaddr_storage* address, uint8_t* host) noexcept nogil:
@@ -149,26 +166,32 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
         size = sizeof(address)
         fd = accept4(listener.fd, <sockaddr*> &address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
-            if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                notice(
-                    &loop.notices, loop.dispatcher.now, ACCEPT_FAILED, listener.side, 0,
-                    listener.name, strerror(errno), 0, 0,
-                )
-                _shut_gates(loop, b"descriptors", loop.descriptors)
+            if errno not in (EAGAIN, EINTR, ECONNABORTED):
+                _cannot_accept(loop, listener)
             return
         _name_of(fd, &address, name)
         if loop.connections_an_address and _too_many_there(loop, &address):
-            close(fd)
-            loop.dispatcher.counters.turned_away[listener.side] += 1
-            notice(
-                &loop.notices, loop.dispatcher.now, REJECTED, listener.side, 0, name,
-                b"there are max_connections_per_address connections from its address", 0, 0,
+            _turn_away(
+                loop, fd, listener.side, name,
+                b"there are max_connections_per_address connections from its address",
             )
             continue
         _new_peer(loop, fd, listener.side, &address, name)
         if fd >= loop.descriptors:
             _shut_gates(loop, b"descriptors", loop.descriptors)
             return
+
+
+cdef void _cannot_accept(Loop* loop, Listening* listener) noexcept nogil:
+    """Whatever errno says, trying again at once would change nothing."""
+    cdef const char* what = NULL
+    if errno in (EMFILE, ENFILE):
+        what = b"descriptors"
+    notice(
+        &loop.notices, loop.dispatcher.now, ACCEPT_FAILED, listener.side, 0, listener.name,
+        strerror(errno), 0, 0,
+    )
+    _shut_gates(loop, what, loop.descriptors)
 
 
 cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept nogil:
@@ -188,15 +211,20 @@ cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept 
 
 
 cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogil:
-    """Take no new connections for a while: they wait in the kernel, and nothing spins."""
+    """Take no new connections for a while: they wait in the kernel, and nothing spins. It is told if
+    ``what`` there is too much of is not NULL."""
     cdef int place
+    cdef Listening* listener
     for place in range(loop.listening_count):
-        if not loop.listening[place].shut:
-            loop.listening[place].shut = True
-            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, loop.listening[place].fd, NULL)
+        listener = &loop.listening[place]
+        if not listener.shut:
+            listener.shut = True
+            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, listener.fd, NULL)
+        if what != NULL and not listener.told:
+            listener.told = True
             notice(
-                &loop.notices, loop.dispatcher.now, GATE_CLOSED, loop.listening[place].side, 0,
-                loop.listening[place].name, what, loop.dispatcher.peers_out, limit,
+                &loop.notices, loop.dispatcher.now, GATE_CLOSED, listener.side, 0, listener.name,
+                what, loop.dispatcher.peers_out, limit,
             )
     loop.gates_at = loop.dispatcher.now + GATE_PAUSE
 
@@ -204,6 +232,7 @@ cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogi
 cdef void open_gates(Loop* loop) noexcept nogil:
     """Take new connections again, if there is room for some."""
     cdef int place
+    cdef Listening* listener
     cdef int probe = fcntl(loop.wake, F_DUPFD_CLOEXEC, 3)
     cdef uint64_t room = loop.connections - loop.connections // 16
     if probe >= 0:
@@ -215,12 +244,18 @@ cdef void open_gates(Loop* loop) noexcept nogil:
         return
     loop.gates_at = 0
     for place in range(loop.listening_count):
-        if loop.listening[place].shut:
-            loop.listening[place].shut = False
-            watch_listener(loop, &loop.listening[place])
+        listener = &loop.listening[place]
+        if not listener.shut:
+            continue
+        if not watch_listener(loop, listener):
+            _cannot_accept(loop, listener)
+            return
+        listener.shut = False
+        if listener.told:
+            listener.told = False
             notice(
-                &loop.notices, loop.dispatcher.now, GATE_OPENED, loop.listening[place].side, 0,
-                loop.listening[place].name, b"", 0, 0,
+                &loop.notices, loop.dispatcher.now, GATE_OPENED, listener.side, 0, listener.name,
+                b"", 0, 0,
             )
 
 

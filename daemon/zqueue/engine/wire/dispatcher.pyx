@@ -12,7 +12,7 @@ from zqueue.engine.wire.admission cimport (
 )
 from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_left
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
-from zqueue.engine.wire.due cimport schedule
+from zqueue.engine.wire.due cimport schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
     BACKEND,
     BY_ITSELF,
@@ -92,7 +92,7 @@ cdef bint dispatcher_open(
     if it.worker_limits.frames < <uint32_t> 1 << 31:
         it.worker_limits.frames += DEEPEST_ENVELOPE + 1
     it.notices = notices
-    it.id_counter = first_id
+    it.id_counter = it.salt = first_id
     it.client_slots = it.match_slots = 64
     it.clients = <Client**> calloc(it.client_slots, sizeof(Client*))
     it.matches = <Line*> calloc(it.match_slots, sizeof(Line))
@@ -115,6 +115,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
         free(request)
     free(it.clients)
     free(it.matches)
+    free(it.lost)
     free(it.strict.first)
     free(it.strict.last)
     free(it.loose.first)
@@ -288,8 +289,8 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
         make_dirty(it, peer)
     if peer.worker != NULL and peer.worker.answered > answered:
         measure_worker(it, peer.worker, peer.worker.answered - answered, since)
-    if peer.session.ttl and (not peer.due or peer.due > it.now + peer.session.ttl):
-        schedule(it, peer, it.now + peer.session.ttl)
+    if peer.session.ttl:
+        schedule_by(it, peer, it.now + peer.session.ttl)
     return at
 
 
@@ -409,7 +410,7 @@ cdef int64_t _watch_worker(Dispatcher* it, Worker* worker, int64_t due) noexcept
     cdef int64_t overdue_at = worker_overdue_at(it, worker)
     if overdue_at and overdue_at <= it.now:
         worker_overdue(it, worker)
-        return due
+        overdue_at = worker_overdue_at(it, worker)
     return overdue_at if overdue_at and (not due or overdue_at < due) else due
 
 

@@ -4,3 +4,4 @@ from libc.stdint cimport int64_t
 from zqueue.engine.wire.entities cimport Dispatcher, Peer
 
 cdef void schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil
+cdef void schedule_by(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil

@@ -36,6 +36,12 @@ cdef void schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
             _sift(it, last)
 
 
+cdef void schedule_by(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
+    """Look at ``peer`` again at ``due`` at the latest."""
+    if not peer.due or peer.due > due:
+        schedule(it, peer, due)
+
+
 cdef void _sift(Dispatcher* it, Peer* peer) noexcept nogil:
     """Move it up or down the heap until it is where it belongs."""
     cdef int place = peer.due_place, other

@@ -21,7 +21,9 @@ from zqueue.engine import (
     Attempt,
     ConnectionCounts,
     DeadRequest,
+    Died,
     Ends,
+    Incidents,
     Latency,
     Plan,
     Report,
@@ -57,6 +59,7 @@ class WireEngine:
 
     name = "wire"
     because = ""
+    not_promised: tuple[str, ...] = ()
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -67,6 +70,7 @@ class WireEngine:
         self._failure: str | None = None
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
+        self._submitted: int | None = None
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -230,7 +234,16 @@ class WireEngine:
         return [_dead_request(each, since_the_epoch) for each in died]
 
     def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
+        dispatch, counted = self._plan.dispatch, self._path.counters
+        if self._submitted is None:
+            self._submitted = counted["retried"]
+        waiting = counted["waiting"] + self._submitted - counted["retried"]
+        if (dispatch.max_waiting and waiting >= dispatch.max_waiting) or (
+            dispatch.max_waiting_bytes and counted["waiting_bytes"] >= dispatch.max_waiting_bytes
+        ):
+            raise BlockingIOError("as much waits as may")
         self._path.submit(client, list(frames))
+        self._submitted += 1
 
     def tick(self) -> Iterator[Report]:
         now = time.monotonic()
@@ -277,8 +290,10 @@ class WireEngine:
             lost=0,
             estimated=False,
             taken_at=time.monotonic(),
-            ends=Ends(
-                **{end.name: counted[end.name] for end in dataclasses.fields(Ends)},
+            ends=Ends(**{end.name: counted[end.name] for end in dataclasses.fields(Ends)}),
+            died=Died(*counted["died"]),
+            incidents=Incidents(
+                **{each.name: counted[each.name] for each in dataclasses.fields(Incidents)}
             ),
             queueing=self._queueing,
             service=self._service,

@@ -13,6 +13,7 @@ cdef enum:
     BACKEND = 1
     LONGEST_ENVELOPE = 1 << 20
     DEEPEST_ENVELOPE = 10_000
+    MOST_LOST = 8192
 
 cdef enum Mode:
     FORWARD
@@ -161,6 +162,8 @@ cdef struct Request:
     Request* match_previous
     Request* age_next
     Request* age_previous
+    Request* wait_next
+    Request* wait_previous
     Attempt* history
     Client* client
     Worker* worker
@@ -170,11 +173,21 @@ cdef struct Request:
     uint64_t number
     uint32_t match_hash
     uint32_t attempts
+    uint32_t sequence
     bint over
     bint ages
     bint suspect
     int64_t received_at
+    int64_t waiting_since
     int64_t given_at
+
+# What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
+# the envelope.
+cdef struct Lost:
+    uint32_t connection
+    uint32_t client
+    uint32_t envelope
+    bint there
 
 # A dead request on its way to whoever keeps them.
 cdef struct Death:
@@ -190,7 +203,8 @@ cdef struct Line:
 
 # ``count`` is how many requests it has to answer, those that are over among them, ``odd`` how many
 # besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
-# until it answers. ``alone``: it has a suspect, and gets nothing beside it.
+# until it answers. ``suspects``: how many it has that may have been why another was lost; while there
+# is one, a REP gets nothing beside it, and others no second one.
 cdef struct Worker:
     Peer* peer
     Worker* next
@@ -203,7 +217,7 @@ cdef struct Worker:
     int place
     bint strict
     bint aside
-    bint alone
+    uint32_t suspects
     bint draining
     bint told_drained
     uint64_t given
@@ -275,6 +289,9 @@ cdef struct Dispatcher:
     uint64_t given
     int64_t peers_made
     uint32_t id_counter
+    uint32_t salt
+    Lost* lost
+    size_t lost_made
     Client** clients
     uint32_t client_slots
     uint32_t client_count
@@ -284,6 +301,9 @@ cdef struct Dispatcher:
     # Requests by when they came, the oldest first, where there is a deadline.
     Request* oldest
     Request* newest
+    # Those in line by since when they are, the longest first, where there is a max_waiting_time.
+    Request* waits_longest
+    Request* waits_shortest
     Absence* absent_first
     Absence* absent_last
     Death* died_first

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, strlen
-from zqueue.engine.wire.clients cimport REFUSED_BY_CLIENT, client_send
+from zqueue.engine.wire.clients cimport REFUSED_BY_CLIENT, client_send, who_hears
 from zqueue.engine.wire.entities cimport (
     DEADLINE,
     MAX_ATTEMPTS,
@@ -12,6 +12,7 @@ from zqueue.engine.wire.entities cimport (
     SERVICE_TIMEOUT,
     WORKER_LOST,
     Body,
+    Client,
 )
 from zqueue.engine.wire.memory cimport body_bytes, body_drop, body_new
 from zqueue.engine.wire.zmtp cimport MORE, frame_head
@@ -38,9 +39,10 @@ cdef const char* cause_name(int cause) noexcept nogil:
 cdef void tell_of_death(Dispatcher* it, Request* request, int cause) noexcept nogil:
     """Answer it in its worker's place: its envelope, and the frames of ``error_reply``."""
     cdef char attempts[LONGEST_NUMBER]
+    cdef Client* client = who_hears(it, request.client)
     cdef Body* reply
     cdef size_t size
-    if not it.settings.error_reply_parts:
+    if client == NULL or not it.settings.error_reply_parts:
         return
     snprintf(attempts, LONGEST_NUMBER, b"%u", request.attempts)
     size = request.envelope + _write(it, cause_name(cause), attempts, NULL)
@@ -49,7 +51,7 @@ cdef void tell_of_death(Dispatcher* it, Request* request, int cause) noexcept no
         return
     memcpy(body_bytes(reply), body_bytes(request.body), request.envelope)
     _write(it, cause_name(cause), attempts, body_bytes(reply) + request.envelope)
-    if client_send(it, request.client, NULL, size, reply, 0) != REFUSED_BY_CLIENT:
+    if client_send(it, client, NULL, size, reply, 0) != REFUSED_BY_CLIENT:
         it.counters.error_replies += 1
     body_drop(&it.pool, reply)
 

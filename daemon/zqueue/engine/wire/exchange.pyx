@@ -226,6 +226,11 @@ cdef class Exchange:
             "segments": self._it.pool.segments_out,
         }
 
+    @property
+    def block_bytes(self) -> int:
+        """The size of all blocks of memory that are held."""
+        return self._it.pool.bytes_out
+
     def notices(self) -> list[tuple[int, int, str]]:
         """What there was to tell since the last call: kind, connection, detail."""
         cdef Notice told

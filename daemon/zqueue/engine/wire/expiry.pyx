@@ -3,7 +3,7 @@
 from zqueue.engine.wire.clients cimport absence_over
 from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request
-from zqueue.engine.wire.requests cimport leave_behind, take_back, unqueue
+from zqueue.engine.wire.requests cimport finish, is_gone, leave_behind, take_back, unqueue
 
 
 cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
@@ -15,11 +15,8 @@ cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
     cdef int64_t due = 0
     if it.oldest != NULL:
         due = it.oldest.received_at + it.settings.deadline
-    if it.settings.max_waiting_time:
-        if it.line.first != NULL:
-            due = _earlier(due, it.line.first.received_at + it.settings.max_waiting_time)
-        if it.odd.first != NULL:
-            due = _earlier(due, it.odd.first.received_at + it.settings.max_waiting_time)
+    if it.waits_longest != NULL:
+        due = _earlier(due, it.waits_longest.waiting_since + it.settings.max_waiting_time)
     if it.absent_first != NULL:
         due = _earlier(due, it.absent_first.since + it.settings.client_grace)
     return due
@@ -29,9 +26,10 @@ cdef void expire(Dispatcher* it) noexcept nogil:
     """End what is due."""
     while it.oldest != NULL and it.oldest.received_at + it.settings.deadline <= it.now:
         _past_deadline(it, it.oldest)
-    if it.settings.max_waiting_time:
-        _shed(it, &it.line.first)
-        _shed(it, &it.odd.first)
+    while it.waits_longest != NULL and (
+        it.waits_longest.waiting_since + it.settings.max_waiting_time <= it.now
+    ):
+        die(it, unqueue(it, it.waits_longest), MAX_WAITING_TIME)
     while it.absent_first != NULL and (
         it.absent_first.since + it.settings.client_grace <= it.now
     ):
@@ -44,9 +42,7 @@ cdef void _past_deadline(Dispatcher* it, Request* request) noexcept nogil:
         unqueue(it, request)
     elif not leave_behind(it, request):
         take_back(it, request)
-    die(it, request, DEADLINE)
-
-
-cdef void _shed(Dispatcher* it, Request** first) noexcept nogil:
-    while first[0] != NULL and first[0].received_at + it.settings.max_waiting_time <= it.now:
-        die(it, unqueue(it, first[0]), MAX_WAITING_TIME)
+    if is_gone(request.client):
+        finish(it, request, &it.counters.withdrawn)
+    else:
+        die(it, request, DEADLINE)

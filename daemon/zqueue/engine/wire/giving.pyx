@@ -1,7 +1,7 @@
 """See giving.pxd."""
 
-from libc.stdint cimport uint8_t
-from zqueue.engine.wire.due cimport schedule
+from libc.stdint cimport uint8_t, uint32_t
+from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
@@ -10,11 +10,11 @@ from zqueue.engine.wire.peers cimport make_dirty, peer_end
 from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
-    id_frame,
     request_free,
     take_back,
     unqueue,
 )
+from zqueue.engine.wire.return_addresses cimport address_frame
 from zqueue.engine.wire.workers cimport least_of, least_of_all, place_worker, unplace_worker
 from zqueue.engine.wire.zmtp cimport LONGEST_ID
 
@@ -61,7 +61,22 @@ cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
     if not request.suspect:
         return least_of_all(it)
     strict = least_of(&it.strict)
-    return strict if strict != NULL and not strict.count else least_of(&it.loose)
+    return strict if strict != NULL and not strict.count else _loose_for(it, request)
+
+
+cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Worker* worker = least_of(&it.loose)
+    cdef int place
+    # One that was lost twice already is not given to whoever has another such.
+    if request.attempts < 2 or worker == NULL or not worker.suspects:
+        return worker
+    for place in range(it.loose.low, it.loose.size):
+        worker = it.loose.first[place]
+        while worker != NULL:
+            if not worker.suspects:
+                return worker
+            worker = worker.next
+    return NULL
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
@@ -91,23 +106,22 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     """Send it to the worker; False if there is no memory, and it still waits."""
     cdef Peer* peer = worker.peer
     cdef uint8_t head[LONGEST_ID + 2]
+    request.sequence = <uint32_t> worker.given
     if not (
-        outgoing_copy(&it.pool, &peer.session.out, head, id_frame(request.client, head))
+        outgoing_copy(&it.pool, &peer.session.out, head, address_frame(it, worker, request, head))
         and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
     ):
         # Half a message may be on its way: this connection is of no use any more.
         peer_end(it, peer, b"there is no memory to send to it")
         return False
     unqueue(it, request)
-    record(&it.queueing, it.now - request.received_at)
+    record(&it.queueing, it.now - request.waiting_since)
     hand_to(it, worker, request)
     worker.given += 1
     if not worker.strict:
         _forget_unanswered(it, worker)
-    if it.settings.service_timeout and (
-        not peer.due or peer.due > it.now + it.settings.service_timeout
-    ):
-        schedule(it, peer, it.now + it.settings.service_timeout)
+    if it.settings.service_timeout:
+        schedule_by(it, peer, it.now + it.settings.service_timeout)
     # Behind its equals also when it has no more than before.
     unplace_worker(it, worker)
     place_worker(it, worker)
@@ -120,15 +134,24 @@ cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
     without an envelope is given to nobody else, so its bytes are not kept at all."""
     cdef Request* newest = worker.outstanding.last
     cdef Request* oldest
+    cdef Request* after
     if not newest.envelope:
         body_drop(&it.pool, newest.body)
         newest.body = NULL
-    while worker.outstanding.first != newest and (
-        worker.count + worker.odd > UNANSWERED
-        or worker.bytes > it.settings.max_waiting_bytes // 4
-    ):
-        oldest = take_back(it, worker.outstanding.first)
-        if oldest.over:
-            request_free(it, oldest)
-        else:
-            finish(it, oldest, &it.counters.unanswered)
+    while worker.count + worker.odd > UNANSWERED:
+        _forget(it, worker.outstanding.first)
+    oldest = worker.outstanding.first
+    while oldest != newest and worker.bytes > it.settings.max_waiting_bytes // 4:
+        after = oldest.next
+        # What is over has no bytes any more, and its late reply is to be known.
+        if not oldest.over:
+            _forget(it, oldest)
+        oldest = after
+
+
+cdef void _forget(Dispatcher* it, Request* request) noexcept nogil:
+    take_back(it, request)
+    if request.over:
+        request_free(it, request)
+    else:
+        finish(it, request, &it.counters.unanswered)

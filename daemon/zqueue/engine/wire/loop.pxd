@@ -59,6 +59,7 @@ cdef struct Listening:
     int fd
     int side
     bint shut
+    bint told
     char name[NAME]
 
 cdef struct Connecting:
@@ -97,6 +98,7 @@ cdef struct Loop:
     uint8_t* buffer
     int64_t armed
     int64_t gates_at
+    int64_t write_at
     int descriptors
     uint64_t connections
     uint64_t connections_an_address

@@ -5,7 +5,7 @@ Descriptors are watched edge-triggered: one that may still be read is in the dis
 ``ready``, one that is held back is in none and costs nothing.
 """
 
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
@@ -72,6 +72,7 @@ cdef enum:
     EVENTS = 256
     SMALL_READ = 256
     PARTS = 64
+    WRITE_PAUSE = 10_000_000
 
 
 cdef int64_t loop_clock() noexcept nogil:
@@ -105,6 +106,8 @@ cdef void loop_run(Loop* loop) noexcept nogil:
         for place in range(count):
             _happened(loop, &events[place])
         _read_again(loop, carried_over)
+        if 0 < loop.write_at <= it.now:
+            _write_again(loop)
         _settle(loop)
         _keep_time(loop)
         _publish(loop)
@@ -206,6 +209,8 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
         peer_end(it, peer, NULL)
     elif errno == EAGAIN:
         peer.readable = False
+        if peer.deaf:
+            peer_end(it, peer, b"nothing can be sent to it any more")
     elif errno == EINTR:
         peer_is_ready(it, peer)
     else:
@@ -225,21 +230,22 @@ cdef void _read_again(Loop* loop, Peer* peer) noexcept nogil:
 
 
 cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
-    """Write as much as the socket takes."""
+    """Write as much as the socket takes. Nothing but EAGAIN promises that it will tell when it takes
+    more: a local socket may also take less than all for want of memory."""
     cdef Dispatcher* it = &loop.dispatcher
-    cdef size_t size = 0
     cdef ssize_t sent
     while peer.session.out.first != NULL and not peer.deaf:
-        sent = _send(peer, &size)
-        if sent < 0 and errno == EINTR:
-            continue
-        if sent < 0 and errno != EAGAIN and errno != ENOBUFS:
-            _deafen(loop, peer)
-            return
-        if sent > 0:
+        sent = _send(peer)
+        if sent >= 0:
             peer_sent(it, peer, <size_t> sent)
-        if sent < 0 or <size_t> sent < size:
+        elif errno == EAGAIN:
             _watch_writing(loop, peer, True)
+            return
+        elif errno in (ENOBUFS, ENOMEM):
+            loop.write_at = loop.write_at or it.now + WRITE_PAUSE
+            return
+        elif errno != EINTR:
+            _deafen(loop, peer)
             return
     if peer.deaf:
         outgoing_clear(&it.pool, &peer.session.out)
@@ -247,28 +253,36 @@ cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
         _watch_writing(loop, peer, False)
 
 
-cdef ssize_t _send(Peer* peer, size_t* size) noexcept nogil:
-    """One system call; ``size`` is how much it was asked to send."""
+cdef void _write_again(Loop* loop) noexcept nogil:
+    """To those for whom the kernel had no memory; it does not tell when it has."""
+    cdef Peer* peer = loop.dispatcher.peers
+    loop.write_at = 0
+    while peer != NULL:
+        if peer.session.out.first != NULL and not peer.ended:
+            _flush(loop, peer)
+        peer = peer.next
+
+
+cdef ssize_t _send(Peer* peer) noexcept nogil:
     cdef iovec parts[PARTS]
     cdef msghdr message
     cdef Segment* segment = peer.session.out.first
     if segment.next == NULL:
-        size[0] = segment.end - segment.begin
-        return send(peer.fd, body_bytes(segment.body) + segment.begin, size[0], MSG_NOSIGNAL)
+        return send(
+            peer.fd, body_bytes(segment.body) + segment.begin, segment.end - segment.begin, MSG_NOSIGNAL
+        )
     memset(&message, 0, sizeof(message))
     message.msg_iov = parts
-    size[0] = 0
     while segment != NULL and message.msg_iovlen < PARTS:
         parts[message.msg_iovlen].iov_base = body_bytes(segment.body) + segment.begin
         parts[message.msg_iovlen].iov_len = segment.end - segment.begin
-        size[0] += segment.end - segment.begin
         message.msg_iovlen += 1
         segment = segment.next
     return sendmsg(peer.fd, &message, MSG_NOSIGNAL)
 
 
 cdef void _deafen(Loop* loop, Peer* peer) noexcept nogil:
-    """It cannot be written to any more. What it sent before may still be read."""
+    """It cannot be written to any more. What it sent before is still read."""
     outgoing_clear(&loop.dispatcher.pool, &peer.session.out)
     peer.deaf = peer.hung_up = peer.readable = True
     peer_is_ready(&loop.dispatcher, peer)
@@ -349,7 +363,8 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
     for place in range(loop.connecting_count):
         if not loop.closing and 0 < loop.connecting[place].next_at <= it.now:
             connect_now(loop, &loop.connecting[place])
-    if it.dirty != NULL or it.ended != NULL:
+    # What is over by time makes room, or has to go to another worker.
+    if it.dirty != NULL or it.ended != NULL or can_give(it) or _can_admit(it):
         _settle(loop)
     _set_timer(loop, _next_due(loop))
 
@@ -358,6 +373,7 @@ cdef int64_t _next_due(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef int64_t due = _earlier(dispatcher_due(it), loop.gates_at)
     cdef int place
+    due = _earlier(due, loop.write_at)
     if loop.closing:
         return _earlier(due, loop.close_by)
     for place in range(loop.connecting_count):

@@ -28,15 +28,22 @@ cdef struct Body:
     uint32_t holders
     int shelf
 
+# Blocks of one size that are kept, and how few there were at a time since the last trim.
+cdef struct Shelf:
+    Body* first
+    uint32_t count
+    uint32_t fewest
+
 # Where blocks come from. The large ones are kept for the next message, because fresh memory of
 # the kernel costs more than what is done with it. One thread uses a pool. ``used``: one was asked
-# for since the last trim.
+# for since the last trim. ``bytes_out``: of the blocks that somebody holds.
 cdef struct Pool:
-    Body* shelves[SHELVES]
+    Shelf shelves[SHELVES]
     Segment* segments
     size_t kept
     bint used
     int64_t bodies_out
+    int64_t bytes_out
     int64_t segments_out
 
 # A range of a block on its way out.

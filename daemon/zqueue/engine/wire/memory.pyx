@@ -1,6 +1,6 @@
 """See memory.pxd. Every function that may need memory says so by its result, never by a crash."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.linux cimport zq_leading_zeros
@@ -8,20 +8,30 @@ from zqueue.engine.wire.linux cimport zq_leading_zeros
 
 cdef int _shelf_for(size_t capacity) noexcept nogil:
     """The shelf whose blocks have at least ``capacity`` bytes and not a quarter more; -1: too small
-    or too large for one. Four sizes for each doubling, from 2 KiB on."""
+    or too large for one. Four sizes for each doubling, from 1 KiB on."""
     cdef uint64_t last = capacity - 1
     cdef int doublings
     if capacity <= COPIED_UP_TO or not KEEPS:
         return -1
-    if last < 2048:
-        return 0
     doublings = 63 - zq_leading_zeros(last)
-    doublings = (doublings - 11) * 4 + <int> ((last >> (doublings - 2)) & 3) + 1
+    doublings = (doublings - 10) * 4 + <int> ((last >> (doublings - 2)) & 3) + 1
     return doublings if doublings < SHELVES else -1
 
 
 cdef inline size_t _shelf_size(int shelf) noexcept nogil:
-    return <size_t> (4 + shelf % 4) << (9 + shelf // 4)
+    return <size_t> (4 + shelf % 4) << (8 + shelf // 4)
+
+
+cdef inline Body* _taken(Pool* pool, int place) noexcept nogil:
+    """A block from the shelf, or NULL."""
+    cdef Shelf* shelf = &pool.shelves[place]
+    cdef Body* body = shelf.first
+    if body != NULL:
+        shelf.first = body.next
+        shelf.count -= 1
+        shelf.fewest = min(shelf.fewest, shelf.count)
+        pool.kept -= body.capacity
+    return body
 
 
 cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
@@ -31,10 +41,7 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
     if shelf >= 0:
         capacity = _shelf_size(shelf)
         pool.used = True
-        body = pool.shelves[shelf]
-        if body != NULL:
-            pool.shelves[shelf] = body.next
-            pool.kept -= body.capacity
+        body = _taken(pool, shelf)
     if body == NULL:
         if capacity > (<size_t> 1 << 62):
             return NULL
@@ -46,6 +53,7 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
     body.next = NULL
     body.holders = 1
     pool.bodies_out += 1
+    pool.bytes_out += body.capacity
     return body
 
 
@@ -53,10 +61,7 @@ cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noex
     """A block for ``capacity`` bytes, the first ``used`` being those of ``body``, which is given up;
     NULL if there is no memory, and ``body`` is still there."""
     # By a quarter at least: a message of many small frames must not be copied for each of them.
-    cdef size_t some_more = body.capacity + (body.capacity >> 2)
-    cdef Body* grown
-    some_more = max(some_more, min(2 * body.capacity, <size_t> 1 << 20))
-    grown = body_new(pool, max(capacity, some_more))
+    cdef Body* grown = body_new(pool, max(capacity, body.capacity + (body.capacity >> 2)))
     if grown == NULL:
         grown = body_new(pool, capacity)
     if grown != NULL:
@@ -71,36 +76,46 @@ cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
     if body.holders:
         return
     pool.bodies_out -= 1
+    pool.bytes_out -= body.capacity
     if body.shelf >= 0 and pool.kept + body.capacity <= KEPT_AT_MOST:
-        body.next = pool.shelves[body.shelf]
-        pool.shelves[body.shelf] = body
+        body.next = pool.shelves[body.shelf].first
+        pool.shelves[body.shelf].first = body
+        pool.shelves[body.shelf].count += 1
         pool.kept += body.capacity
     else:
         free(body)
 
 
 cdef void pool_trim(Pool* pool) noexcept nogil:
-    """Give back what is kept if nothing of it was asked for since the last call."""
+    """Give back half of what nobody has needed since the last call, and all if nothing was asked
+    for at all."""
+    cdef int place
+    cdef uint32_t needless
     if not pool.used:
         pool_clear(pool)
     pool.used = False
+    for place in range(SHELVES):
+        needless = pool.shelves[place].fewest
+        _give_back(pool, place, needless - needless // 2)
+        pool.shelves[place].fewest = pool.shelves[place].count
 
 
 cdef void pool_clear(Pool* pool) noexcept nogil:
     """Give back what is kept for later."""
-    cdef int shelf
-    cdef Body* body
+    cdef int place
     cdef Segment* segment
-    for shelf in range(SHELVES):
-        while pool.shelves[shelf] != NULL:
-            body = pool.shelves[shelf]
-            pool.shelves[shelf] = body.next
-            free(body)
+    for place in range(SHELVES):
+        _give_back(pool, place, pool.shelves[place].count)
     while pool.segments != NULL:
         segment = pool.segments
         pool.segments = segment.next
         free(segment)
-    pool.kept = 0
+
+
+cdef void _give_back(Pool* pool, int place, uint32_t count) noexcept nogil:
+    while count:
+        free(_taken(pool, place))
+        count -= 1
 
 
 cdef Segment* _segment(Pool* pool, Outgoing* queue, Body* body) noexcept nogil:
@@ -128,10 +143,13 @@ cdef bint outgoing_copy(
     """Append a copy of ``data``; False if there is no memory, and nothing was appended."""
     cdef Segment* segment = queue.last
     cdef Body* body
-    # Behind a shared block little may follow until the next one: nothing large is begun for it.
-    cdef size_t chunk = SMALL_CHUNK if segment != NULL and not segment.appendable else CHUNK
+    cdef size_t chunk = CHUNK
     if segment == NULL or not segment.appendable or segment.end + size > segment.body.capacity:
-        body = body_new(pool, max(size, chunk))
+        # Behind a shared block little may follow until the next one: nothing large is begun for it.
+        if segment != NULL:
+            chunk = min(chunk, segment.body.capacity) if segment.appendable else SMALL_CHUNK
+            chunk = max(chunk, <size_t> SMALL_CHUNK)
+        body = body_new(pool, chunk if size <= chunk // 2 else size)
         if body == NULL:
             return False
         segment = _segment(pool, queue, body)

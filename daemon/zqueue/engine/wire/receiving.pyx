@@ -8,6 +8,7 @@ from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport (
     DEEPEST_ENVELOPE,
     FRONTEND,
+    HOLD,
     HOLDS,
     LONGEST_ENVELOPE,
     QUEUE_FULL,
@@ -16,14 +17,14 @@ from zqueue.engine.wire.entities cimport (
     Request,
 )
 from zqueue.engine.wire.error_replies cimport tell_of_death
-from zqueue.engine.wire.giving cimport can_give, give_all
+from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
 from zqueue.engine.wire.routing_ids cimport client_with
 from zqueue.engine.wire.tap cimport REQUEST, tap_is_on, tap_put
-from zqueue.engine.wire.zmtp cimport LONGEST_ID
+from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
 
 
 cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
@@ -52,7 +53,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         tap_put(
             it.tap, REQUEST, head, id_frame(peer.client, head), body_bytes(body), request.size
         )
-    if it.settings.when_full != HOLDS and is_full(it) and can_give(it):
+    if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
         give_all(it)
     if it.settings.when_full != HOLDS and is_full(it):
@@ -95,6 +96,14 @@ cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept no
         body_drop(&it.pool, piece.owner)
 
 
+cdef bint _may_hear_late(Dispatcher* it, Client* client) noexcept nogil:
+    """Whether it can tell the reply to what is asked again from others. A REQ can if it waits for
+    that one alone: it was not told that it died, and is the very connection that had asked it."""
+    if client.peer == NULL or client.peer.session.peer_type != REQ:
+        return True
+    return not client.named and not it.settings.error_reply_parts
+
+
 cdef bint submit(
     Dispatcher* it,
     const uint8_t* id,
@@ -108,9 +117,12 @@ cdef bint submit(
     """Ask again in the name of the client with this routing id, also when there is none any more;
     False if there is no memory for it. ``data`` is the whole message, its ``envelope`` so long."""
     cdef Client* client = client_with(it, id, id_size)
-    cdef bint absent = client == NULL
     cdef Request* request = NULL
     cdef Body* body = body_new(&it.pool, size)
+    cdef bint absent
+    if client != NULL and not _may_hear_late(it, client):
+        client = NULL
+    absent = client == NULL
     if absent and body != NULL:
         client = client_absent(it, id, id_size)
     if client != NULL and body != NULL:

@@ -20,18 +20,19 @@ from zqueue.engine.wire.requests cimport (
     request_free,
     take_back,
 )
+from zqueue.engine.wire.return_addresses cimport remember_lost
 from zqueue.engine.wire.workers cimport place_worker
 
 
 cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     """What it had not answered goes back to where its age puts it in line, or dies."""
     cdef Request* request
-    cdef Request* before = NULL
+    cdef Request* near = NULL
     cdef uint64_t returned = it.counters.returned
-    cdef bint begun
-    while worker.outstanding.last != NULL:
-        request = worker.outstanding.last
-        begun = _may_have_begun(worker, request)
+    cdef bint begun = True
+    while worker.outstanding.first != NULL:
+        request = worker.outstanding.first
+        remember_lost(it, worker, request)
         take_back(it, request)
         if request.over:
             request_free(it, request)
@@ -39,19 +40,20 @@ cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
             # It may well have been one that is never answered.
             finish(it, request, &it.counters.unanswered)
         else:
-            _elsewhere(it, worker, request, begun, WORKER_LOST, &before)
+            _elsewhere(it, worker, request, begun, WORKER_LOST, &near)
+        begun = not worker.strict
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
 cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
     """When it will have been at a request for ``service_timeout``; 0 if it is not to be watched."""
     cdef Request* request = worker.outstanding.first
-    if not it.settings.service_timeout or worker.aside:
+    if not it.settings.service_timeout or request == NULL:
         return 0
     if worker.strict:
-        if request == NULL:
+        # It works on one after the other. Set aside, it has nothing more that could go elsewhere.
+        if worker.aside:
             return 0
-        # It works on one after the other.
         return max(request.given_at, worker.answered_at) + it.settings.service_timeout
     while request != NULL and (request.over or not request.envelope):
         request = request.next
@@ -61,36 +63,33 @@ cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
 cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     """It gets nothing more until it answers. What it is late with goes elsewhere or dies; of a REP
     all that it has, for it will come to none of it while it is stuck."""
-    cdef Request* request = worker.outstanding.last
-    cdef Request* older
-    cdef Request* before = NULL
+    cdef Request* request = worker.outstanding.first
+    cdef Request* after
+    cdef Request* near = NULL
     cdef uint64_t returned = it.counters.returned
-    cdef bint begun
-    worker.aside = True
-    place_worker(it, worker)
-    notice(
-        it.notices, it.now, WORKER_SET_ASIDE, BACKEND, worker.peer.number, worker.peer.name, b"",
-        worker.count, it.settings.service_timeout,
-    )
+    cdef bint begun = True
+    if not worker.aside:
+        worker.aside = True
+        place_worker(it, worker)
+        notice(
+            it.notices, it.now, WORKER_SET_ASIDE, BACKEND, worker.peer.number, worker.peer.name,
+            b"", worker.count, it.settings.service_timeout,
+        )
     while request != NULL:
-        older = request.previous
+        after = request.next
         if not request.over and request.envelope and (
             worker.strict or request.given_at + it.settings.service_timeout <= it.now
         ):
-            begun = _may_have_begun(worker, request)
-            if leave_behind(it, request):
-                _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &before)
-        request = older
+            if not leave_behind(it, request):
+                take_back(it, request)
+            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &near)
+        begun = not worker.strict
+        request = after
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
-cdef inline bint _may_have_begun(Worker* worker, Request* request) noexcept nogil:
-    """A REP works on the oldest it has; of the others nothing is known."""
-    return not worker.strict or request == worker.outstanding.first
-
-
 cdef void _elsewhere(
-    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Request** before
+    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Request** near
 ) noexcept nogil:
     """To another worker if it may, where its age puts it in line; else it ends here."""
     cdef int policy = it.settings.redeliver
@@ -105,7 +104,7 @@ cdef void _elsewhere(
     else:
         it.counters.returned += 1
         request.suspect = True
-        queue_back(it, request, before)
+        queue_back(it, request, near)
 
 
 cdef void _tell_of_returned(Dispatcher* it, Worker* worker, uint64_t count) noexcept nogil:

@@ -1,52 +1,99 @@
 """See replies.pxd."""
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp
-from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send
+from libc.string cimport memcpy
+from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send, who_hears
+from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, Client, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.matches cimport match_find
 from zqueue.engine.wire.memory cimport body_bytes, body_drop
 from zqueue.engine.wire.notices cimport STRAY, WORKER_ANSWERS_AGAIN, notice
-from zqueue.engine.wire.peers cimport can_be_told
-from zqueue.engine.wire.requests cimport finish, request_free, take_back
-from zqueue.engine.wire.routing_ids cimport client_with
+from zqueue.engine.wire.requests cimport finish, id_frame, request_free, take_back
+from zqueue.engine.wire.return_addresses cimport (
+    ReturnAddress,
+    connection_mark,
+    read_address,
+    was_lost,
+)
+from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with
 from zqueue.engine.wire.tap cimport REPLY, tap_is_on, tap_put
 from zqueue.engine.wire.workers cimport place_worker, tell_if_drained
-from zqueue.engine.wire.zmtp cimport Limits, same_frames
+from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE, Limits, frame_head, same_frames
 
 
 cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
-    """A worker's message has come: it goes to the client whose routing id is its first frame.
-    False if the worker broke the protocol with it, and ``session.fault`` says how."""
+    """A worker's message has come: it goes to the client whose address is its first frame. False if
+    the worker broke the protocol with it, and ``session.fault`` says how."""
     cdef Worker* worker = peer.worker
+    cdef ReturnAddress address
     cdef const uint8_t* id = piece.data + piece.scan.first_body
     cdef size_t id_size = piece.scan.first - piece.scan.first_body
+    cdef bint addressed = read_address(id, id_size, &address)
+    cdef bint elsewhere = addressed and address.connection != connection_mark(it, worker)
+    cdef bint late = False
     cdef Request* request = NULL
     it.counters.reply_messages += 1
     it.counters.reply_frames += piece.scan.frames
     it.counters.reply_bytes += piece.scan.payload
-    if it.tap != NULL and tap_is_on(it.tap):
-        tap_put(it.tap, REPLY, piece.data, 0, piece.data, piece.size)
     if not _is_within(&it.settings.limits[BACKEND], piece):
         peer.session.fault = b"a message is larger than max_message_size or max_frames allow"
     elif worker.strict:
-        request = worker.outstanding.first
-        if request == NULL:
-            peer.session.fault = b"a REP answered although nothing was asked"
-        elif not _answers(request, piece):
+        late = elsewhere
+        if addressed and not late:
+            request = _asked(worker, &address, piece)
+        if request != NULL:
+            id, id_size = request.client.id, request.client.id_size
+        elif not late:
             peer.session.fault = b"a REP's reply has another envelope than the request"
+            if worker.outstanding.first == NULL:
+                peer.session.fault = b"a REP answered although nothing was asked"
     elif id_size and piece.scan.frames > 1:
-        request = match_find(it, worker, id, id_size, piece)
+        if addressed:
+            id, id_size = address.made, MADE_ID
+        if not elsewhere:
+            request = match_find(it, worker, id, id_size, piece)
+        late = request == NULL and was_lost(it, worker, id, id_size, piece)
+    if it.tap != NULL and tap_is_on(it.tap):
+        _tap(it, request, id, id_size, piece)
     if peer.session.fault == NULL:
-        _answered(it, worker, request, id, id_size, piece)
+        _answered(it, worker, request, late, id, id_size, piece)
     if piece.owner != NULL:
         body_drop(&it.pool, piece.owner)
     return peer.session.fault == NULL
 
 
+cdef Request* _asked(Worker* worker, ReturnAddress* address, Piece* piece) noexcept nogil:
+    """Which request of a REP's this is the reply to: the oldest, unless it does not keep the order."""
+    cdef Request* request = worker.outstanding.first
+    while request != NULL and request.sequence != address.number:
+        request = request.next
+    return request if request != NULL and _has_envelope_of(request, piece) else NULL
+
+
+cdef void _tap(
+    Dispatcher* it, Request* request, const uint8_t* id, size_t id_size, Piece* piece
+) noexcept nogil:
+    """With the client's routing id, as the request was."""
+    cdef uint8_t head[LONGEST_ID + 2]
+    cdef size_t size
+    if request != NULL:
+        size = id_frame(request.client, head)
+    else:
+        size = frame_head(head, MORE if piece.scan.frames > 1 else 0, id_size)
+        memcpy(head + size, id, min(id_size, <size_t> LONGEST_ID))
+        size += min(id_size, <size_t> LONGEST_ID)
+    tap_put(it.tap, REPLY, head, size, piece.data + piece.scan.first, piece.size - piece.scan.first)
+
+
 cdef void _answered(
-    Dispatcher* it, Worker* worker, Request* request, const uint8_t* id, size_t id_size, Piece* piece
+    Dispatcher* it,
+    Worker* worker,
+    Request* request,
+    bint late,
+    const uint8_t* id,
+    size_t id_size,
+    Piece* piece,
 ) noexcept nogil:
     worker.answered += 1
     if request != NULL:
@@ -57,10 +104,13 @@ cdef void _answered(
             it.notices, it.now, WORKER_ANSWERS_AGAIN, BACKEND, worker.peer.number,
             worker.peer.name, b"", worker.count, 0,
         )
-    if request != NULL and request.over:
+        # It is at the next of those that it has, though they have gone elsewhere.
+        schedule_by(it, worker.peer, it.now + it.settings.service_timeout)
+    if late or (request != NULL and request.over):
         it.counters.late_replies += 1
         _drop(it, worker, b"its request had been given up", piece)
-        request_free(it, request)
+        if request != NULL:
+            request_free(it, request)
     else:
         _pass_on(it, worker, request, id, id_size, piece)
     place_worker(it, worker)
@@ -70,15 +120,14 @@ cdef void _answered(
 cdef void _pass_on(
     Dispatcher* it, Worker* worker, Request* request, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil:
-    """To its client; if that has left, to whoever has its routing id by now."""
-    cdef Client* client = request.client if request != NULL else NULL
+    """To its client, or to whoever is told instead; what nobody asked for, to whoever it is for."""
+    cdef Client* client = NULL
     cdef size_t begin = piece.scan.first
     cdef int sent = REFUSED_BY_CLIENT
     if request != NULL:
         record(&it.service, it.now - request.given_at)
-    if piece.scan.frames > 1 and (
-        client == NULL or (client.absence == NULL and not can_be_told(client.peer))
-    ):
+        client = who_hears(it, request.client)
+    elif piece.scan.frames > 1:
         client = client_with(it, id, id_size)
     if client != NULL:
         sent = client_send(
@@ -118,17 +167,10 @@ cdef inline bint _is_within(const Limits* limits, Piece* piece) noexcept nogil:
     )
 
 
-cdef bint _answers(Request* request, Piece* piece) noexcept nogil:
-    """Whether a REP's message has the routing id and the envelope of the request."""
-    cdef Client* client = request.client
-    return (
-        piece.scan.envelope > 0
-        and piece.scan.first - piece.scan.first_body == client.id_size
-        and memcmp(piece.data + piece.scan.first_body, client.id, client.id_size) == 0
-        and same_frames(
-            piece.data + piece.scan.first,
-            piece.scan.envelope - piece.scan.first,
-            body_bytes(request.body),
-            request.envelope,
-        )
+cdef bint _has_envelope_of(Request* request, Piece* piece) noexcept nogil:
+    return piece.scan.envelope > 0 and same_frames(
+        piece.data + piece.scan.first,
+        piece.scan.envelope - piece.scan.first,
+        body_bytes(request.body),
+        request.envelope,
     )

@@ -12,6 +12,12 @@ cdef inline size_t id_frame(Client* client, uint8_t* head) noexcept nogil:
     memcpy(head + 2, client.id, client.id_size)
     return <size_t> 2 + client.id_size
 
+cdef inline bint is_isolated(Worker* worker, Request* request) noexcept nogil:
+    """Whether it may bring down a worker, and what else that has. A REP works on one at a time
+    anyhow; others would come to a stand if every request that was once lost were given to them by
+    itself."""
+    return request.suspect and (worker.strict or request.attempts > 2)
+
 # Nobody waits for what it asked for, and it has not been asked to last.
 cdef inline bint is_gone(Client* client) noexcept nogil:
     return client.peer == NULL and client.absence == NULL and not client.lasting
@@ -21,7 +27,8 @@ cdef Request* request_new(
     Dispatcher* it, Client* client, Body* body, size_t size, size_t envelope
 ) noexcept nogil
 cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil
-cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil
+cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil
+cdef void waits_shortest(Dispatcher* it, Request* request) noexcept nogil
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil
 cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil

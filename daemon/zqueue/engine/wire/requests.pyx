@@ -79,31 +79,30 @@ cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil:
     _now_waits(it, request)
 
 
-cdef void queue_back(Dispatcher* it, Request* request, Request** before) noexcept nogil:
+cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil:
     """Put it where its age puts it in its line, which is near the head.
 
-    ``before`` is the one that it has to come before at the latest, NULL at first, and then itself:
-    whoever puts back several, the newest first, looks at no other twice.
+    ``near`` is where to begin to look, NULL for the head, and then itself: whoever puts back several
+    that are about in order looks at few others twice.
     """
     cdef Line* line = &it.line if request.envelope else &it.odd
-    cdef Request* after = NULL
-    if before[0] != NULL:
-        after = before[0]
-        while after.previous != NULL and after.previous.number > request.number:
-            after = after.previous
-    else:
-        after = line.first
-        while after != NULL and after.number < request.number:
-            after = after.next
+    cdef Request* after = near[0] if near[0] != NULL else line.first
+    while after != NULL and after.number < request.number:
+        after = after.next
+    while after != NULL and after.previous != NULL and after.previous.number > request.number:
+        after = after.previous
     request.next = after
     request.previous = after.previous if after != NULL else line.last
     _link(line, request)
-    before[0] = request
+    near[0] = request
     _now_waits(it, request)
 
 
 cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     cdef Client* client = request.client
+    request.waiting_since = it.now
+    if it.settings.max_waiting_time:
+        waits_shortest(it, request)
     request.client_previous, request.client_next = client.last, NULL
     if client.last != NULL:
         client.last.client_next = request
@@ -116,10 +115,29 @@ cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     it.counters.waiting_bytes += request.size
 
 
+cdef void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:
+    """Of those in line it is the last one that began to wait."""
+    request.wait_previous, request.wait_next = it.waits_shortest, NULL
+    if it.waits_shortest != NULL:
+        it.waits_shortest.wait_next = request
+    else:
+        it.waits_longest = request
+    it.waits_shortest = request
+
+
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     """Take it out of its line."""
     cdef Client* client = request.client
     _unlink(&it.line if request.envelope else &it.odd, request)
+    if it.settings.max_waiting_time:
+        if request.wait_next != NULL:
+            request.wait_next.wait_previous = request.wait_previous
+        else:
+            it.waits_shortest = request.wait_previous
+        if request.wait_previous != NULL:
+            request.wait_previous.wait_next = request.wait_next
+        else:
+            it.waits_longest = request.wait_next
     if request.client_next != NULL:
         request.client_next.client_previous = request.client_previous
     else:
@@ -179,7 +197,7 @@ cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexce
     _link(&worker.outstanding, request)
     if request.envelope:
         worker.count += 1
-        worker.alone = request.suspect and worker.strict
+        worker.suspects += is_isolated(worker, request)
     else:
         worker.odd += 1
     if not request.over:
@@ -200,7 +218,7 @@ cdef Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     request.worker = NULL
     if request.envelope:
         worker.count -= 1
-        worker.alone = worker.alone and worker.count > 0
+        worker.suspects -= is_isolated(worker, request)
     else:
         worker.odd -= 1
     if not request.over:
@@ -228,6 +246,8 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
         return False
     memcpy(body_bytes(left.body), body_bytes(request.body), request.envelope)
     left.number, left.envelope, left.given_at = request.number, request.envelope, request.given_at
+    left.sequence = request.sequence
+    left.attempts, left.suspect = request.attempts, request.suspect
     left.over, left.worker, left.client = True, worker, request.client
     left.client.requests += 1
     left.previous, left.next = request.previous, request.next

@@ -35,7 +35,7 @@ cdef enum:
     MECHANISM_SIZE = 20
     LONGEST_CONTEXT = 16
     TENTH = 100_000_000
-    PONGS_UNSENT = 1 << 20
+    PONGS_UNSENT = 16 << 10
 
 
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil:

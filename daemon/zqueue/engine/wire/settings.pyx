@@ -69,13 +69,14 @@ cdef int settings_from(Settings* into, dict given) except -1:
     into.max_waiting = wanted["max_waiting"] or NO_LIMIT
     into.max_waiting_bytes = wanted["max_waiting_bytes"] or NO_LIMIT
     into.client_waiting = wanted["client_waiting"]
-    into.client_waiting_bytes = into.max_waiting_bytes
     into.client_unsent = wanted["client_unsent"] or NO_LIMIT
     into.prefetch = wanted["prefetch"]
     into.worker_ahead = wanted["worker_ahead"]
     into.max_attempts = wanted["max_attempts"]
     into.redeliver = _REDELIVER[wanted["redeliver"]]
     into.when_full = _WHEN_FULL[wanted["when_full"]]
+    # Else no client is held, for it is what all have waiting that counts.
+    into.client_waiting_bytes = into.max_waiting_bytes if into.when_full == HOLDS else NO_LIMIT
     into.deadline = <int64_t> (<double> wanted["deadline"] * SECOND)
     into.max_waiting_time = <int64_t> (<double> wanted["max_waiting_time"] * SECOND)
     into.service_timeout = <int64_t> (<double> wanted["service_timeout"] * SECOND)

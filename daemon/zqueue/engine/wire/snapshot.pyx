@@ -20,10 +20,12 @@ from zqueue.engine.wire.admission cimport stall
 from zqueue.engine.wire.clients cimport absence_begins, client_new
 from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.entities cimport (
+    MOST_LOST,
     NAME,
     Attempt,
     Client,
     Dispatcher,
+    Lost,
     Peer,
     Request,
     Worker,
@@ -44,6 +46,7 @@ from zqueue.engine.wire.requests cimport (
     queue_last,
     request_blank,
     request_free,
+    waits_shortest,
 )
 from zqueue.engine.wire.routing_ids cimport client_with, know_client
 from zqueue.engine.wire.session cimport TALKS
@@ -125,6 +128,8 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
         "requests_made": it.requests_made,
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
+        "salt": it.salt,
+        "lost": _lost(it),
     }
     encoded = json.dumps(header).encode()
     memcpy(writer._more(len(magic)), <char*> magic, len(magic))
@@ -199,6 +204,23 @@ cdef dict _buckets(Histogram* histogram):
     }
 
 
+cdef str _lost(Dispatcher* it):
+    cdef size_t count = min(it.lost_made, <size_t> MOST_LOST)
+    return (<char*> it.lost)[:count * sizeof(Lost)].hex() if count else ""
+
+
+cdef int _restore_lost(Dispatcher* it, str lost) except -1:
+    cdef bytes saved = bytes.fromhex(lost)
+    if not saved:
+        return 0
+    it.lost = <Lost*> calloc(MOST_LOST, sizeof(Lost))
+    if it.lost == NULL:
+        raise MemoryError
+    memcpy(it.lost, <char*> saved, min(<size_t> len(saved), MOST_LOST * sizeof(Lost)))
+    it.lost_made = len(saved) // sizeof(Lost)
+    return 0
+
+
 cdef int _save_client(_Writer writer, Client* client) except -1:
     writer.begin()
     writer.data(client.id, client.id_size)
@@ -269,10 +291,12 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
     writer.number(request.size)
     writer.number(request.envelope)
     writer.number(request.attempts)
+    writer.number(request.sequence)
     writer.number(request.over)
     writer.number(request.suspect)
     writer.number(request.received_at)
     writer.number(request.given_at)
+    writer.number(request.waiting_since)
     writer.number(request.body != NULL)
     writer.data(body_bytes(request.body), kept if request.body != NULL else 0)
     while attempt != NULL:
@@ -375,7 +399,8 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
         _restore_buckets(&it.queueing, header["queueing"])
         _restore_buckets(&it.service, header["service"])
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
-        it.id_counter = header["id_counter"]
+        it.id_counter, it.salt = header["id_counter"], header["salt"]
+        _restore_lost(it, header["lost"])
     except (KeyError, TypeError, OverflowError):
         raise ValueError("it is damaged") from None
     finally:
@@ -398,10 +423,14 @@ cdef int _restore_all(Dispatcher* it, _Reader reader, list clients) except -1:
     for _ in range(reader.number()):
         last = _restore_peer(it, reader, last, clients, workers)
     ageing = []
+    waiting = []
     while reader.number():
-        _restore_request(it, reader, clients, workers, ageing)
+        _restore_request(it, reader, clients, workers, ageing, waiting)
     for _, address in sorted(ageing):
         ages(it, <Request*> <uintptr_t> address)
+    it.waits_longest = it.waits_shortest = NULL
+    for *_, address in sorted(waiting):
+        waits_shortest(it, <Request*> <uintptr_t> address)
     return 0
 
 
@@ -536,7 +565,7 @@ cdef Peer* _restore_peer(
 
 
 cdef int _restore_request(
-    Dispatcher* it, _Reader reader, list clients, dict workers, list ageing
+    Dispatcher* it, _Reader reader, list clients, dict workers, list ageing, list waiting
 ) except -1:
     cdef Client* client
     cdef Request* request
@@ -544,6 +573,7 @@ cdef int _restore_request(
     cdef size_t size = 0
     cdef const uint8_t* found
     cdef uint64_t number
+    cdef int64_t waiting_since
     reader.begin()
     client = _client(clients, reader.number())
     number = reader.number()
@@ -558,10 +588,12 @@ cdef int _restore_request(
     request.size = reader.number()
     request.envelope = reader.number()
     request.attempts = <uint32_t> reader.number()
+    request.sequence = <uint32_t> reader.number()
     request.over = reader.number()
     request.suspect = reader.number()
     request.received_at = reader.number()
     request.given_at = reader.number()
+    request.waiting_since = waiting_since = reader.number()
     number = reader.number()
     found = reader.data(&size)
     if request.over and worker == NULL:
@@ -581,6 +613,9 @@ cdef int _restore_request(
         put_at_worker(it, worker, request)
     else:
         queue_last(it, request)
+        request.waiting_since = waiting_since
+        if it.settings.max_waiting_time:
+            waiting.append((waiting_since, request.number, <uintptr_t> request))
     if it.settings.deadline and not request.over and (worker == NULL or request.envelope):
         ageing.append((request.number, <uintptr_t> request))
     _restore_history(reader, request)

@@ -16,7 +16,7 @@ cdef inline bint _is_able(Worker* worker) noexcept nogil:
     return (
         not worker.draining
         and not worker.aside
-        and not worker.alone
+        and not (worker.strict and worker.suspects)
         and not worker.peer.ended
         and not worker.peer.deaf
         and worker.count < worker.credit

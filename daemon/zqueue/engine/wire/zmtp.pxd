@@ -56,7 +56,7 @@ cdef struct Intake:
     Scan scan
 
 # A whole message, or a command's body. The bytes are in ``owner``, which then is the caller's, or
-# where they were read if it is NULL; a command's are good until the next call.
+# are good until the next call if it is NULL.
 cdef struct Piece:
     const uint8_t* data
     size_t size

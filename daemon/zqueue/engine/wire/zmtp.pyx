@@ -109,11 +109,12 @@ cdef int intake_next(
     while True:
         found = _scan_on(&intake.scan, limits, body_bytes(intake.partial), intake.have)
         if found == MESSAGE:
-            piece.data, piece.size = body_bytes(intake.partial), intake.scan.at
-            piece.owner = intake.partial
+            piece.data, piece.size, piece.owner = body_bytes(intake.partial), intake.scan.at, NULL
             piece.scan = intake.scan
-            intake.partial = NULL
             intake.have = 0
+            # One that is much too large, as a command may have made it, is not kept for the message.
+            if intake.partial.capacity <= piece.size + piece.size // 2:
+                piece.owner, intake.partial = intake.partial, NULL
             return MESSAGE
         if found == COMMAND:
             piece.data = body_bytes(intake.partial) + intake.scan.command_begin

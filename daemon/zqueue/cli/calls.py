@@ -1,0 +1,167 @@
+"""What the verbs of zqueuectl have in common: their options, and the call to the daemon."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from zqueue.cli import completion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zqueue.control.client import ControlClient
+    from zqueue.control.messages import Message
+
+    FloatType = click.ParamType[float]
+else:
+    FloatType = click.ParamType  # generic only in newer versions of click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+ANSWER_WITHIN = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every verb takes, before it or after it."""
+
+    endpoint: str | None = None
+    instance: str | None = None
+    timeout: float | None = None
+    json: bool = False
+
+
+class Seconds(FloatType):
+    """``5``, ``250ms``, ``1m30s``."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from zqueue.quantities import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(
+                f"{value}s" if str(value).replace(".", "", 1).isdigit() else value
+            )
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False:
+            ctx.obj = replace(ctx.obj or Options(), **{name: value})
+
+    return keep
+
+
+def takes_options(command: Command) -> Command:
+    """Give ``command`` the options that all verbs have."""
+    for option in (
+        click.option(
+            "--json",
+            is_flag=True,
+            expose_value=False,
+            callback=_keep("json"),
+            help="Print JSON, in the form that docs/control.md describes.",
+        ),
+        click.option(
+            "--timeout",
+            type=Seconds(),
+            expose_value=False,
+            callback=_keep("timeout"),
+            metavar="DURATION",
+            help="How long to wait for an answer [5s]; for drain, pause --wait and shutdown, for "
+            "the end.",
+        ),
+        click.option(
+            "--instance",
+            metavar="NAME",
+            expose_value=False,
+            callback=_keep("instance"),
+            shell_complete=completion.instances,
+            help="The daemon started as zqueue@NAME.",
+        ),
+        click.option(
+            "-e",
+            "--endpoint",
+            metavar="ENDPOINT",
+            envvar="ZQUEUE_ENDPOINT",
+            expose_value=False,
+            callback=_keep("endpoint"),
+            help="The control socket, ipc://…; else it is looked for in the usual places.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def takes_queues(command: Command) -> Command:
+    """Give ``command`` the names of queues, which may be left out where there is only one."""
+    command = click.argument(
+        "queues", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues
+    )(command)
+    return click.option("--all", "every", is_flag=True, help="Every queue.")(command)
+
+
+class Group(click.Group):
+    """Lists the verbs in the order in which an operator meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@contextmanager
+def called(
+    options: Options | None, silence: float | None = None
+) -> Iterator[tuple[ControlClient, Options]]:
+    """A connection to the daemon; what goes wrong with it ends the command with its exit code.
+
+    ``silence``: how long the daemon may be silent, where --timeout means something else.
+    """
+    from zqueue.control.client import ControlClient, Refused
+    from zqueue.errors import ZqueueError
+
+    how = options or Options()
+    if silence is None:
+        silence = ANSWER_WITHIN if how.timeout is None else how.timeout
+    try:
+        with ControlClient(how.endpoint, instance=how.instance, timeout=silence) as zqueued:
+            yield zqueued, how
+    except ZqueueError as error:
+        code = error.code if isinstance(error, Refused) else "unreachable"
+        fail(how, code, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def fail(how: Options, code: str, message: str, exit_code: int) -> NoReturn:
+    if how.json:
+        print_json({"error": {"code": code, "message": message}})
+    click.echo(f"zqueuectl: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def as_json(how: Options, result: Message) -> bool:
+    if how.json:
+        click.echo(result.model_dump_json(indent=2))
+    return how.json
+
+
+def print_json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,98 @@
+"""See return_addresses.pxd."""
+
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy
+from zqueue.engine.wire.entities cimport Lost, MOST_LOST
+from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.requests cimport id_frame
+from zqueue.engine.wire.routing_ids cimport id_hash
+from zqueue.engine.wire.zmtp cimport MORE, hash_frames
+
+
+cdef uint32_t connection_mark(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Another one for each connection, also of another run of the broker, as far as 32 bits go."""
+    return it.salt + <uint32_t> worker.peer.number
+
+
+cdef inline void _write(uint8_t* into, uint32_t value) noexcept nogil:
+    into[0] = <uint8_t> (value >> 24)
+    into[1] = <uint8_t> (value >> 16)
+    into[2] = <uint8_t> (value >> 8)
+    into[3] = <uint8_t> value
+
+
+cdef inline uint32_t _read(const uint8_t* data) noexcept nogil:
+    return (
+        (<uint32_t> data[0] << 24)
+        | (<uint32_t> data[1] << 16)
+        | (<uint32_t> data[2] << 8)
+        | data[3]
+    )
+
+
+cdef size_t address_frame(
+    Dispatcher* it, Worker* worker, Request* request, uint8_t* head
+) noexcept nogil:
+    """The first frame of what this worker is given; ``head`` has room for LONGEST_ID + 2."""
+    if request.client.named and not worker.strict:
+        return id_frame(request.client, head)
+    head[0], head[1], head[2] = MORE, RETURN_ADDRESS, 0
+    _write(head + 3, connection_mark(it, worker))
+    if worker.strict:
+        _write(head + 7, request.sequence)
+    else:
+        memcpy(head + 7, request.client.id + 1, MADE_ID - 1)
+    return 2 + RETURN_ADDRESS
+
+
+cdef bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) noexcept nogil:
+    """False if it is none."""
+    if size != RETURN_ADDRESS or id[0]:
+        return False
+    address.connection, address.number = _read(id + 1), _read(id + 5)
+    address.made[0] = 0
+    memcpy(address.made + 1, id + 5, MADE_ID - 1)
+    return True
+
+
+cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    """It was at a worker that was lost: should that answer later, it is too late."""
+    cdef Lost* lost
+    if worker.strict or not request.envelope:
+        return
+    if it.lost == NULL:
+        it.lost = <Lost*> calloc(MOST_LOST, sizeof(Lost))
+        if it.lost == NULL:
+            return
+    lost = &it.lost[it.lost_made % MOST_LOST]
+    it.lost_made += 1
+    lost.connection = connection_mark(it, worker)
+    lost.client = request.client.hash
+    lost.envelope = hash_frames(0, body_bytes(request.body), request.envelope)
+    lost.there = True
+
+
+cdef bint was_lost(
+    Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
+) noexcept nogil:
+    """Whether this, which answers nothing that its worker has, answers what one had that was lost, and
+    that may have come back as this one. Each is known once."""
+    cdef size_t place
+    cdef Lost* lost
+    cdef uint32_t client, envelope, mark = connection_mark(it, worker)
+    if not it.lost_made or not piece.scan.envelope:
+        return False
+    client = id_hash(id, id_size)
+    envelope = hash_frames(0, piece.data + piece.scan.first, piece.scan.envelope - piece.scan.first)
+    for place in range(min(it.lost_made, <size_t> MOST_LOST)):
+        lost = &it.lost[place]
+        if (
+            lost.there
+            and lost.client == client
+            and lost.envelope == envelope
+            and <int32_t> (mark - lost.connection) > 0
+        ):
+            lost.there = False
+            return True
+    return False

@@ -1,0 +1,35 @@
+"""A queue's figures over several runs of its engine."""
+
+from __future__ import annotations
+
+from zqueue.engine import ConnectionCounts, Died, Ends, Incidents, Side, Statistics
+from zqueue.figures import Figures
+
+
+def run(figures: Figures, statistics: Statistics) -> None:
+    counts = {side: ConnectionCounts() for side in Side}
+    figures.see(statistics, counts, dict.fromkeys(Side, 0))
+
+
+def test_deaths_and_incidents_are_added_up_over_runs() -> None:
+    figures = Figures()
+    assert (figures.ends, figures.died, figures.incidents(1)) == (None, None, None)
+    first = Statistics(
+        ends=Ends(replied=5, dead=3),
+        died=Died(deadline=2, queue_full=1),
+        incidents=Incidents(returned=4),
+    )
+    run(figures, first)
+    figures.end_of_run(lost=0)
+    again = Statistics(
+        ends=Ends(dead=1), died=Died(deadline=1), incidents=Incidents(returned=1, unrecorded=2)
+    )
+    run(figures, again)
+    assert figures.ends is not None
+    assert (figures.ends.replied, figures.ends.dead) == (5, 4)
+    died = figures.died
+    assert died is not None
+    assert (died.deadline, died.queue_full, died.max_attempts) == (3, 1, 0)
+    incidents = figures.incidents(unrecorded=1)
+    assert incidents is not None
+    assert (incidents.returned, incidents.unrecorded) == (5, 3)
