@@ -154,8 +154,11 @@ class Zqueued:
         return self.process.wait(within)
 
     def kill(self) -> None:
+        """Kill it, and whatever it has handed over to."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
         wait_for(lambda: not self.pids(), "zqueued to be gone")
