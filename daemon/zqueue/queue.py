@@ -356,6 +356,8 @@ class Queue:
         self._stays_paused = paused
         taken_up, self._taken_up = self._taken_up, None
         snapshot = taken_up.snapshot if taken_up is not None else None
+        if taken_up is not None and snapshot is not None:
+            paused = taken_up.standing.state is State.PAUSED
         try:
             self._deaths.open(self.config)
             self.claims.claim()

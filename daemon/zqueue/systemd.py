@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -21,6 +22,7 @@ import sdnotify
 
 _FIRST_PASSED = 3
 _ANSWERS_WITHIN = 5.0
+_ASKED_AT_MOST = 5
 _STORED_WITHIN = 1.0
 _CGROUP = "/proc/self/cgroup"
 
@@ -227,16 +229,20 @@ def _own_unit() -> tuple[tuple[str, ...], str]:
 
 async def _systemctl(*arguments: str) -> str | None:
     def run() -> str | None:
-        try:
-            done = subprocess.run(
-                ["systemctl", *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_ANSWERS_WITHIN,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
+        # The signal that ends a service is sent to all of its processes: maybe to this one, too.
+        for _ in range(_ASKED_AT_MOST):
+            try:
+                done = subprocess.run(
+                    ["systemctl", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=_ANSWERS_WITHIN,
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                return None
+            if done.returncode != -signal.SIGTERM:
+                break
         return done.stdout if done.returncode == 0 else None
 
     return await asyncio.to_thread(run)
