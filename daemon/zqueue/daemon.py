@@ -15,22 +15,26 @@ import zmq
 
 import zqueue
 from zqueue import config as configuration
-from zqueue import descriptors, systemd
+from zqueue import descriptors, handover, systemd
+from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Phase, QueueStatus, ReloadResult
 from zqueue.control.server import ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
-from zqueue.engine.choice import make_engine
-from zqueue.errors import EndpointError, ZqueueError
+from zqueue.departure import STORED, Departure
+from zqueue.engine.choice import engine_for, make_engine
+from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
 from zqueue.events import EventBus
+from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
 from zqueue.letter_file import LetterFile
 from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
 from zqueue.plan import Claims, wishes
-from zqueue.queue import Queue
+from zqueue.queue import Keep, Queue
 from zqueue.steering import Steering
+from zqueue.upgrade import Predecessor
 
 _APPLIED_BY_A_RESTART = (
     "control.endpoint",
@@ -51,7 +55,13 @@ class StartError(ZqueueError):
 class Daemon:
     """One zqueued, from its config to its end. :meth:`run` is the table of contents."""
 
-    def __init__(self, path: Path | None, loaded: LoadedConfig, log: Log) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        loaded: LoadedConfig,
+        log: Log,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self._path = path
         self.loaded = loaded
         self.log = log
@@ -65,10 +75,14 @@ class Daemon:
         self._name = loaded.config.daemon.name
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
-        self._inherited = Inherited(
-            systemd.inherited_sockets(), self._notifier.store, self._notifier.unstore
-        )
+        passed = systemd.passed(STORED)
+        self._inherited = Inherited(passed.sockets, self._notifier.store, self._notifier.unstore)
+        stored = Stored(passed.parcel, STORED, self._notifier)
+        self._arrival = Arrival(Sent(predecessor) if predecessor else stored, self.bus.emit)
+        self._upgrading = asyncio.Lock()
+        self._handed_over = False
         self._stop = asyncio.Event()
+        self._stopped_by = ""
         self._stop_now = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._failure = ""
@@ -94,19 +108,20 @@ class Daemon:
         self._heed_signals()
         self._say_hello()
         try:
+            await self._arrival.unpack(self._inherited)
             self._control = self._open_control()
             await self._start_queues()
+            await self._arrival.settle(self.queues, self._inherited)
             async with self._serving(self._control, handler), self._watching():
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
                 self._notifier.stopping()
-                await self._drain_all()
-                await self._end(list(self.queues.values()), "shutdown", keep=True)
+                await self._leave()
+                await self._end_all()
         finally:
-            await self._end(list(self.queues.values()), "shutdown", keep=True)
-            if self._control is not None:
-                self._control.let_go()
+            await self._end_all()
+            self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
         if self._failure:
@@ -117,6 +132,7 @@ class Daemon:
         if now:
             self._stop_now.set()
         if not self._stop.is_set():
+            self._stopped_by = by
             self.bus.emit(
                 "daemon.stopping", by=by, drain_timeout=0.0 if now else self.longest_drain()
             )
@@ -160,19 +176,18 @@ class Daemon:
 
     def _open_control(self) -> Listener:
         settings = self.config.control
-        inherited = self._inherited.endpoint_of("control")
-        endpoint = settings.endpoint or inherited or location.choose_to_bind(None)
-        if inherited is not None:
-            listener = self._inherited.take("control", endpoint, 1024)
-            if listener is None:
-                raise StartError(_mismatch("control", inherited, "control.endpoint", self.loaded))
-            return listener
-        return listen_control(
-            endpoint, mode=int(settings.mode, 8), group=location.group(settings.group)
-        )
+        mode, group = int(settings.mode, 8), location.group(settings.group)
+        of_unit = self._inherited.endpoint_of("control")
+        known = settings.endpoint or of_unit or self._inherited.last_asked("control")
+        endpoint = known or location.choose_to_bind(None)
+        listener = self._inherited.take("control", endpoint, 1024, mode=mode, group=group)
+        if listener is None and of_unit is not None:
+            raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
+        return listener or listen_control(endpoint, mode=mode, group=group)
 
     async def _start_queues(self) -> None:
         problems = self._left_over(self.loaded)
+        starting: list[tuple[Steering, QueueState | None]] = []
         for name, queue in self.config.queues.items():
             claims = Claims(name, queue, self._inherited)
             try:
@@ -180,15 +195,18 @@ class Daemon:
             except EndpointError as error:
                 problems.append(f"queues.{name}: {error}")
             else:
-                self._add(claims)
+                before = self._arrival.of(name)
+                starting.append((self._add(claims, before), before))
         if problems:  # before any queue takes a request that nobody would answer
             raise StartError("\n".join(problems))
-        for name, answer in await self._ask_all(self.queues, "START", "config"):
-            if not answer["ok"]:
-                problems.append(f"queues.{name}: {answer['detail']}")
+        whys = await asyncio.gather(*(self._arrival.start(*each) for each in starting))
+        problems = [
+            f"queues.{queue.name}: {why}"
+            for (queue, _), why in zip(starting, whys, strict=True)
+            if why
+        ]
         if problems:
             raise StartError("\n".join(problems))
-        self._inherited.drop_unused()
 
     def _left_over(self, config: LoadedConfig) -> list[str]:
         """One problem for each socket of a socket unit that no queue wants."""
@@ -201,9 +219,9 @@ class Daemon:
             if name != "control"
         ]
 
-    def _add(self, claims: Claims) -> Steering:
+    def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
         letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self._name))
-        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context)
+        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context, before)
         self.queues[claims.name] = steering = Steering(queue, self._context)
         return steering
 
@@ -336,6 +354,7 @@ class Daemon:
         ]
         for path in _letter_files(loaded.config) - _letter_files(self.config):
             LetterFile(path).close()  # one that cannot be had refuses the whole config
+        moving = [self.queues[name] for name in rebound if self._may_move(name, loaded.config)]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
         left_over = self._left_over(loaded)
         if left_over:
@@ -346,9 +365,13 @@ class Daemon:
         self.loaded = loaded
         self.log.level = loaded.config.log.level
         before = {queue.name: queue.status.state for queue in leaving}
+        draining = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
-            ends = await self._drain(leaving, by)
-        for queue, end in zip(leaving, ends, strict=True):
+            ends = await self._drain(draining, by)
+            left = await self._freeze(moving, by)
+            fixed = [queue for queue in moving if queue.name not in left]
+            ends += await self._drain(fixed, by)
+        for queue, end in zip((*draining, *fixed), ends, strict=True):
             if end["outcome"] == "interrupted" or end["state"] == "stopped":
                 before[queue.name] = end["state"]  # an operator's wish, since the drain began
         for claims in arriving:
@@ -357,9 +380,9 @@ class Daemon:
         await self._end(leaving, by, reason="the config was reloaded")
         for name in difference.removed:
             self._letters.pop(name, None)
-        arrived = [self._add(claims) for claims in arriving]
+        arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
         answers = await asyncio.gather(
-            *(self._start_again(queue, by, before.get(queue.name)) for queue in arrived)
+            *(self._start_again(queue, by, before.get(queue.name), left) for queue in arrived)
         )
         self._warn_of_open_doors(arrived)
         for name, keys in difference.changed.items():
@@ -383,7 +406,29 @@ class Daemon:
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 
-    async def _start_again(self, queue: Steering, by: str, before: str | None) -> str:
+    def _may_move(self, name: str, config: Config) -> bool:
+        """Whether a queue can go on with its connections while its sockets are made anew."""
+        new = config.queues[name]
+        engine, _ = engine_for(new.engine, new.type, new.frontend.reply_high_water_mark)
+        at_work = self.queues[name].status.state in ("running", "paused", "draining")
+        return at_work and engine == self.queues[name].status.engine == "wire"
+
+    async def _freeze(self, queues: list[Steering], by: str) -> dict[str, QueueState]:
+        """Freeze these queues; what they leave to those that take their place, where that can be
+        had."""
+        left = {}
+        for queue in queues:
+            answer = await queue.ask("FREEZE", by, connections=True)
+            if answer["ok"]:
+                try:
+                    left[queue.name] = handover.duplicated(queue.left)
+                except OSError:  # out of descriptors
+                    await queue.ask("THAW", by)
+        return left
+
+    async def _start_again(
+        self, queue: Steering, by: str, before: str | None, left: dict[str, QueueState]
+    ) -> str:
         """Start a queue whose sockets are made anew; what an operator made of it stays so.
 
         Returns why it could not be started, or nothing.
@@ -394,6 +439,11 @@ class Daemon:
         known = before in ("running", "paused", "draining")
         paused = before == "paused" if known else queue.starts_paused
         answer = await queue.ask("START", by, paused=paused)
+        if queue.name in left:
+            if answer["ok"]:
+                answer = await queue.ask("THAW", by)
+            else:
+                handover.close_connections(left[queue.name])
         return "" if answer["ok"] else str(answer["detail"])
 
     def _claim_for_reload(
@@ -418,16 +468,52 @@ class Daemon:
         """The longest that a drain of all queues may take, in seconds."""
         return max(map(self.drain_timeout, self.queues.values()), default=0.0)
 
-    async def _drain_all(self) -> None:
-        async def drain_all() -> None:
-            async with self._reloading:
-                await self._drain(list(self.queues.values()), "shutdown")
+    async def upgrade(self, by: str) -> dict[str, Any]:
+        """Start what is installed now, hand over to it, and end; returns what it says of it.
 
-        drain = asyncio.create_task(drain_all())
+        Raises:
+            HandoverRefused: it will not have it, and this process goes on.
+            ZqueueError: the daemon is shutting down.
+        """
+        if self._notifier.listens:
+            unit = await systemd.unit()
+            how = f"systemctl restart {unit.name if unit is not None else 'zqueue'}"
+            raise HandoverRefused(
+                f"systemd supervises this zqueued: {how} hands over in the same way"
+            )
+        if os.getpid() == 1:
+            raise HandoverRefused("this zqueued is pid 1, with which all would end")
+        async with self._upgrading, self._reloading:
+            if self._stop.is_set():
+                raise ZqueueError("the daemon is shutting down")
+            taken = await self._departure(by).to_successor()
+            self._handed_over = True
+            self.stop(by, now=True)
+        return taken
+
+    def _departure(self, by: str) -> Departure:
+        assert self._control is not None
+        queues = list(self.queues.values())
+        return Departure(queues, self._control, self._drain, self.bus.emit, by)
+
+    async def _leave(self) -> None:
+        """Hand over to the next run, if one follows, else drain. A second signal ends both."""
+        async with self._upgrading:
+            if self._handed_over:
+                return
+
+        async def leave() -> None:
+            async with self._reloading:
+                departure = self._departure(self._stopped_by)
+                self._handed_over = await departure.to_next_run(self._notifier)
+                if not self._handed_over:
+                    await self._drain(list(self.queues.values()), "shutdown")
+
+        leaving = asyncio.create_task(leave())
         hurry = asyncio.create_task(self._stop_now.wait())
         async with self._asking_for_time():
-            await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drain, hurry):
+            await asyncio.wait((leaving, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, hurry):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -456,12 +542,25 @@ class Daemon:
         own = queue.claims.config.drain_timeout
         return self.config.daemon.drain_timeout if own is None else own
 
+    async def _end_all(self) -> None:
+        """Close what is there; what was handed over goes on elsewhere."""
+        keep: Keep = "all" if self._handed_over else "stored"
+        await self._end(list(self.queues.values()), "shutdown", keep=keep)
+
+    def _end_control(self) -> None:
+        if self._control is None:
+            return
+        if self._handed_over:
+            self._control.leave()
+        else:
+            self._control.let_go()
+
     async def _end(
-        self, queues: list[Steering], by: str, reason: str = "", *, keep: bool = False
+        self, queues: list[Steering], by: str, reason: str = "", *, keep: Keep = "none"
     ) -> None:
         """Close these queues for good; their threads have ended then.
 
-        With ``keep``, their sockets go on listening where systemd keeps them for the next run.
+        ``keep`` is as for the word ``END`` of :class:`~zqueue.queue.Queue`.
         """
         for queue in queues:
             queue.tell("END", by, reason=reason, keep=keep)
@@ -469,14 +568,10 @@ class Daemon:
         for queue in queues:
             if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
                 self.bus.emit("daemon.stalled", queues=queue.name)
+            if keep == "all":
+                queue.claims.leave()
             queue.close()
             self.queues.pop(queue.name, None)
-
-    async def _ask_all(
-        self, queues: dict[str, Steering], word: str, by: str
-    ) -> list[tuple[str, dict[str, object]]]:
-        answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues.values()))
-        return list(zip(queues, answers, strict=True))
 
 
 def _letter_files(config: Config) -> set[str | None]:
