@@ -84,6 +84,8 @@ class WireEngine:
             Address(endpoint, side.options.ipv6) for _, side in sides for endpoint in side.connect
         ]
         self._capture = CapturePublisher(plan.name, plan.capture, self._context)
+        if plan.capture is not None:
+            self._path.tap(False)
         listening = [
             (number, os.dup(listener.fileno()), listener.asked)
             for number, (_, side) in enumerate(sides)

@@ -22,6 +22,7 @@ from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.entities cimport (
     MOST_LOST,
     NAME,
+    Absence,
     Attempt,
     Client,
     Dispatcher,
@@ -155,15 +156,20 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
 
 
 cdef dict _numbered_clients(Dispatcher* it):
-    """Every client, by its address: a number."""
+    """Every client, by its address: a number. Those that are away come first, in the order in which
+    they left, for so they are to be again."""
     cdef Peer* peer = it.peers
+    cdef Absence* absence = it.absent_first
     cdef Client* client
     cdef uint32_t slot
     numbered = {}
+    while absence != NULL:
+        numbered[<uintptr_t> absence.client] = len(numbered)
+        absence = absence.next
     for slot in range(it.client_slots):
         client = it.clients[slot]
         while client != NULL:
-            numbered[<uintptr_t> client] = len(numbered)
+            numbered.setdefault(<uintptr_t> client, len(numbered))
             client = client.next
     while peer != NULL:  # one whose routing id another has taken over
         if peer.client != NULL:
