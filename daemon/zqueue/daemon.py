@@ -15,7 +15,7 @@ import zmq
 
 import zqueue
 from zqueue import config as configuration
-from zqueue import descriptors, handover, systemd
+from zqueue import descriptors, rebinding, systemd
 from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
@@ -23,7 +23,7 @@ from zqueue.control.messages import Phase, QueueStatus, ReloadResult
 from zqueue.control.server import ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
-from zqueue.engine.choice import engine_for, make_engine
+from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
@@ -354,12 +354,20 @@ class Daemon:
         ]
         for path in _letter_files(loaded.config) - _letter_files(self.config):
             LetterFile(path).close()  # one that cannot be had refuses the whole config
-        moving = [self.queues[name] for name in rebound if self._may_move(name, loaded.config)]
+        moving = [
+            self.queues[name]
+            for name in rebound
+            if rebinding.keeps_connections(self.queues[name], loaded.config.queues[name])
+        ]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
         left_over = self._left_over(loaded)
         if left_over:
             raise ZqueueError("\n".join(left_over))
-        arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
+        arriving = [
+            Claims(name, loaded.config.queues[name], self._inherited)
+            for name in (*difference.added, *rebound)
+        ]
+        rebinding.claim(arriving, leaving)
 
         # From here on nothing is refused any more.
         self.loaded = loaded
@@ -368,10 +376,11 @@ class Daemon:
         draining = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
             ends = await self._drain(draining, by)
-            left = await self._freeze(moving, by)
-            fixed = [queue for queue in moving if queue.name not in left]
-            ends += await self._drain(fixed, by)
-        for queue, end in zip((*draining, *fixed), ends, strict=True):
+            left = await rebinding.freeze(moving, by)
+            failed = [queue for queue in moving if queue.name not in left]
+            ends += await self._drain(failed, by)
+            before |= {name: state.standing.state.value for name, state in left.items()}
+        for queue, end in zip((*draining, *failed), ends, strict=True):
             if end["outcome"] == "interrupted" or end["state"] == "stopped":
                 before[queue.name] = end["state"]  # an operator's wish, since the drain began
         for claims in arriving:
@@ -382,7 +391,10 @@ class Daemon:
             self._letters.pop(name, None)
         arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
         answers = await asyncio.gather(
-            *(self._start_again(queue, by, before.get(queue.name), left) for queue in arrived)
+            *(
+                rebinding.start(queue, by, before.get(queue.name), left.get(queue.name))
+                for queue in arrived
+            )
         )
         self._warn_of_open_doors(arrived)
         for name, keys in difference.changed.items():
@@ -405,62 +417,6 @@ class Daemon:
             needs_restart=tuple(key for key in difference.settings if key in _APPLIED_BY_A_RESTART),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
-
-    def _may_move(self, name: str, config: Config) -> bool:
-        """Whether a queue can go on with its connections while its sockets are made anew."""
-        new = config.queues[name]
-        engine, _ = engine_for(new.engine, new.type, new.frontend.reply_high_water_mark)
-        at_work = self.queues[name].status.state in ("running", "paused", "draining")
-        return at_work and engine == self.queues[name].status.engine == "wire"
-
-    async def _freeze(self, queues: list[Steering], by: str) -> dict[str, QueueState]:
-        """Freeze these queues; what they leave to those that take their place, where that can be
-        had."""
-        left = {}
-        for queue in queues:
-            answer = await queue.ask("FREEZE", by, connections=True)
-            if answer["ok"]:
-                try:
-                    left[queue.name] = handover.duplicated(queue.left)
-                except OSError:  # out of descriptors
-                    await queue.ask("THAW", by)
-        return left
-
-    async def _start_again(
-        self, queue: Steering, by: str, before: str | None, left: dict[str, QueueState]
-    ) -> str:
-        """Start a queue whose sockets are made anew; what an operator made of it stays so.
-
-        Returns why it could not be started, or nothing.
-        """
-        if before == "stopped":
-            queue.claims.release()
-            return ""
-        known = before in ("running", "paused", "draining")
-        paused = before == "paused" if known else queue.starts_paused
-        answer = await queue.ask("START", by, paused=paused)
-        if queue.name in left:
-            if answer["ok"]:
-                answer = await queue.ask("THAW", by)
-            else:
-                handover.close_connections(left[queue.name])
-        return "" if answer["ok"] else str(answer["detail"])
-
-    def _claim_for_reload(
-        self, config: Config, names: Iterable[str], leaving: list[Steering]
-    ) -> list[Claims]:
-        arriving = [Claims(name, config.queues[name], self._inherited) for name in names]
-        held = [queue.claims for queue in leaving]
-        try:
-            for claims in arriving:
-                claims.claim_free(held)
-        except EndpointError as error:
-            for claims in arriving:
-                claims.close()
-            raise EndpointError(
-                error.endpoint, error.reason, error.hint, where=f"queues.{claims.name}"
-            ) from error
-        return arriving
 
     # -- stop ------------------------------------------------------------------------------------
 
