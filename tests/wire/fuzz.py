@@ -2,10 +2,11 @@
 
 ``python -m tests.wire.fuzz --seconds 60 --seed N`` plays scenes until the time is up: several peers
 with whole, mutated and random streams, split anywhere and mixed, that leave at any moment, while
-time passes and the queue is steered. After every step the counters must add up, and at the end of a
-scene nothing may be left. The decoder is compared with one in plain Python. A failure, a crash of
-the process too, is told with what replays it: ``--seed N --first K --scenes 1``. It is meant for
-the extension with sanitizers; see ``test_sanitized``.
+time passes, the queue is steered, requests die and are asked again, and another process takes over.
+After every step the counters must add up, nobody may have got what it must not, and nothing may be
+due in the past; at the end of a scene nothing may be left. The decoder is compared with one in
+plain Python. A failure, a crash of the process too, is told with what replays it: ``--seed N
+--first K --scenes 1``. It is meant for the extension with sanitizers; see ``test_sanitized``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zqueue.engine.wire.exchange import Exchange
+from zqueue.engine.wire.reports import WORKER_ANSWERS_AGAIN, WORKER_SET_ASIDE
 from zqueue.engine.wire.zmtp import Decoder, ProtocolError
 
 FRONTEND, BACKEND = 0, 1
@@ -33,9 +35,14 @@ ENDS = (
     *("replied", "unclaimed", "withdrawn", "dead", "rejected", "malformed"),
     "unanswered",
 )
+CAUSES = (
+    *("max_attempts", "worker_lost", "service_timeout"),
+    *("deadline", "max_waiting_time", "queue_full"),
+)
+"""Why a request dies, in the order of entities.pxd."""
 _TOTALS = (
-    *("received", *ENDS, "returned", "extra_replies", "dropped_replies"),
-    *("protocol_errors", "slow_clients"),
+    *("received", *ENDS, "returned", "retried", "error_replies", "late_replies", "extra_replies"),
+    *("dropped_replies", "protocol_errors", "slow_clients", "unrecorded"),
 )
 _SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
 _NUMBERS_2_0 = {b"REQ": 3, b"REP": 4, b"DEALER": 5, b"ROUTER": 6, b"PUB": 1}
@@ -233,32 +240,111 @@ totals: Counter[str] = Counter()
 """What came of all scenes' requests so far."""
 
 
-def check(exchange: Exchange) -> None:
-    exchange.deaths()
-    counted = exchange.counters
-    ended = sum(counted[end] for end in ENDS)
-    assert counted["received"] == counted["waiting"] + counted["in_flight"] + ended, counted
-    live = exchange.live
-    assert live["requests"] == counted["waiting"] + counted["in_flight"], (live, counted)
-    assert all(number >= 0 for number in live.values()), live
-    assert not counted["waiting_bytes"] or counted["waiting"], counted
+def some_settings(rng: random.Random) -> dict[str, Any]:
+    """Some limits that are soon reached, and every policy."""
+    return {
+        "max_waiting": rng.choice((1, 2, 5, 100_000)),
+        "max_waiting_bytes": rng.choice((1, 100, 5000, 1 << 30)),
+        "client_waiting": rng.choice((0, 0, 1, 3)),
+        "client_unsent": rng.choice((0, 500, 64 << 20)),
+        "prefetch": rng.choice((0, 0, 1, 2, 10)),
+        "max_attempts": rng.choice((0, 1, 2, 3)),
+        "redeliver": rng.choice(("all", "all", "unstarted", "none")),
+        "when_full": rng.choice(("hold", "hold", "reject", "oldest")),
+        "deadline": rng.choice((0.0, 0.0, 1.0, 10.0)),
+        "max_waiting_time": rng.choice((0.0, 0.0, 0.5, 5.0)),
+        "service_timeout": rng.choice((0.0, 0.5, 3.0)),
+        "client_grace": rng.choice((0.0, 2.0, 20.0)),
+        "keep_for_gone_clients": rng.random() < 0.3,
+        "error_reply": rng.choice(
+            ((), ((b"died of ", "reason"), ("attempts",)), ((bytes(2000),),))
+        ),
+        "handover": rng.random() < 0.5,
+        "handshake": rng.choice((0.0, 5.0)),
+        "heartbeat": rng.choice((0.0, 0.0, 1.0)),
+        "max_message_size": rng.choice((100, 6000, 1 << 20, 1 << 40)),
+        "max_frames": rng.choice((3, 10, 1 << 20)),
+    }
+
+
+class _Books:
+    """What must hold after every step, whatever was said."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.died = 0
+        self._settings = settings
+        self._before: dict[str, Any] = {}
+        self._aside: dict[int, int] = {}
+
+    def check(self, exchange: Exchange) -> None:
+        counted = exchange.counters
+        open_ones = counted["waiting"] + counted["in_flight"]
+        ended = sum(counted[end] for end in ENDS)
+        assert counted["received"] == open_ones + counted["kept"] + ended, counted
+        self._check_deaths(exchange.deaths(), counted, exchange.now)
+        live = exchange.live
+        assert live["requests"] >= open_ones, (live, counted)
+        assert all(number >= 0 for number in live.values()), live
+        assert not counted["waiting_bytes"] or counted["waiting"], counted
+        assert not counted["in_flight_bytes"] or counted["in_flight"], counted
+        for name, value in self._before.items():
+            assert counted[name] >= value, f"{name} has shrunk from {value} to {counted[name]}"
+        self._before = {name: counted[name] for name in _TOTALS}
+        assert not exchange.due or exchange.due > exchange.now, "due in the past"
+        self._check_policies(counted)
+        self._check_set_aside(exchange)
+
+    def _check_deaths(
+        self, deaths: list[dict[str, Any]], counted: dict[str, Any], now: int
+    ) -> None:
+        self.died += len(deaths)
+        assert counted["dead"] == self.died + counted["unrecorded"] == sum(counted["died"])
+        most = self._settings["max_attempts"]
+        for death in deaths:
+            assert death["received_at"] <= death["died_at"] <= now
+            assert death["attempts"] >= len(death["history"])
+            assert not most or death["attempts"] <= most
+            assert death["frames"]
+            assert death["client"]
+            times = [(each["given_at"], each["ended_at"]) for each in death["history"]]
+            in_order = [at for both in times for at in both]
+            assert in_order == sorted(in_order), "it was at two workers at once"
+
+    def _check_policies(self, counted: dict[str, Any]) -> None:
+        """Nothing happens that was not asked for."""
+        asked = self._settings
+        of = dict(zip(CAUSES, counted["died"], strict=True))
+        assert asked["redeliver"] != "none" or not counted["returned"]
+        assert asked["redeliver"] != "all" or not of["worker_lost"] + of["service_timeout"]
+        assert asked["max_attempts"] or not of["max_attempts"]
+        for name in ("deadline", "max_waiting_time", "service_timeout"):
+            assert asked[name] or not of[name]
+        assert asked["when_full"] == "oldest" or not of["queue_full"]
+        assert asked["when_full"] == "reject" or not counted["rejected"]
+        assert asked["client_grace"] or not counted["kept"]
+        assert asked["error_reply"] or not counted["error_replies"]
+
+    def _check_set_aside(self, exchange: Exchange) -> None:
+        """It gets nothing until it answers."""
+        there = set(exchange.peers)
+        for kind, number, _ in exchange.notices():
+            if kind == WORKER_ANSWERS_AGAIN:
+                self._aside.pop(number, None)
+            elif kind == WORKER_SET_ASIDE and number in there:
+                self._aside[number] = exchange.outstanding(number)
+        self._aside = {number: had for number, had in self._aside.items() if number in there}
+        for number, had in self._aside.items():
+            has = exchange.outstanding(number)
+            assert has <= had, f"{number} is set aside, and got something"
+            self._aside[number] = has
 
 
 def play_exchange(rng: random.Random) -> None:
     """One scene of a whole queue."""
-    exchange = Exchange(
-        max_waiting=rng.choice((1, 2, 5, 100_000)),
-        max_waiting_bytes=rng.choice((1, 100, 5000, 1 << 30)),
-        client_waiting=rng.choice((0, 0, 1, 3)),
-        client_unsent=rng.choice((0, 500, 64 << 20)),
-        prefetch=rng.choice((0, 0, 1, 2, 10)),
-        max_attempts=rng.choice((0, 1, 3)),
-        handover=rng.random() < 0.5,
-        handshake=rng.choice((0.0, 5.0)),
-        heartbeat=rng.choice((0.0, 0.0, 1.0)),
-        max_message_size=rng.choice((100, 6000, 1 << 20, 1 << 40)),
-        max_frames=rng.choice((3, 10, 1 << 20)),
-    )
+    settings = some_settings(rng)
+    exchange = Exchange(**settings)
+    books = _Books(settings)
+    mode = 0
     calm = rng.random() < 0.6
     peers: dict[int, _Peer] = {}
     for _ in range(rng.choice((20, 60, 150, 300))):
@@ -270,11 +356,22 @@ def play_exchange(rng: random.Random) -> None:
         elif step < 0.16:
             exchange.close(rng.choice(list(peers)))
         elif step < 0.19:
-            exchange.steer(rng.choice((0, 0, 1, 2)))
-        elif step < 0.23:
+            mode = rng.choice((0, 0, 1, 2))
+            exchange.steer(mode)
+        elif step < 0.22:
             exchange.advance(rng.choice((1e-6, 1e-3, 0.3, 1.1, 6.0, 60.0)))
-        elif step < 0.24:
+        elif step < 0.25:
+            _until_due(exchange)
+        elif step < 0.26:
             exchange.drain_worker(rng.choice(list(peers)))
+        elif step < 0.28:
+            # Of those who are there, and of such as nobody has.
+            longer = b"x" + rng.randbytes(rng.choice((4, 8, 254)))
+            id = rng.choice((b"a", b"b", b"\0\0\0\0\1", b"\0" + rng.randbytes(4), longer))
+            with contextlib.suppress(MemoryError):
+                exchange.submit(id, some_frames(rng))
+        elif step < 0.30:
+            exchange = _handed_over(exchange, settings, mode)
         elif step < 0.65:
             number = rng.choice(list(peers))
             _feed(rng, exchange, number, peers[number])
@@ -286,13 +383,56 @@ def play_exchange(rng: random.Random) -> None:
         left = set(exchange.peers)
         peers = {number: peer for number, peer in peers.items() if number in left}
         assert len(left) == len(peers), "a peer that nobody opened"
-        check(exchange)
-    exchange.notices()
-    for number in rng.sample(list(peers), len(peers)):
+        books.check(exchange)
+    _end(rng, exchange, books)
+
+
+def _until_due(exchange: Exchange) -> None:
+    """Let time pass to the very nanosecond at which something is due."""
+    exchange.now = exchange.due or exchange.now
+    exchange.advance(0)
+
+
+def _handed_over(exchange: Exchange, settings: dict[str, Any], mode: int) -> Exchange:
+    """Another process that goes on with it; the same if there is no memory for that."""
+    try:
+        another = Exchange(**settings)
+        another.now = exchange.now
+        another.steer(mode)
+        another.restore(exchange.snapshot())
+    except MemoryError:
+        return exchange
+    except ValueError as error:
+        if "no memory" not in str(error):
+            raise
+        return exchange
+    assert another.peers == exchange.peers
+    return another
+
+
+def _end(rng: random.Random, exchange: Exchange, books: _Books) -> None:
+    """Everybody leaves, nobody comes back, what is done for them all the same is done."""
+    for number in rng.sample(exchange.peers, len(exchange.peers)):
         if number in exchange.peers:
             exchange.close(number)
-        check(exchange)
+        books.check(exchange)
+    exchange.advance(1e6)
+    books.check(exchange)
+    exchange.steer(0)
+    while exchange.counters["waiting"]:
+        worker, reader = exchange.connect(BACKEND), Reader()
+        exchange.feed(worker, handshake(b"DEALER"))
+        while worker in exchange.peers and exchange.counters["in_flight"]:
+            for frames in reader.feed(exchange.output(worker)):
+                envelope = frames.index(b"", 1) + 1 if b"" in frames[1:-1] else 1
+                if worker in exchange.peers:
+                    exchange.feed(worker, message([*frames[:envelope], b"done"]))
+            books.check(exchange)
+        if worker in exchange.peers:
+            exchange.close(worker)
+        books.check(exchange)
     assert not any(exchange.live.values()), exchange.live
+    assert not exchange.due
     counted = exchange.counters
     assert counted["connected"] == [0, 0]
     for name in _TOTALS:

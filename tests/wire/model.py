@@ -9,152 +9,33 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tests.wire.fuzz import BACKEND, FRONTEND, frame, handshake, message
+from tests.wire.model_entities import (
+    BY_ITSELF,
+    FLOWS,
+    IN_LINE,
+    Absence,
+    Client,
+    Peer,
+    Request,
+    Settings,
+    Task,
+    Worker,
+    envelope_of,
+    is_address,
+    nanoseconds,
+    routing_id,
+    shown_id,
+    size_of,
+)
 
 FORWARD, HOLD, DRAIN = range(3)
-FLOWS, IN_LINE, BY_ITSELF = range(3)
-CAUSES = (
-    *("max_attempts", "worker_lost", "service_timeout"),
-    *("deadline", "max_waiting_time", "queue_full"),
-)
 TURN = 16
 WORKER_UNSENT = 256 << 10
 UNLIMITED = 0x7FFFFFFF
 UNANSWERED = 10_000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """As those of an :class:`Exchange`: bytes, seconds, and 0 for no limit."""
-
-    max_waiting: int
-    max_waiting_bytes: int
-    client_waiting: int
-    client_unsent: int
-    prefetch: int
-    max_attempts: int
-    redeliver: str
-    when_full: str
-    deadline: float
-    max_waiting_time: float
-    service_timeout: float
-    client_grace: float
-    keep_for_gone_clients: bool
-    error_reply: tuple[tuple[bytes | str, ...], ...]
-    handover: bool
-
-
-@dataclass(eq=False)
-class Absence:
-    """What is kept for a client that has left and may come back."""
-
-    since: int
-    out: bytearray = field(default_factory=bytearray)
-    answered: list[Request] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Client:
-    """Whoever asks; ``lasting``: what it asked for is done although nobody waits for it."""
-
-    id: bytes
-    named: bool
-    peer: Peer | None = None
-    absence: Absence | None = None
-    lasting: bool = False
-    waiting: int = 0
-    waiting_bytes: int = 0
-
-    @property
-    def is_gone(self) -> bool:
-        return self.peer is None and self.absence is None and not self.lasting
-
-    @property
-    def can_be_told(self) -> bool:
-        return self.absence is not None or (self.peer is not None and not self.peer.ended)
-
-
-@dataclass(eq=False)
-class Request:
-    number: int
-    client: Client
-    frames: list[bytes]
-    raw: bytes
-    received_at: int
-    waiting_since: int = 0
-    attempts: int = 0
-    suspect: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-    fate: str = ""
-
-    def __post_init__(self) -> None:
-        # Up to the delimiter, which is among them; empty if there is none.
-        self.envelope: list[bytes] = []
-        if b"" in self.frames[:-1]:
-            self.envelope = self.frames[: self.frames.index(b"") + 1]
-        self.raw_envelope = self.raw[: len(self.raw) - size_of(self.raw, len(self.envelope))]
-
-
-@dataclass(eq=False)
-class Task:
-    """A request at a worker; ``over``: whatever the worker answers is nothing to anybody."""
-
-    request: Request
-    given_at: int
-    suspect: bool
-    over: bool = False
-
-
-@dataclass(eq=False)
-class Worker:
-    """``strict`` is a REP: it answers one for one and in order."""
-
-    strict: bool
-    credit: int
-    tasks: list[Task] = field(default_factory=list)
-    place: int | None = None
-    draining: bool = False
-    aside: bool = False
-    given: int = 0
-    answered: int = 0
-    answered_at: int = 0
-    service: float = 0.0
-
-    @property
-    def to_answer(self) -> list[Task]:
-        """A request without an envelope may well be one that is never answered."""
-        return [task for task in self.tasks if task.request.envelope]
-
-    @property
-    def count(self) -> int:
-        return len(self.to_answer)
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is a REP that has one which may have been why another worker was lost."""
-        return self.strict and any(task.suspect for task in self.tasks)
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(task.request.raw) for task in self.to_answer if not task.over)
-
-
-@dataclass(eq=False)
-class Peer:
-    number: int
-    side: int
-    kind: bytes
-    client: Client | None = None
-    worker: Worker | None = None
-    out: bytearray = field(default_factory=bytearray)
-    items: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
-    have: int = 0
-    fed: int = 0
-    stalled: int = FLOWS
-    ended: bool = False
 
 
 class Model:
@@ -182,6 +63,7 @@ class Model:
         self.given = 0
         self.requests: list[Request] = []
         self.deaths: list[dict[str, Any]] = []
+        self.lost: list[tuple[int, bytes, list[bytes]]] = []
         self.serving = False
         self.quota = 0
 
@@ -242,7 +124,10 @@ class Model:
     # -- clients -----------------------------------------------------------------------------
 
     def client_arrived(self, peer: Peer, identity: bytes) -> None:
-        named = bool(identity)
+        # One that looks like a return address could not be told from that.
+        named = bool(identity) and not is_address(identity)
+        if not named:
+            identity = b""
         while not named and (not identity or identity in self.ids):
             self.made_ids += 1
             identity = b"\0" + self.made_ids.to_bytes(4, "big")
@@ -548,12 +433,24 @@ class Model:
         while (line or odd) and self.in_flight_bytes < self.settings.max_waiting_bytes:
             # The older one first; one without an envelope is for DEALER and ROUTER only.
             for request in sorted([*line[:1], *odd[:1]], key=lambda request: request.number):
-                worker = self.least(request)
-                if worker is not None:
-                    self.give(worker, request)
+                if self.given_out(request):
                     break
             else:
                 return
+
+    def given_out(self, request: Request) -> bool:
+        """Give it to a worker. While it has to wait for one that it is alone at, REPs get no other,
+        or it would wait for ever; a ROUTER or DEALER need not wait for that."""
+        worker = self.least(request)
+        if worker is None and request.suspect and self.least_of(False) is not None:
+            for younger in self.lines[True][1:]:
+                worker = self.least(younger) if younger.suspect else self.least_of(False)
+                if worker is not None:
+                    request = younger
+                    break
+        if worker is not None:
+            self.give(worker, request)
+        return worker is not None
 
     @property
     def in_flight_bytes(self) -> int:
@@ -563,16 +460,25 @@ class Model:
         """Who has the least to do; equal ones take turns."""
         rep, other = self.least_of(True), self.least_of(False)
         if rep is None or not request.envelope:
-            return other
+            return self.least_isolating(request)
         assert rep.worker is not None
         if request.suspect:
             # A REP that has nothing else, so that no other request is drawn into what it may do.
-            return other if rep.worker.count else rep
+            return self.least_isolating(request) if rep.worker.count else rep
         if other is None:
             return rep
         assert other.worker is not None
         turns = [(peer.worker.count, peer.worker.given) for peer in (rep, other) if peer.worker]
         return rep if turns[0] <= turns[1] else other
+
+    def least_isolating(self, request: Request) -> Peer | None:
+        """A ROUTER or DEALER; for one that was lost twice already, none that has another such."""
+        for _, peers in sorted(self.rings[False].items()):
+            for peer in peers:
+                assert peer.worker is not None
+                if not (request.suspect and request.attempts >= 2 and peer.worker.has_isolated):
+                    return peer
+        return None
 
     def least_of(self, strict: bool) -> Peer | None:
         counts = [count for count, peers in self.rings[strict].items() if peers]
@@ -581,10 +487,12 @@ class Model:
     def give(self, peer: Peer, request: Request) -> None:
         worker = peer.worker
         assert worker is not None
-        peer.out += frame(1, request.client.id) + request.raw
+        address = self.address(peer, worker, request.client)
+        peer.out += frame(1, address) + request.raw
         self.unqueue(request)
         request.attempts += 1
-        worker.tasks.append(Task(request, self.now, request.suspect))
+        isolated = request.suspect and (worker.strict or request.attempts > 2)
+        worker.tasks.append(Task(request, address, self.now, isolated))
         worker.given += 1
         self.given += 1
         self.counters["in_flight"] += 1
@@ -593,6 +501,14 @@ class Model:
             self.forget_unanswered(worker)
         self.unplace(peer)
         self.place(peer)
+
+    def address(self, peer: Peer, worker: Worker, client: Client) -> bytes:
+        """What stands in the place of the client's routing id, and is good for this connection."""
+        if worker.strict:
+            return b"\0" + peer.number.to_bytes(4, "big") + worker.given.to_bytes(4, "big")
+        if client.named:
+            return client.id
+        return b"\0" + peer.number.to_bytes(4, "big") + client.id[1:]
 
     def forget_unanswered(self, worker: Worker) -> None:
         """It need not answer, and what it does not is not kept for ever."""
@@ -625,7 +541,7 @@ class Model:
         able = (
             not worker.draining
             and not worker.aside
-            and not worker.alone
+            and not (worker.strict and worker.has_isolated)
             and not peer.ended
             and count < worker.credit
             and len(peer.out) < WORKER_UNSENT
@@ -657,6 +573,8 @@ class Model:
         """Its connection has ended: what it had not answered goes elsewhere or dies."""
         tasks, worker.tasks = worker.tasks, []
         for place, task in enumerate(tasks):
+            if not worker.strict and task.request.envelope:
+                self.lost.append((peer.number, task.request.client.id, task.request.envelope))
             if task.over:
                 continue
             self.not_in_flight()
@@ -722,10 +640,12 @@ class Model:
         assert worker is not None
         self.counters["reply_messages"] += 1
         self.counters["reply_frames"] += len(frames)
-        self.counters["reply_bytes"] += sum(map(len, frames))
-        id, rest = frames[0], frames[1:]
-        task = self.asked(worker, id, rest)
-        if worker.strict and task is None:
+        task = self.asked(worker, frames)
+        self.counters["reply_bytes"] += sum(map(len, frames[1:])) + len(
+            shown_id(worker, task, frames)
+        )
+        late = task.over if task is not None else self.is_late(peer, worker, frames)
+        if worker.strict and task is None and not late:
             self.counters["protocol_errors"] += 1
             self.end(peer)
             return
@@ -733,21 +653,33 @@ class Model:
         worker.aside = False
         if task is not None:
             worker.tasks.remove(task)
-        if task is not None and task.over:
+        if late:
             self.counters["late_replies"] += 1
             self.counters["dropped_replies"] += 1
         else:
             behind = raw[len(raw) - size_of(raw, 1) :]
-            self.pass_on(task.request if task else None, id, behind)
+            self.pass_on(task.request if task else None, routing_id(frames), behind)
         self.place(peer)
 
-    def asked(self, worker: Worker, id: bytes, rest: list[bytes]) -> Task | None:
-        """What this is the reply to; of a REP that is the oldest or nothing."""
-        envelope = rest[: rest.index(b"") + 1] if b"" in rest[:-1] else []
-        for task in worker.tasks[: 1 if worker.strict else None]:
-            if task.request.client.id == id and task.request.envelope == envelope and rest:
-                return task
+    def asked(self, worker: Worker, frames: list[bytes]) -> Task | None:
+        """The oldest one that this may be the reply to."""
+        for task in worker.tasks:
+            if (task.address, task.request.envelope) == (frames[0], envelope_of(frames[1:])):
+                return task if len(frames) > 1 else None
         return None
+
+    def is_late(self, peer: Peer, worker: Worker, frames: list[bytes]) -> bool:
+        """Whether this, which answers nothing that the worker has, is what one had to answer that
+        was lost, and may have come back as this one."""
+        if worker.strict:
+            return is_address(frames[0]) and frames[0][1:5] != peer.number.to_bytes(4, "big")
+        if len(frames) == 1 or not envelope_of(frames[1:]):
+            return False
+        for lost in self.lost:
+            if lost[0] < peer.number and lost[1:] == (routing_id(frames), envelope_of(frames[1:])):
+                self.lost.remove(lost)
+                return True
+        return False
 
     def pass_on(self, request: Request | None, id: bytes, behind: bytes) -> None:
         if request is not None:
@@ -838,6 +770,24 @@ class Model:
             assert client.absence is not None
             yield client, client.absence.since + nanoseconds(self.settings.client_grace)
 
+    # -- hand-over ---------------------------------------------------------------------------
+
+    def hand_over(self) -> None:
+        """Another process goes on with all of this. Where nobody can say any more who came first,
+        the newest connection does."""
+        peers = sorted(self.peers.values(), key=lambda peer: -peer.number)
+        self.stalled.clear()
+        for ring in self.rings.values():
+            ring.clear()
+        for peer in peers:
+            if peer.worker is not None:
+                peer.worker.place = None
+                self.place(peer)
+            peer.stalled = FLOWS
+            if peer.client is not None and peer.fed:
+                self.stall(peer)
+        self.settle()
+
     # -- what there is -----------------------------------------------------------------------
 
     def tasks(self) -> Iterator[Task]:
@@ -850,17 +800,3 @@ class Model:
         asked = [*self.waits, *(task.request for task in self.tasks())]
         here = (peer.client for peer in self.peers.values() if peer.client)
         return {*here, *self.absent, *(request.client for request in asked)}
-
-
-def nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
-
-
-def size_of(raw: bytes, skipped: int) -> int:
-    """How many bytes of a message are behind so many of its frames."""
-    at = 0
-    for _ in range(skipped):
-        long = raw[at] & 2
-        size = int.from_bytes(raw[at + 1 : at + (9 if long else 2)], "big")
-        at += (9 if long else 2) + size
-    return len(raw) - at
