@@ -64,8 +64,11 @@ cdef bint client_arrived(
     peer.client = client
     if holder != NULL:
         peer_end(it, holder.peer, b"another client took over its routing id")
-        if it.settings.client_grace and holder.named and REQ not in (
-            peer.session.peer_type, holder.peer.session.peer_type
+        if (
+            it.settings.client_grace
+            and holder.named
+            and peer.session.peer_type != REQ
+            and holder.peer.session.peer_type != REQ
         ):
             # It is back before it was known that it had left: what it asked for goes on.
             client.peer, holder.peer = holder.peer, peer
