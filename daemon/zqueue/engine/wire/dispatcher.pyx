@@ -39,7 +39,7 @@ from zqueue.engine.wire.memory cimport (
     pool_clear,
 )
 from zqueue.engine.wire.notices cimport BROKE, CONNECTED, DISCONNECTED, REJECTED, notice
-from zqueue.engine.wire.peers cimport has_arrived, make_dirty, peer_end, peer_is_ready
+from zqueue.engine.wire.peers cimport has_arrived, make_clean, make_dirty, peer_end, peer_is_ready
 from zqueue.engine.wire.receiving cimport request_came
 from zqueue.engine.wire.redelivery cimport worker_lost, worker_overdue, worker_overdue_at
 from zqueue.engine.wire.replies cimport reply_came
@@ -326,7 +326,7 @@ cdef void _ended(Dispatcher* it, Peer* peer, int how) noexcept nogil:
 
 cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     """Forget it. What it held goes back, what it had asked for is withdrawn. It must not be in the
-    lists ``dirty``, ``ready`` and ``ended`` any more."""
+    lists ``ready`` and ``ended`` any more."""
     cdef const char* why = peer.session.fault
     cdef int side = peer.side
     if why == NULL:
@@ -347,6 +347,9 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         client_left(it, peer.client)
     if peer.stalled == IN_LINE:
         leave_stalled(it, peer)
+    if peer.dirty:
+        # It was told of a death when a worker was closed, and that was too much for it to be kept.
+        make_clean(it, peer)
     if peer.held != NULL:
         body_drop(&it.pool, peer.held)
     peer_was_read(it, peer)

@@ -15,6 +15,7 @@ cdef inline bint has_arrived(Peer* peer) noexcept nogil:
 cdef inline bint can_be_told(Peer* peer) noexcept nogil:
     return peer != NULL and not peer.ended and not peer.deaf
 
+cdef void make_clean(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
 cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil
 cdef void peer_end(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil

@@ -3,6 +3,16 @@
 from zqueue.engine.wire.workers cimport place_worker
 
 
+cdef void make_clean(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Take it out of the list ``dirty``, if it is there."""
+    cdef Peer** place = &it.dirty
+    while place[0] != NULL and place[0] != peer:
+        place = &place[0].dirty_next
+    if place[0] != NULL:
+        place[0] = peer.dirty_next
+    peer.dirty = False
+
+
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil:
     """It may be read from though its descriptor will not say so again."""
     if not peer.ready:
