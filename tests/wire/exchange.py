@@ -10,6 +10,8 @@ from tests.wire.raw import COMMAND, MORE, Reader, Version, hello, message
 from zqueue.engine.wire.exchange import Exchange
 
 FORWARD, HOLD, DRAIN = range(3)
+MARKED = [[b"died of ", "reason", b" after ", "attempts"]]
+"""An ``error_reply`` as an exchange takes it, by which it is known of what a request has died."""
 
 
 class Driven:
@@ -74,6 +76,16 @@ def client(exchange: Exchange, type: str = "DEALER", **how: Any) -> Driven:
 
 def worker(exchange: Exchange, type: str = "REP", **how: Any) -> Driven:
     return Driven(exchange, 1, type, **how)
+
+
+def ask(asker: Driven, *names: bytes) -> None:
+    """Requests that are told apart by their envelope; their body is their name, too."""
+    for name in names:
+        asker.send(name, b"", name)
+
+
+def bodies(messages: list[list[bytes]]) -> list[bytes]:
+    return [frames[-1] for frames in messages]
 
 
 def assert_adds_up(exchange: Exchange) -> None:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
-import zmq
-
-from tests.conftest import StartZqueued
-from tests.peers import Worker
-from tests.waiting import DEADLINE, wait_for
+from tests.waiting import wait_for
 from tests.wire.data_path import data_path
-from tests.wire.exchange import FORWARD, HOLD, assert_nothing_is_left, client, worker
+from tests.wire.exchange import FORWARD, HOLD, MARKED, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer, message
 from zqueue.engine.wire.exchange import Exchange
 
-Context = zmq.Context[zmq.Socket[bytes]]
 SECOND = 1_000_000_000
-MARKED = [[b"died of ", "reason", b" after ", "attempts"]]
-"""An ``error_reply`` as an exchange takes it."""
 
 
 # -- deadline ------------------------------------------------------------------------------------
@@ -219,45 +210,3 @@ def test_deaths_that_nobody_takes_are_counted_and_bound() -> None:
     assert [death["number"] for death in exchange.deaths()] == list(range(1, 1025))
     assert exchange.deaths() == []
     assert_nothing_is_left(exchange)
-
-
-# -- a real daemon -------------------------------------------------------------------------------
-
-
-def test_a_req_is_told_and_asks_on(start_zqueued: StartZqueued, context: Context) -> None:
-    """Its worker is slower than the deadline; what it answers late is for nobody."""
-    zqueued = start_zqueued("""
-[queues.default]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-deadline = "300ms"
-error_reply = ["{reason}"]
-""")
-    begun, may_end = threading.Event(), threading.Event()
-
-    def answer(request: bytes) -> bytes:
-        if request == b"too long":
-            begun.set()
-            assert may_end.wait(DEADLINE)
-        return b"re " + request
-
-    req = context.socket(zmq.REQ)
-    req.connect(zqueued.frontend())
-
-    def ask(question: bytes) -> bytes:
-        req.send(question)
-        reply: bytes = req.recv()
-        return reply
-
-    assert ask(b"too early") == b"deadline"
-    serving = Worker(zqueued.backend(), answer, 0)
-    while not begun.is_set():  # it may take a while to connect
-        assert ask(b"too long") == b"deadline"
-    may_end.set()
-    while (reply := ask(b"in time")) == b"deadline":
-        pass
-    assert reply == b"re in time"
-    serving.stop()
-    event = zqueued.wait_event("request.dead", attempts=1)
-    assert (event["reason"], event["level"]) == ("deadline", "error")
-    zqueued.wait_event("reply.dropped", reason="its request had been given up")

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 import pytest
-import zmq
 
-from tests.conftest import StartZqueued
-from tests.waiting import DEADLINE, wait_for
-from tests.wire.exchange import HOLD, Driven, assert_nothing_is_left, client, worker
-from tests.wire.test_routing import ends
+from tests.wire.exchange import HOLD, Driven, ask, assert_nothing_is_left, bodies, client, worker
 from zqueue.engine.wire.exchange import Exchange
 
-Context = zmq.Context[zmq.Socket[bytes]]
 MARKED = [[b"died of ", "reason"]]
 """An ``error_reply`` as an exchange takes it."""
-
-
-def ask(asker: Driven, *names: bytes) -> None:
-    for name in names:
-        asker.send(name, b"", name)
 
 
 def answer_all(serving: Driven) -> list[bytes]:
@@ -32,10 +19,6 @@ def answer_all(serving: Driven) -> list[bytes]:
             serving.answer(request)
             served.append(request[-1])
     return served
-
-
-def bodies(messages: list[list[bytes]]) -> list[bytes]:
-    return [frames[-1] for frames in messages]
 
 
 # -- for good ------------------------------------------------------------------------------------
@@ -336,96 +319,3 @@ def test_a_req_that_came_back_under_its_routing_id_does_not_either() -> None:
     assert answer_all(worker(exchange)) == [b"y", b"x"]
     assert back.hear() == [[b"", b"y"]]
     assert_nothing_is_left(exchange)
-
-
-# -- real daemons, real clients ------------------------------------------------------------------
-
-QUEUE = """
-[queues.default]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-client_grace = "1h"
-"""
-
-
-def lazy_pirate(context: Context, endpoint: str, identity: bytes, question: bytes) -> bytes:
-    """Ask as the Lazy Pirate of the ZeroMQ guide: who is not answered in time closes its socket and
-    asks again with another."""
-    while True:
-        with context.socket(zmq.REQ) as client:
-            client.linger = 0
-            client.routing_id = identity
-            client.connect(endpoint)
-            client.send(question)
-            if client.poll(400):
-                return client.recv()
-
-
-def test_lazy_pirates(start_zqueued: StartZqueued, context: Context) -> None:
-    """Nothing of those who gave up is left, and each gets the answer to its own question."""
-    zqueued = start_zqueued(QUEUE.replace('client_grace = "1h"', 'duplicate_id = "handover"'))
-    answered: dict[bytes, bytes] = {}
-
-    def ask(name: bytes) -> Callable[[], None]:
-        def asks() -> None:
-            for number in range(5):
-                question = name + b" %d" % number
-                answered[question] = lazy_pirate(context, zqueued.frontend(), name, question)
-
-        return asks
-
-    pirates = [threading.Thread(target=ask(b"pirate %d" % number)) for number in range(4)]
-    for pirate in pirates:
-        pirate.start()
-    # Until a worker comes all give up again and again, and some of it is withdrawn.
-    wait_for(lambda: ends(zqueued).withdrawn > 8)
-    serving = context.socket(zmq.REP)
-    serving.connect(zqueued.backend())
-    while any(pirate.is_alive() for pirate in pirates):
-        if serving.poll(50):
-            request = serving.recv()
-            serving.send(b"re " + request)
-    for pirate in pirates:
-        pirate.join(DEADLINE)
-    assert len(answered) == 20
-    assert all(reply == b"re " + question for question, reply in answered.items())
-    wait_for(lambda: zqueued.queue().clients.connected == 0)
-    wait_for(lambda: zqueued.queue().in_flight == 0)
-    queue = zqueued.queue()
-    assert (queue.waiting, queue.kept) == (0, 0)
-
-
-def test_a_dealer_that_is_started_anew_goes_on(
-    start_zqueued: StartZqueued, context: Context
-) -> None:
-    zqueued = start_zqueued(QUEUE)
-    serving = context.socket(zmq.REP)
-    serving.connect(zqueued.backend())
-
-    def dealer() -> zmq.Socket[bytes]:
-        socket = context.socket(zmq.DEALER)
-        socket.routing_id = b"me"
-        socket.connect(zqueued.frontend())
-        return socket
-
-    before = dealer()
-    for number in range(4):
-        before.send_multipart([b"", b"%d" % number])
-    assert serving.recv() == b"0"
-    wait_for(lambda: zqueued.queue().waiting == 3)
-    before.close(0)
-    wait_for(lambda: zqueued.queue().clients.connected == 0)
-    serving.send(b"re 0")
-    assert serving.recv() == b"1"
-    wait_for(lambda: zqueued.queue().kept == 1)
-    after = dealer()
-    assert after.recv_multipart() == [b"", b"re 0"]
-    event = zqueued.wait_event("client.returned")
-    assert event["replies"] == 1
-    serving.send(b"re 1")
-    for number in (2, 3):
-        assert serving.recv() == b"%d" % number
-        serving.send(b"re %d" % number)
-    assert [after.recv_multipart()[1] for _ in range(3)] == [b"re 1", b"re 2", b"re 3"]
-    wait_for(lambda: ends(zqueued).replied == 4)
-    assert (zqueued.queue().kept, ends(zqueued).withdrawn) == (0, 0)

@@ -5,26 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import zmq
 
-from tests.conftest import StartZqueued
-from tests.waiting import wait_for
 from tests.wire.exchange import (
     DRAIN,
     FORWARD,
     HOLD,
+    MARKED,
     Driven,
     assert_nothing_is_left,
     client,
     worker,
 )
 from tests.wire.raw import message
-from tests.wire.test_routing import ends
 from zqueue.engine.wire.exchange import Exchange
-
-Context = zmq.Context[zmq.Socket[bytes]]
-MARKED = [[b"died of ", "reason", b" after ", "attempts"]]
-"""An ``error_reply`` as an exchange takes it."""
 
 
 def full(**settings: Any) -> tuple[Exchange, Driven]:
@@ -147,36 +140,3 @@ def test_a_paused_queue_that_is_full_rejects_and_a_draining_one_holds() -> None:
     exchange.steer(FORWARD)
     assert not exchange.held_back(asker.number)
     assert_nothing_is_left(exchange)
-
-
-# -- a real daemon -------------------------------------------------------------------------------
-
-
-def test_a_req_is_rejected_and_may_ask_again(start_zqueued: StartZqueued, context: Context) -> None:
-    zqueued = start_zqueued("""
-[queues.default]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-max_waiting = 1
-when_full = "reject"
-error_reply = ["try again later: {reason}"]
-""")
-    first, second, serving = (context.socket(kind) for kind in (zmq.REQ, zmq.REQ, zmq.REP))
-    first.connect(zqueued.frontend())
-    second.connect(zqueued.frontend())
-    first.send(b"first")
-    wait_for(lambda: zqueued.queue().waiting == 1)
-    for _ in range(3):
-        second.send(b"second")
-        assert second.recv() == b"try again later: queue_full"
-    serving.connect(zqueued.backend())
-    assert serving.recv() == b"first"
-    serving.send(b"done")
-    assert first.recv() == b"done"
-    second.send(b"second")
-    assert serving.recv() == b"second"
-    serving.send(b"done as well")
-    assert second.recv() == b"done as well"
-    wait_for(lambda: ends(zqueued).replied == 2)
-    assert ends(zqueued).rejected == 3
-    assert zqueued.events("request.dead") == []

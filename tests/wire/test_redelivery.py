@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import select
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import zmq
 
-from tests.conftest import StartZqueued
-from tests.peers import Peers
-from tests.waiting import DEADLINE, wait_for
+from tests.waiting import DEADLINE
 from tests.wire.data_path import data_path
-from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
+from tests.wire.exchange import MARKED, Driven, ask, assert_nothing_is_left, bodies, client, worker
 from tests.wire.raw import RawPeer
-from tests.wire.test_routing import ends
 from zqueue.engine.wire.exchange import Exchange
 from zqueue.engine.wire.reports import WORKER_ANSWERS_AGAIN, WORKER_SET_ASIDE
-
-Context = zmq.Context[zmq.Socket[bytes]]
-MARKED = [[b"died of ", "reason", b" after ", "attempts"]]
-"""An ``error_reply`` as an exchange takes it."""
-
-
-def ask(asker: Driven, *names: bytes) -> None:
-    """Requests that are told apart by their envelope, and their body is their name, too."""
-    for name in names:
-        asker.send(name, b"", name)
-
-
-def bodies(messages: list[list[bytes]]) -> list[bytes]:
-    return [frames[-1] for frames in messages]
-
 
 # -- a worker is lost ----------------------------------------------------------------------------
 
@@ -249,6 +223,16 @@ def test_but_a_rep_is_left_to_finish_for_it() -> None:
     assert bodies(rep.hear()) == [b"2"]
     rep.answer(rep.got[-1])
     assert bodies(rep.hear()) == [b"6"]
+    assert_nothing_is_left(exchange)
+
+
+def test_who_is_told_more_of_deaths_than_is_kept_for_it_is_sent_away() -> None:
+    exchange = Exchange(redeliver="none", client_unsent=500, error_reply=[[bytes(400)]])
+    asker, lost = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1", b"2", b"3", b"4")
+    lost.close()
+    assert not asker.is_there
+    assert (exchange.counters["dead"], exchange.counters["slow_clients"]) == (4, 1)
     assert_nothing_is_left(exchange)
 
 
@@ -497,133 +481,3 @@ def test_what_a_worker_is_late_with_goes_on_without_news_from_outside() -> None:
         [serving] = workers.values()
         serving.serve(1, b"done")
         assert asker.receive() == [b"", b"done"]
-
-
-# -- real daemons, real workers ------------------------------------------------------------------
-
-QUEUE = """
-[queues.default]
-frontend = "tcp://127.0.0.1:*"
-backend = {{ bind = "tcp://127.0.0.1:*", heartbeat = "200ms", heartbeat_timeout = "400ms" }}
-error_reply = ["died of {{reason}} after {{attempts}}"]
-{more}
-"""
-WORKER = """
-import os, sys, zmq
-rep = zmq.Context().socket(zmq.REP)
-rep.connect(sys.argv[1])
-while True:
-    request = rep.recv()
-    print(request.decode(), flush=True)
-    if request == b"poison":
-        os._exit(1)
-    if request == b"hang" and sys.argv[2] == "hangs":
-        sys.stdin.readline()
-    rep.send(sys.argv[2].encode() + b":" + request)
-"""
-
-
-@contextmanager
-def worker_process(endpoint: str, name: str) -> Iterator[subprocess.Popen[str]]:
-    """A libzmq REP in a process of its own. It prints what it gets, dies of a poison, and, named
-    ``hangs``, hangs in the request ``hang`` until it gets a line; its ZeroMQ goes on answering."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, endpoint, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def printed(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().rstrip()
-
-
-def go_on(process: subprocess.Popen[str]) -> None:
-    """It hangs no longer."""
-    assert process.stdin is not None
-    process.stdin.write("go on\n")
-    process.stdin.flush()
-
-
-def has_ended_or_told(process: subprocess.Popen[str], client: zmq.Socket[bytes]) -> bool:
-    """Whether a worker's process has ended, or a client has got its reply."""
-    return process.poll() is not None or client.poll(0) > 0
-
-
-def test_a_worker_that_stands_still_and_goes_on(
-    start_zqueued: StartZqueued, context: Context
-) -> None:
-    zqueued = start_zqueued(QUEUE.format(more=""))
-    client = context.socket(zmq.REQ)
-    client.connect(zqueued.frontend())
-    with worker_process(zqueued.backend(), "hangs") as stopped:
-        client.send(b"hang")
-        assert printed(stopped) == "hang"
-        os.kill(stopped.pid, signal.SIGSTOP)
-        with worker_process(zqueued.backend(), "other"):
-            assert client.recv() == b"other:hang"
-            zqueued.wait_event("peer.protocol_error", reason="its heartbeat stopped")
-        client.send(b"1")
-        os.kill(stopped.pid, signal.SIGCONT)
-        # Its socket connects anew, and what it answers there first is for nobody.
-        zqueued.wait_events("peer.connected", 4)
-        go_on(stopped)
-        assert client.recv() == b"hangs:1"
-        zqueued.wait_event("reply.dropped", reason="its request had been given up")
-        for number in range(2, 5):
-            client.send(b"%d" % number)
-            assert client.recv() == b"hangs:%d" % number
-    wait_for(lambda: ends(zqueued).replied == 5)
-    assert ends(zqueued).dead == 0
-    assert len(zqueued.events("peer.protocol_error")) == 1
-
-
-def test_a_rep_that_hangs_in_its_service(start_zqueued: StartZqueued, context: Context) -> None:
-    """Its ZeroMQ answers heartbeats all the while."""
-    zqueued = start_zqueued(QUEUE.format(more='service_timeout = "1s"'))
-    client = context.socket(zmq.REQ)
-    client.connect(zqueued.frontend())
-    with worker_process(zqueued.backend(), "hangs") as hanging:
-        client.send(b"hang")
-        assert printed(hanging) == "hang"
-        zqueued.wait_event("worker.set_aside", service_timeout=1.0)
-        with worker_process(zqueued.backend(), "other"):
-            assert client.recv() == b"other:hang"
-            go_on(hanging)
-            zqueued.wait_event("worker.answers_again")
-            zqueued.wait_event("reply.dropped", reason="its request had been given up")
-            for number in range(4):
-                client.send(b"%d" % number)
-                assert client.recv().endswith(b":%d" % number)
-        client.send(b"last")
-        assert client.recv() == b"hangs:last"
-    assert zqueued.events("peer.protocol_error") == []
-
-
-def test_a_poison_and_the_real_thing(
-    start_zqueued: StartZqueued, peers: Peers, context: Context
-) -> None:
-    """Workers are started anew as often as they die, as systemd does; the others are answered."""
-    zqueued = start_zqueued(QUEUE.format(more="prefetch = 5\nmax_attempts = 2"))
-    poisoner = context.socket(zmq.REQ)
-    poisoner.connect(zqueued.frontend())
-    clients = [peers.client(zqueued.frontend(), name, requests=20) for name in "abc"]
-    poisoner.send(b"poison")
-    while not poisoner.poll(0):
-        with worker_process(zqueued.backend(), "again") as serving:
-            wait_for(functools.partial(has_ended_or_told, serving, poisoner))
-    assert poisoner.recv() == b"died of max_attempts after 2"
-    with worker_process(zqueued.backend(), "last"):
-        for client in clients:
-            assert len(client.finish()) == 20
-    event = zqueued.wait_event("request.dead")
-    assert (event["reason"], event["attempts"]) == ("max_attempts", 2)
-    wait_for(lambda: ends(zqueued).replied == 60)
-    assert ends(zqueued).dead == 1
