@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import struct
 import sys
@@ -18,6 +19,7 @@ from tests.conftest import StartZqueued
 from tests.crowd import CrowdProcess, assert_undisturbed
 from tests.peers import Peers
 from tests.waiting import wait_for
+from tests.wire.raw import hello
 from tests.zqueued import Zqueued
 from zqueue.control.client import Refused
 from zqueue.engine.wire import support
@@ -176,6 +178,71 @@ def asking(context: zmq.Context[zmq.Socket[bytes]], zqueued: Zqueued) -> zmq.Soc
     client.connect(zqueued.frontend())
     client.send_multipart([b"", b"question"])
     return client
+
+
+def test_a_connection_that_the_new_one_ends_is_at_its_end(start_zqueued: StartZqueued) -> None:
+    """Nothing of the hand-over holds it open."""
+    zqueued = start_zqueued(ONE_QUEUE.format(more=""))
+    host, _, port = zqueued.frontend().removeprefix("tcp://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(hello("DEALER", (3, 1), b""))
+        wait_for(lambda: zqueued.queue().clients.connected)
+        upgrade(zqueued)
+        client.sendall(b"\xff no frame")
+        while client.recv(1000):
+            pass
+    zqueued.wait_event("peer.protocol_error")
+
+
+def test_what_it_connects_to_is_connected_once(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]], peers: Peers
+) -> None:
+    rep = context.socket(zmq.REP)
+    port = rep.bind_to_random_port("tcp://127.0.0.1")
+    monitor = rep.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    backend = f'backend = {{ connect = ["tcp://127.0.0.1:{port}"] }}'
+    zqueued = start_zqueued(
+        ONE_QUEUE.format(more="").replace('backend = "tcp://127.0.0.1:*"', backend)
+    )
+    wait_for(lambda: zqueued.queue().workers.connected)
+    for _ in range(2):
+        upgrade(zqueued)
+        client = peers.client(zqueued.frontend(), requests=1)
+        assert rep.poll(20_000)
+        rep.send(rep.recv())
+        client.finish()
+    assert zqueued.queue().workers.accepted == 1
+    assert monitor.poll(0)
+    monitor.recv_multipart()
+    assert not monitor.poll(0), "accepted once, and never disconnected"
+
+
+def test_dead_letters_in_a_file_go_along(
+    start_zqueued: StartZqueued, tmp_path: Path, peers: Peers, installed: Installed
+) -> None:
+    """The file is for one process at a time: whoever serves has it."""
+    more = f'dead_letters = "{tmp_path}/dead.db"\nmax_waiting_time = "50ms"\nerror_reply = "late"'
+    zqueued = start_zqueued(ONE_QUEUE.format(more=more), program=installed.path)
+
+    def another_dies(letters: int) -> None:
+        with zmq.Context() as context, context.socket(zmq.REQ) as req:
+            req.linger = 0
+            req.connect(zqueued.frontend())
+            req.send(b"x")
+            assert req.poll(20_000)
+        wait_for(lambda: zqueued.queue().dead_letters.kept == letters)
+        assert zqueued.queue().dead_letters.failure == ""
+
+    another_dies(1)
+    upgrade(zqueued)
+    another_dies(2)
+    installed.change(PHASES["told to go"].format(what=KILL_ITSELF))
+    assert zqueued.upgrade().returncode == 1
+    another_dies(3)
+    zqueued.ctl("terminate")
+    installed.change("")
+    upgrade(zqueued)
+    assert zqueued.queue().dead_letters.kept == 3, "also of a queue that is stopped"
 
 
 def test_what_an_operator_made_of_a_queue_stays_so(start_zqueued: StartZqueued) -> None:
@@ -456,8 +523,6 @@ def test_the_old_one_is_killed_before_it_has_said_anything(
 def test_under_systemd_it_is_refused_with_a_hint(
     start_zqueued: StartZqueued, tmp_path: Path
 ) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}

@@ -60,7 +60,7 @@ class Stored:
 
     async def ready(self, taken: dict[str, Any]) -> None:
         if self._parcel.descriptors:
-            # That is what counts: systemd may be slow to forget, but what it keeps is empty.
+            # That is what counts: systemd may be slow to forget it, but what it keeps is empty.
             self._parcel.empty()
             for place in range(len(self._parcel.descriptors)):
                 self._notifier.unstore(f"{self._name}{place}")
@@ -77,12 +77,18 @@ class Sent:
 
     def __init__(self, predecessor: Predecessor) -> None:
         self._predecessor = predecessor
+        self._parcel: Parcel | None = None
 
     async def parcel(self) -> Parcel | None:
-        return await self._predecessor.parcel()
+        self._parcel = await self._predecessor.parcel()
+        return self._parcel
 
     async def ready(self, taken: dict[str, Any]) -> None:
         await self._predecessor.ready(taken)
+        if self._parcel is not None:
+            # What is in flight in it would keep connections open that are closed here.
+            self._parcel.empty()
+            self._parcel.close()
 
     async def gone(self) -> None:
         await self._predecessor.gone()

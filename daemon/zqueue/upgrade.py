@@ -38,7 +38,7 @@ _OFFERS_WITHIN = 30.0
 _READY_WITHIN = 15.0
 _TAKES_WITHIN = 10.0
 _ENDS_WITHIN = 5.0
-_LONGEST_MESSAGE = 1 << 16
+_LONGEST_MESSAGE = 1 << 20
 _LONGEST_REASON = 10_000
 _MOST_DESCRIPTORS = 250
 
@@ -128,9 +128,9 @@ class Successor:
         Raises:
             HandoverRefused: it has not taken it, and will not any more.
         """
-        self._send({"state": True}, parcel.descriptors)
+        await self._tell({"state": True}, parcel.descriptors)
         await self._expect("ready", _READY_WITHIN)
-        self._send({"go": True})
+        await self._tell({"go": True})
         taken: dict[str, Any] = await self._expect("taken", _TAKES_WITHIN)
         self._channel.close()
         return taken
@@ -149,19 +149,25 @@ class Successor:
             self._process.kill()
             return self._process.wait()
 
-    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    async def _tell(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         try:
             self._channel.send(message, descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            raise await self._end_of_it() from None
         except OSError as error:
-            raise HandoverRefused(f"the new zqueued cannot be told: {error}") from error
+            reason = f"the new zqueued cannot be told: {error.strerror}"
+            raise HandoverRefused(reason) from error
+
+    async def _end_of_it(self) -> HandoverRefused:
+        code = await asyncio.to_thread(self._wait)
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return HandoverRefused(f"the new zqueued ended with {how}")
 
     async def _expect(self, word: str, within: float) -> Any:
         try:
             message = await self._hear(within)
         except _Ended:
-            code = await asyncio.to_thread(self._wait)
-            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-            raise HandoverRefused(f"the new zqueued ended with {how}") from None
+            raise await self._end_of_it() from None
         except TimeoutError:
             raise HandoverRefused(f"the new zqueued was silent for {within:g} s") from None
         if word not in message:
