@@ -378,7 +378,7 @@ def test_a_retry_of_many_keeps_to_the_bound_on_what_waits(
         control.resume()
         peers.worker(zqueued.backend())
         assert control.dead_retry(all=True).ok
-    wait_for(lambda: ends(zqueued).unclaimed == 300)
+    wait_for(lambda: ends(zqueued).replied + ends(zqueued).unclaimed == 300)
 
 
 @pytest.mark.parametrize(

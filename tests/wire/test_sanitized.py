@@ -20,7 +20,7 @@ UBSAN = "halt_on_error=1:print_stacktrace=1"
 _STATE_ALONE = re.compile(r"^from zqueue\.engine\.wire\.(zmtp|exchange) import", re.MULTILINE)
 _DAEMONS = re.compile(r"\bzqueued: Zqueued\b|\bstart_zqueued: ")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def libasan() -> str:
