@@ -173,8 +173,8 @@ cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
     forget_client(it, client)
     client.lasting = it.settings.keep_for_gone
     client.requests += 1
-    while client.first != NULL and not client.lasting:
-        finish(it, unqueue(it, client.first), &it.counters.withdrawn)
+    while client.line.first != NULL and not client.lasting:
+        finish(it, unqueue(it, client.line.first), &it.counters.withdrawn)
     client.requests -= 1
     if not client.requests:
         it.clients_out -= 1

@@ -21,6 +21,7 @@ from zqueue.engine.wire.entities cimport (
     FRONTEND,
     HOLD,
     IN_LINE,
+    IN_TURN,
     LONGEST_ENVELOPE,
     NAME,
     Client,
@@ -118,7 +119,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     deaths_free(it, deaths_take(it))
     while it.spare != NULL:
         request = it.spare
-        it.spare = request.next
+        it.spare = request.beside[IN_TURN].next
         free(request)
     free(it.clients)
     free(it.matches)

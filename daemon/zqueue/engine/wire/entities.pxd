@@ -15,6 +15,16 @@ cdef enum:
     DEEPEST_ENVELOPE = 10_000
     MOST_LOST = 8192
 
+# The lines that a request may stand in: that of all or of its worker; of its client; of those with a
+# like answer; by when it came; by since when it waits.
+cdef enum:
+    IN_TURN
+    OF_CLIENT
+    BY_MATCH
+    BY_AGE
+    BY_WAIT
+    LINE_KINDS
+
 cdef enum Mode:
     FORWARD
     HOLD
@@ -126,13 +136,17 @@ cdef struct Absence:
     Outgoing kept
     uint64_t replies
 
-# ``lasting``: what it asked for is done also when it has left.
+cdef struct Line:
+    Request* first
+    Request* last
+
+# ``lasting``: what it asked for is done also when it has left. ``line``: what it asked for and no
+# worker has yet.
 cdef struct Client:
     Peer* peer
     Absence* absence
     Client* next
-    Request* first
-    Request* last
+    Line line
     uint64_t waiting
     uint64_t waiting_bytes
     uint32_t requests
@@ -151,19 +165,14 @@ cdef struct Attempt:
     int cause
     char name[NAME]
 
+cdef struct Neighbours:
+    Request* next
+    Request* previous
+
 # ``over``: this is only what is left of one at its worker, so that a late reply to it is known.
 # ``suspect``: it was at a worker that was lost, and may have been why.
 cdef struct Request:
-    Request* next
-    Request* previous
-    Request* client_next
-    Request* client_previous
-    Request* match_next
-    Request* match_previous
-    Request* age_next
-    Request* age_previous
-    Request* wait_next
-    Request* wait_previous
+    Neighbours beside[LINE_KINDS]
     Attempt* history
     Client* client
     Worker* worker
@@ -196,10 +205,6 @@ cdef struct Death:
     int cause
     int64_t at
     char name[NAME]
-
-cdef struct Line:
-    Request* first
-    Request* last
 
 # ``count`` is how many requests it has to answer, those that are over among them, ``odd`` how many
 # besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
@@ -298,12 +303,10 @@ cdef struct Dispatcher:
     Line* matches
     uint32_t match_slots
     uint32_t match_count
-    # Requests by when they came, the oldest first, where there is a deadline.
-    Request* oldest
-    Request* newest
-    # Those in line by since when they are, the longest first, where there is a max_waiting_time.
-    Request* waits_longest
-    Request* waits_shortest
+    # Requests by when they came, where there is a deadline.
+    Line by_age
+    # Those in line by since when they are, where there is a max_waiting_time.
+    Line by_wait
     Absence* absent_first
     Absence* absent_last
     Death* died_first

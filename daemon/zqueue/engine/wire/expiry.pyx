@@ -13,10 +13,10 @@ cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
 cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
     """When :c:func:`expire` is to be called next, 0 if there is nothing to wait for."""
     cdef int64_t due = 0
-    if it.oldest != NULL:
-        due = it.oldest.received_at + it.settings.deadline
-    if it.waits_longest != NULL:
-        due = _earlier(due, it.waits_longest.waiting_since + it.settings.max_waiting_time)
+    if it.by_age.first != NULL:
+        due = it.by_age.first.received_at + it.settings.deadline
+    if it.by_wait.first != NULL:
+        due = _earlier(due, it.by_wait.first.waiting_since + it.settings.max_waiting_time)
     if it.absent_first != NULL:
         due = _earlier(due, it.absent_first.since + it.settings.client_grace)
     return due
@@ -24,12 +24,12 @@ cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
 
 cdef void expire(Dispatcher* it) noexcept nogil:
     """End what is due."""
-    while it.oldest != NULL and it.oldest.received_at + it.settings.deadline <= it.now:
-        _past_deadline(it, it.oldest)
-    while it.waits_longest != NULL and (
-        it.waits_longest.waiting_since + it.settings.max_waiting_time <= it.now
+    while it.by_age.first != NULL and it.by_age.first.received_at + it.settings.deadline <= it.now:
+        _past_deadline(it, it.by_age.first)
+    while it.by_wait.first != NULL and (
+        it.by_wait.first.waiting_since + it.settings.max_waiting_time <= it.now
     ):
-        die(it, unqueue(it, it.waits_longest), MAX_WAITING_TIME)
+        die(it, unqueue(it, it.by_wait.first), MAX_WAITING_TIME)
     while it.absent_first != NULL and (
         it.absent_first.since + it.settings.client_grace <= it.now
     ):

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from zqueue.engine.wire.due cimport schedule_by
-from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, Peer, Request, Worker
+from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, IN_TURN, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
 from zqueue.engine.wire.notices cimport MALFORMED, NO_WORKERS, notice
@@ -66,8 +66,8 @@ cdef Request* _past_the_first(Dispatcher* it, Worker** worker) noexcept nogil:
     cdef Request* request = it.line.first
     if not it.loose.able:
         return NULL
-    while worker[0] == NULL and request.next != NULL:
-        request = request.next
+    while worker[0] == NULL and request.beside[IN_TURN].next != NULL:
+        request = request.beside[IN_TURN].next
         worker[0] = _for(it, request) if request.suspect else least_of(&it.loose)
     return request if worker[0] != NULL else NULL
 
@@ -160,7 +160,7 @@ cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
         _forget(it, worker.outstanding.first)
     oldest = worker.outstanding.first
     while oldest != newest and worker.bytes > it.settings.max_waiting_bytes // 4:
-        after = oldest.next
+        after = oldest.beside[IN_TURN].next
         # What is over has no bytes any more, and its late reply is to be known.
         if not oldest.over:
             _forget(it, oldest)

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 from zqueue.engine.wire.routing_ids cimport hash_bytes
-from zqueue.engine.wire.entities cimport Line
+from zqueue.engine.wire.entities cimport BY_MATCH, Line
+from zqueue.engine.wire.lines cimport line_append, line_remove, line_replace
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.zmtp cimport hash_frames, same_frames
 
@@ -27,8 +28,8 @@ cdef void match_add(Dispatcher* it, Request* request) noexcept nogil:
             for slot in range(it.match_slots):
                 while it.matches[slot].first != NULL:
                     at = it.matches[slot].first
-                    it.matches[slot].first = at.match_next
-                    _append(&grown[at.match_hash & (slots - 1)], at)
+                    line_remove(&it.matches[slot], at, BY_MATCH)
+                    line_append(&grown[at.match_hash & (slots - 1)], at, BY_MATCH)
             free(it.matches)
             it.matches, it.match_slots = grown, slots
     request.match_hash = _hash(
@@ -38,47 +39,23 @@ cdef void match_add(Dispatcher* it, Request* request) noexcept nogil:
         body_bytes(request.body),
         request.envelope,
     )
-    _append(&it.matches[request.match_hash & (it.match_slots - 1)], request)
+    line_append(_slot(it, request), request, BY_MATCH)
     it.match_count += 1
 
 
-cdef inline void _append(Line* slot, Request* request) noexcept nogil:
-    request.match_next = NULL
-    request.match_previous = slot.last
-    if slot.first == NULL:
-        request.match_previous = NULL
-        slot.first = request
-    else:
-        slot.last.match_next = request
-    slot.last = request
+cdef inline Line* _slot(Dispatcher* it, Request* request) noexcept nogil:
+    return &it.matches[request.match_hash & (it.match_slots - 1)]
 
 
 cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Line* slot = &it.matches[request.match_hash & (it.match_slots - 1)]
-    if request.match_next != NULL:
-        request.match_next.match_previous = request.match_previous
-    else:
-        slot.last = request.match_previous
-    if request.match_previous != NULL:
-        request.match_previous.match_next = request.match_next
-    else:
-        slot.first = request.match_next
+    line_remove(_slot(it, request), request, BY_MATCH)
     it.match_count -= 1
 
 
 cdef void match_replace(Dispatcher* it, Request* request, Request* by) noexcept nogil:
     """``by`` has the same routing id, envelope and worker, and takes its place."""
-    cdef Line* slot = &it.matches[request.match_hash & (it.match_slots - 1)]
     by.match_hash = request.match_hash
-    by.match_next, by.match_previous = request.match_next, request.match_previous
-    if by.match_next != NULL:
-        by.match_next.match_previous = by
-    else:
-        slot.last = by
-    if by.match_previous != NULL:
-        by.match_previous.match_next = by
-    else:
-        slot.first = by
+    line_replace(_slot(it, request), request, by, BY_MATCH)
 
 
 cdef Request* match_find(
@@ -99,5 +76,5 @@ cdef Request* match_find(
             and (not size or same_frames(body_bytes(at.body), at.envelope, envelope, size))
         ):
             return at
-        at = at.match_next
+        at = at.beside[BY_MATCH].next
     return NULL

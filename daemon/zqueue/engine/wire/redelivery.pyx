@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from zqueue.engine.wire.deaths cimport die, remember_attempt
 from zqueue.engine.wire.entities cimport (
     BACKEND,
+    IN_TURN,
     MAX_ATTEMPTS,
     NONE,
     SERVICE_TIMEOUT,
@@ -56,7 +57,7 @@ cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
             return 0
         return max(request.given_at, worker.answered_at) + it.settings.service_timeout
     while request != NULL and (request.over or not request.envelope):
-        request = request.next
+        request = request.beside[IN_TURN].next
     return request.given_at + it.settings.service_timeout if request != NULL else 0
 
 
@@ -76,7 +77,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
             b"", worker.count, it.settings.service_timeout,
         )
     while request != NULL:
-        after = request.next
+        after = request.beside[IN_TURN].next
         if not request.over and request.envelope and (
             worker.strict or request.given_at + it.settings.service_timeout <= it.now
         ):

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send, who_hears
 from zqueue.engine.wire.due cimport schedule_by
-from zqueue.engine.wire.entities cimport BACKEND, Client, Request, Worker
+from zqueue.engine.wire.entities cimport BACKEND, IN_TURN, Client, Request, Worker
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.matches cimport match_find
 from zqueue.engine.wire.memory cimport body_bytes, body_drop
@@ -69,7 +69,7 @@ cdef Request* _asked(Worker* worker, ReturnAddress* address, Piece* piece) noexc
     """Which request of a REP's this is the reply to: the oldest, unless it does not keep the order."""
     cdef Request* request = worker.outstanding.first
     while request != NULL and request.sequence != address.number:
-        request = request.next
+        request = request.beside[IN_TURN].next
     return request if request != NULL and _has_envelope_of(request, piece) else NULL
 
 

@@ -3,7 +3,8 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from zqueue.engine.wire.admission cimport unstall_itself
-from zqueue.engine.wire.entities cimport BY_ITSELF, Attempt
+from zqueue.engine.wire.entities cimport BY_AGE, BY_ITSELF, BY_WAIT, IN_TURN, OF_CLIENT, Attempt
+from zqueue.engine.wire.lines cimport line_append, line_insert, line_remove, line_replace
 from zqueue.engine.wire.matches cimport match_add, match_remove, match_replace
 from zqueue.engine.wire.memory cimport KEEPS, body_bytes, body_drop, body_new
 
@@ -12,7 +13,7 @@ cdef Request* request_blank(Dispatcher* it) noexcept nogil:
     """One that is nothing yet; NULL if there is no memory."""
     cdef Request* request = it.spare
     if request != NULL:
-        it.spare = request.next
+        it.spare = request.beside[IN_TURN].next
     else:
         request = <Request*> malloc(sizeof(Request))
         if request == NULL:
@@ -45,37 +46,26 @@ cdef Request* request_new(
 cdef void ages(Dispatcher* it, Request* request) noexcept nogil:
     """It is the newest of those that have a deadline."""
     request.ages = True
-    request.age_previous = it.newest
-    if it.newest != NULL:
-        it.newest.age_next = request
-    else:
-        it.oldest = request
-    it.newest = request
+    line_append(&it.by_age, request, BY_AGE)
 
 
 cdef void ages_no_more(Dispatcher* it, Request* request) noexcept nogil:
     """The deadline is nothing to it any more."""
-    if not request.ages:
-        return
-    request.ages = False
-    if request.age_next != NULL:
-        request.age_next.age_previous = request.age_previous
-    else:
-        it.newest = request.age_previous
-    if request.age_previous != NULL:
-        request.age_previous.age_next = request.age_next
-    else:
-        it.oldest = request.age_next
+    if request.ages:
+        request.ages = False
+        line_remove(&it.by_age, request, BY_AGE)
 
 
 # -- in line -------------------------------------------------------------------------------------
 
 
+cdef inline Line* _line_of(Dispatcher* it, Request* request) noexcept nogil:
+    return &it.line if request.envelope else &it.odd
+
+
 cdef void queue_last(Dispatcher* it, Request* request) noexcept nogil:
     """Put it at the end of its line."""
-    cdef Line* line = &it.line if request.envelope else &it.odd
-    request.previous, request.next = line.last, NULL
-    _link(line, request)
+    line_append(_line_of(it, request), request, IN_TURN)
     _now_waits(it, request)
 
 
@@ -85,15 +75,17 @@ cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept 
     ``near`` is where to begin to look, NULL for the head, and then itself: whoever puts back several
     that are about in order looks at few others twice.
     """
-    cdef Line* line = &it.line if request.envelope else &it.odd
+    cdef Line* line = _line_of(it, request)
     cdef Request* after = near[0] if near[0] != NULL else line.first
+    cdef Request* before
     while after != NULL and after.number < request.number:
-        after = after.next
-    while after != NULL and after.previous != NULL and after.previous.number > request.number:
-        after = after.previous
-    request.next = after
-    request.previous = after.previous if after != NULL else line.last
-    _link(line, request)
+        after = after.beside[IN_TURN].next
+    while after != NULL:
+        before = after.beside[IN_TURN].previous
+        if before == NULL or before.number < request.number:
+            break
+        after = before
+    line_insert(line, request, after, IN_TURN)
     near[0] = request
     _now_waits(it, request)
 
@@ -103,12 +95,7 @@ cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
     request.waiting_since = it.now
     if it.settings.max_waiting_time:
         waits_shortest(it, request)
-    request.client_previous, request.client_next = client.last, NULL
-    if client.last != NULL:
-        client.last.client_next = request
-    else:
-        client.first = request
-    client.last = request
+    line_append(&client.line, request, OF_CLIENT)
     client.waiting += 1
     client.waiting_bytes += request.size
     it.counters.waiting += 1
@@ -117,35 +104,16 @@ cdef void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
 
 cdef void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:
     """Of those in line it is the last one that began to wait."""
-    request.wait_previous, request.wait_next = it.waits_shortest, NULL
-    if it.waits_shortest != NULL:
-        it.waits_shortest.wait_next = request
-    else:
-        it.waits_longest = request
-    it.waits_shortest = request
+    line_append(&it.by_wait, request, BY_WAIT)
 
 
 cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     """Take it out of its line."""
     cdef Client* client = request.client
-    _unlink(&it.line if request.envelope else &it.odd, request)
+    line_remove(_line_of(it, request), request, IN_TURN)
+    line_remove(&client.line, request, OF_CLIENT)
     if it.settings.max_waiting_time:
-        if request.wait_next != NULL:
-            request.wait_next.wait_previous = request.wait_previous
-        else:
-            it.waits_shortest = request.wait_previous
-        if request.wait_previous != NULL:
-            request.wait_previous.wait_next = request.wait_next
-        else:
-            it.waits_longest = request.wait_next
-    if request.client_next != NULL:
-        request.client_next.client_previous = request.client_previous
-    else:
-        client.last = request.client_previous
-    if request.client_previous != NULL:
-        request.client_previous.client_next = request.client_next
-    else:
-        client.first = request.client_next
+        line_remove(&it.by_wait, request, BY_WAIT)
     client.waiting -= 1
     client.waiting_bytes -= request.size
     it.counters.waiting -= 1
@@ -153,29 +121,6 @@ cdef Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     if client.peer != NULL and client.peer.stalled == BY_ITSELF:
         unstall_itself(it, client.peer)
     return request
-
-
-cdef inline void _link(Line* line, Request* request) noexcept nogil:
-    """Let its neighbours, which it knows, know it."""
-    if request.next != NULL:
-        request.next.previous = request
-    else:
-        line.last = request
-    if request.previous != NULL:
-        request.previous.next = request
-    else:
-        line.first = request
-
-
-cdef inline void _unlink(Line* line, Request* request) noexcept nogil:
-    if request.next != NULL:
-        request.next.previous = request.previous
-    else:
-        line.last = request.previous
-    if request.previous != NULL:
-        request.previous.next = request.next
-    else:
-        line.first = request.next
 
 
 # -- at a worker ---------------------------------------------------------------------------------
@@ -193,8 +138,7 @@ cdef void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nog
 cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     """It is the newest that this worker has, or what is left of one."""
     request.worker = worker
-    request.previous, request.next = worker.outstanding.last, NULL
-    _link(&worker.outstanding, request)
+    line_append(&worker.outstanding, request, IN_TURN)
     if request.envelope:
         worker.count += 1
         worker.suspects += is_isolated(worker, request)
@@ -212,7 +156,7 @@ cdef void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexce
 cdef Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     """It is not its worker's any more."""
     cdef Worker* worker = request.worker
-    _unlink(&worker.outstanding, request)
+    line_remove(&worker.outstanding, request, IN_TURN)
     if not worker.strict:
         match_remove(it, request)
     request.worker = NULL
@@ -250,8 +194,7 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
     left.attempts, left.suspect = request.attempts, request.suspect
     left.over, left.worker, left.client = True, worker, request.client
     left.client.requests += 1
-    left.previous, left.next = request.previous, request.next
-    _link(&worker.outstanding, left)
+    line_replace(&worker.outstanding, request, left, IN_TURN)
     if not worker.strict:
         match_replace(it, request, left)
     request.worker = NULL
@@ -285,7 +228,7 @@ cdef void request_free(Dispatcher* it, Request* request) noexcept nogil:
         free(attempt)
     it.requests_out -= 1
     if KEEPS:
-        request.next = it.spare
+        request.beside[IN_TURN].next = it.spare
         it.spare = request
     else:
         free(request)

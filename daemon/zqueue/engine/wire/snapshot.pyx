@@ -20,6 +20,7 @@ from zqueue.engine.wire.admission cimport stall
 from zqueue.engine.wire.clients cimport absence_begins, client_new
 from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.entities cimport (
+    IN_TURN,
     MOST_LOST,
     NAME,
     Absence,
@@ -189,16 +190,16 @@ cdef list _requests(Dispatcher* it):
     request = it.line.first
     while request != NULL:
         gathered.append(<uintptr_t> request)
-        request = request.next
+        request = request.beside[IN_TURN].next
     request = it.odd.first
     while request != NULL:
         gathered.append(<uintptr_t> request)
-        request = request.next
+        request = request.beside[IN_TURN].next
     while peer != NULL:
         request = peer.worker.outstanding.first if peer.worker != NULL else NULL
         while request != NULL:
             gathered.append(<uintptr_t> request)
-            request = request.next
+            request = request.beside[IN_TURN].next
         peer = peer.next
     return gathered
 
@@ -434,7 +435,7 @@ cdef int _restore_all(Dispatcher* it, _Reader reader, list clients) except -1:
         _restore_request(it, reader, clients, workers, ageing, waiting)
     for _, address in sorted(ageing):
         ages(it, <Request*> <uintptr_t> address)
-    it.waits_longest = it.waits_shortest = NULL
+    it.by_wait.first = it.by_wait.last = NULL
     for *_, address in sorted(waiting):
         waits_shortest(it, <Request*> <uintptr_t> address)
     return 0
