@@ -31,6 +31,7 @@ from zqueue.engine.wire.entities cimport (
 )
 from zqueue.engine.wire.expiry cimport expire, next_expiry
 from zqueue.engine.wire.giving cimport give_all
+from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.memory cimport (
     body_bytes,
     body_drop,
@@ -424,14 +425,12 @@ cdef int64_t _watch_worker(Dispatcher* it, Worker* worker, int64_t due) noexcept
     if overdue_at and overdue_at <= it.now:
         worker_overdue(it, worker)
         overdue_at = worker_overdue_at(it, worker)
-    return overdue_at if overdue_at and (not due or overdue_at < due) else due
+    return earlier(due, overdue_at)
 
 
 cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil:
     """When :c:func:`dispatcher_pulse` has something to do, 0 for never."""
-    cdef int64_t peers = it.due[0].due if it.due_count else 0
-    cdef int64_t others = next_expiry(it)
-    return min(peers, others) if peers and others else peers + others
+    return earlier(it.due[0].due if it.due_count else 0, next_expiry(it))
 
 
 cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil:

@@ -3,11 +3,8 @@
 from zqueue.engine.wire.clients cimport absence_over
 from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request
+from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.requests cimport finish, is_gone, leave_behind, take_back, unqueue
-
-
-cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
-    return other if not one or (other and other < one) else one
 
 
 cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
@@ -16,9 +13,9 @@ cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
     if it.by_age.first != NULL:
         due = it.by_age.first.received_at + it.settings.deadline
     if it.by_wait.first != NULL:
-        due = _earlier(due, it.by_wait.first.waiting_since + it.settings.max_waiting_time)
+        due = earlier(due, it.by_wait.first.waiting_since + it.settings.max_waiting_time)
     if it.absent_first != NULL:
-        due = _earlier(due, it.absent_first.since + it.settings.client_grace)
+        due = earlier(due, it.absent_first.since + it.settings.client_grace)
     return due
 
 

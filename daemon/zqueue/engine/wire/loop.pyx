@@ -35,6 +35,7 @@ from zqueue.engine.wire.dispatcher cimport (
 )
 from zqueue.engine.wire.entities cimport Death, Dispatcher, HOLD, Peer
 from zqueue.engine.wire.giving cimport can_give
+from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.linux cimport (
     EPOLLERR,
     EPOLLET,
@@ -371,13 +372,13 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
 
 cdef int64_t _next_due(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
-    cdef int64_t due = _earlier(dispatcher_due(it), loop.gates_at)
+    cdef int64_t due = earlier(dispatcher_due(it), loop.gates_at)
     cdef int place
-    due = _earlier(due, loop.write_at)
+    due = earlier(due, loop.write_at)
     if loop.closing:
-        return _earlier(due, loop.close_by)
+        return earlier(due, loop.close_by)
     for place in range(loop.connecting_count):
-        due = _earlier(due, loop.connecting[place].next_at)
+        due = earlier(due, loop.connecting[place].next_at)
     return due
 
 
@@ -391,12 +392,6 @@ cdef void _set_timer(Loop* loop, int64_t due) noexcept nogil:
     at.it_value.tv_sec = due // SECOND
     at.it_value.tv_nsec = due % SECOND
     timerfd_settime(loop.timer, TFD_TIMER_ABSTIME, &at, NULL)
-
-
-cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
-    if not one or not other:
-        return one + other
-    return min(one, other)
 
 
 cdef void _woken(Loop* loop) noexcept nogil:

@@ -1,6 +1,7 @@
 """See session.pxd."""
 
 from libc.string cimport memcmp, memcpy, memset
+from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.memory cimport outgoing_clear, outgoing_copy
 from zqueue.engine.wire.zmtp cimport (
     BROKEN,
@@ -343,16 +344,12 @@ cdef int64_t session_pulse(
             session.pinged_at = now
             session.awaits_pong = True
         if session.awaits_pong and heartbeat.timeout:
-            due = _earlier(due, session.pinged_at + heartbeat.timeout)
+            due = earlier(due, session.pinged_at + heartbeat.timeout)
         # While a PONG is awaited no other PING goes; look again an interval later.
         next_ping = _last_ping(session) + heartbeat.interval
-        due = _earlier(due, next_ping if next_ping > now else now + heartbeat.interval)
+        due = earlier(due, next_ping if next_ping > now else now + heartbeat.interval)
     return due
 
 
 cdef inline int64_t _last_ping(Session* session) noexcept nogil:
     return max(session.pinged_at, session.opened_at)
-
-
-cdef inline int64_t _earlier(int64_t one, int64_t other) noexcept nogil:
-    return other if not one or other < one else one
