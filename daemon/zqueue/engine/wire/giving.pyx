@@ -28,17 +28,8 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
     cdef Worker* worker
     if it.odd.first != NULL and not it.loose.connected and it.strict.connected:
         _drop_malformed(it)
-    while can_give(it):
-        request, worker = it.line.first, NULL
-        if request == NULL or (it.odd.first != NULL and it.odd.first.number < request.number):
-            request = it.odd.first
-            worker = least_of(&it.loose)
-        if worker == NULL and it.line.first != NULL:
-            request = _next(it, &worker)
-        if worker == NULL and it.odd.first != NULL:
-            request = it.odd.first
-            worker = least_of(&it.loose)
-        if worker == NULL or not _give(it, worker, request):
+    while (request := _next(it, &worker)) != NULL:
+        if not _give(it, worker, request):
             return
     if it.line.first != NULL or it.odd.first != NULL:
         _tell_if_bereft(it)
@@ -47,17 +38,25 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
 cdef bint can_give(Dispatcher* it) noexcept nogil:
     """Whether something waits, and a worker can take it."""
     cdef Worker* worker = NULL
+    return _next(it, &worker) != NULL
+
+
+cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
+    """What comes next, and to whom: the oldest that somebody can take; NULL if there is none."""
+    cdef Request* first = it.line.first
+    cdef Request* odd = it.odd.first if it.loose.able else NULL
     if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
-        return False
-    if it.odd.first != NULL and it.loose.able:
-        return True
-    return it.line.first != NULL and _next(it, &worker) != NULL
-
-
-cdef inline Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
-    """Which of those with an envelope comes next, and to whom; NULL if there is nobody."""
-    worker[0] = _for(it, it.line.first)
-    return it.line.first if worker[0] != NULL else _past_the_first(it, worker)
+        return NULL
+    worker[0] = NULL
+    if first != NULL and (odd == NULL or first.number < odd.number):
+        worker[0] = _for(it, first)
+        if worker[0] == NULL:
+            first = _past_the_first(it, worker)
+        if worker[0] != NULL:
+            return first
+    if odd != NULL:
+        worker[0] = least_of(&it.loose)
+    return odd
 
 
 cdef Request* _past_the_first(Dispatcher* it, Worker** worker) noexcept nogil:
