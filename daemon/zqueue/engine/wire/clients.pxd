@@ -1,6 +1,6 @@
 """Clients: how they come, go, come back, and what is sent to them."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport uint8_t
 from zqueue.engine.wire.entities cimport Absence, Body, Client, Dispatcher, Peer
 from zqueue.engine.wire.peers cimport can_be_told
 

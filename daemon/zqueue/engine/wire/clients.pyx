@@ -2,7 +2,6 @@
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-from zqueue.engine.wire.entities cimport Request
 from zqueue.engine.wire.memory cimport (
     Outgoing,
     outgoing_append,

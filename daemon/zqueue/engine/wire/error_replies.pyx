@@ -8,7 +8,6 @@ from zqueue.engine.wire.entities cimport (
     DEADLINE,
     MAX_ATTEMPTS,
     MAX_WAITING_TIME,
-    QUEUE_FULL,
     SERVICE_TIMEOUT,
     WORKER_LOST,
     Body,

@@ -7,28 +7,12 @@ from zqueue.engine.wire.entities cimport Lost, MOST_LOST
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.requests cimport id_frame
 from zqueue.engine.wire.routing_ids cimport id_hash
-from zqueue.engine.wire.zmtp cimport MORE, hash_frames
+from zqueue.engine.wire.zmtp cimport MORE, big_endian, hash_frames, put_big_endian
 
 
 cdef uint32_t connection_mark(Dispatcher* it, Worker* worker) noexcept nogil:
     """Another one for each connection, also of another run of the broker, as far as 32 bits go."""
     return it.salt + <uint32_t> worker.peer.number
-
-
-cdef inline void _write(uint8_t* into, uint32_t value) noexcept nogil:
-    into[0] = <uint8_t> (value >> 24)
-    into[1] = <uint8_t> (value >> 16)
-    into[2] = <uint8_t> (value >> 8)
-    into[3] = <uint8_t> value
-
-
-cdef inline uint32_t _read(const uint8_t* data) noexcept nogil:
-    return (
-        (<uint32_t> data[0] << 24)
-        | (<uint32_t> data[1] << 16)
-        | (<uint32_t> data[2] << 8)
-        | data[3]
-    )
 
 
 cdef size_t address_frame(
@@ -38,9 +22,9 @@ cdef size_t address_frame(
     if request.client.named and not worker.strict:
         return id_frame(request.client, head)
     head[0], head[1], head[2] = MORE, RETURN_ADDRESS, 0
-    _write(head + 3, connection_mark(it, worker))
+    put_big_endian(head + 3, connection_mark(it, worker), 4)
     if worker.strict:
-        _write(head + 7, request.sequence)
+        put_big_endian(head + 7, request.sequence, 4)
     else:
         memcpy(head + 7, request.client.id + 1, MADE_ID - 1)
     return 2 + RETURN_ADDRESS
@@ -50,7 +34,8 @@ cdef bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) n
     """False if it is none."""
     if size != RETURN_ADDRESS or id[0]:
         return False
-    address.connection, address.number = _read(id + 1), _read(id + 5)
+    address.connection = <uint32_t> big_endian(id + 1, 4)
+    address.number = <uint32_t> big_endian(id + 5, 4)
     address.made[0] = 0
     memcpy(address.made + 1, id + 5, MADE_ID - 1)
     return True

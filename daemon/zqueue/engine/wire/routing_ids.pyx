@@ -2,6 +2,7 @@
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
+from zqueue.engine.wire.zmtp cimport put_big_endian
 
 
 cdef uint32_t hash_bytes(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
@@ -31,10 +32,7 @@ cdef size_t make_id(Dispatcher* it, uint8_t* id) noexcept nogil:
     while True:
         it.id_counter += 1
         id[0] = 0
-        id[1] = <uint8_t> (it.id_counter >> 24)
-        id[2] = <uint8_t> (it.id_counter >> 16)
-        id[3] = <uint8_t> (it.id_counter >> 8)
-        id[4] = <uint8_t> it.id_counter
+        put_big_endian(id + 1, it.id_counter, 4)
         if client_with(it, id, MADE_ID) == NULL:
             return MADE_ID
 

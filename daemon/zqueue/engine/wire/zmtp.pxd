@@ -69,15 +69,25 @@ cdef struct Introduction:
     const uint8_t* identity
     size_t identity_size
 
+cdef inline uint64_t big_endian(const uint8_t* data, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int place
+    for place in range(size):
+        value = (value << 8) | data[place]
+    return value
+
+cdef inline void put_big_endian(uint8_t* out, uint64_t value, int size) noexcept nogil:
+    cdef int place
+    for place in range(size):
+        out[place] = <uint8_t> (value >> (8 * (size - 1 - place)))
+
 cdef inline size_t frame_head(uint8_t* out, uint8_t flags, size_t size) noexcept nogil:
-    cdef int shift
     if size < 256:
         out[0] = flags
         out[1] = <uint8_t> size
         return 2
     out[0] = flags | LONG
-    for shift in range(8):
-        out[1 + shift] = <uint8_t> (<uint64_t> size >> (8 * (7 - shift)))
+    put_big_endian(out + 1, size, 8)
     return 9
 
 cdef int intake_next(

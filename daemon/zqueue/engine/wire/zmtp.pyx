@@ -3,14 +3,6 @@
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 
-cdef inline uint64_t _big_endian(const uint8_t* data, int size) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef int place
-    for place in range(size):
-        value = (value << 8) | data[place]
-    return value
-
-
 cdef int _scan_on(
     Scan* scan, const Limits* limits, const uint8_t* data, size_t size
 ) noexcept nogil:
@@ -30,7 +22,7 @@ cdef int _scan_on(
             if size < scan.at + 9:
                 scan.needed = scan.at + 9
                 return NOTHING
-            length = _big_endian(data + scan.at + 1, 8)
+            length = big_endian(data + scan.at + 1, 8)
             head = 9
         else:
             length = data[scan.at + 1]
@@ -179,8 +171,8 @@ cdef bint same_frames(
     while here < one_size and there < other_size:
         head_here = 9 if one[here] & LONG else 2
         head_there = 9 if other[there] & LONG else 2
-        length_here = _big_endian(one + here + 1, <int> head_here - 1)
-        length_there = _big_endian(other + there + 1, <int> head_there - 1)
+        length_here = big_endian(one + here + 1, <int> head_here - 1)
+        length_there = big_endian(other + there + 1, <int> head_there - 1)
         if length_here != length_there or (one[here] ^ other[there]) & MORE:
             return False
         here += head_here
@@ -198,7 +190,7 @@ cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexc
     cdef uint64_t length
     while at < size:
         head = 9 if data[at] & LONG else 2
-        length = _big_endian(data + at + 1, <int> head - 1)
+        length = big_endian(data + at + 1, <int> head - 1)
         at += head
         hash = (hash ^ <uint32_t> length) * <uint32_t> 16777619
         for place in range(length):
@@ -240,7 +232,7 @@ cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexc
             return False
         name = data + at + 1
         at += 1 + name_size
-        value_size = <size_t> _big_endian(data + at, 4)
+        value_size = <size_t> big_endian(data + at, 4)
         at += 4
         if value_size > size - at:
             return False
@@ -407,7 +399,7 @@ cdef list frames_of(const uint8_t* data, size_t size):
     frames = []
     while at < size:
         head = 9 if data[at] & LONG else 2
-        length = _big_endian(data + at + 1, <int> head - 1)
+        length = big_endian(data + at + 1, <int> head - 1)
         frames.append((<char*> data + at + head)[:length])
         at += head + length
     return frames
