@@ -268,6 +268,7 @@ cdef class DataPath:
                 raise ValueError("one of its connections cannot be watched")
             peer.connector = self._connector(header["connecting"], peer.connector)
             peer = peer.next
+        loop.published = loop.dispatcher.counters
 
     cdef int _connector(self, list before, int place) except -2:
         """The connect endpoint that a connection is of, if there still is such a one."""

@@ -5,7 +5,6 @@ The data path tells by notices what happened; here they become reports. Its coun
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import random
@@ -48,7 +47,7 @@ _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _CAPTURED_A_TURN = 500
-_ANSWERS_AT_ONCE = 0.5
+_LISTS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
 _NO_LIMIT = 0x7FFFFFFF
@@ -125,23 +124,6 @@ class WireEngine:
         self._frozen = False
         self._thread = self._new_thread()
         self._thread.start()
-        # The counters of a turn are to be read when the next has begun.
-        with contextlib.suppress(TimeoutError):
-            for _ in range(2):
-                self._path.nudge()
-                self._come_round()
-
-    def _come_round(self) -> None:
-        """Wait until the data path has carried out every order.
-
-        Raises:
-            TimeoutError: it does not answer.
-        """
-        deadline = time.monotonic() + _ANSWERS_AT_ONCE
-        while not self._path.obeyed:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the data path does not answer")
-            time.sleep(_A_TURN)
 
     def _run(self) -> None:
         name_this_thread(self._thread.name)
@@ -197,7 +179,11 @@ class WireEngine:
 
     def workers(self) -> list[Worker]:
         self._path.ask_for_workers()
-        self._come_round()
+        deadline = time.monotonic() + _LISTS_WITHIN
+        while not self._path.obeyed:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the data path does not answer")
+            time.sleep(_A_TURN)
         return [_worker(row) for row in self._path.workers()]
 
     def drain_worker(self, number: int) -> None:
