@@ -12,6 +12,7 @@ from zqueue.control.messages import DeadSteered, DeadSteerResult, Message
 from zqueue.control.server import Refusal
 from zqueue.daemon import Daemon
 from zqueue.letter_id import LetterId, NoSuchLetter
+from zqueue.queue_named import queue_named
 from zqueue.steering import Steering
 from zqueue.telling import telling
 
@@ -140,11 +141,7 @@ class DeadLetterVerbs:
             wanted = wanted | {"until": answer["until"]}
 
     def _named(self, name: str) -> Steering:
-        queues = self._daemon.queues
-        if name not in queues:
-            names = ", ".join(queues) or "none"
-            raise Refusal("unknown_queue", f'there is no queue "{name}"; there are: {names}')
-        return queues[name]
+        return queue_named(self._daemon.queues, name)
 
 
 async def _ask(queue: Steering, word: str, by: str, **arguments: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from zqueue.control.server import Caller, Refusal
 from zqueue.daemon import Daemon
 from zqueue.dead_letter_verbs import DeadLetterVerbs
 from zqueue.errors import ConfigError, ZqueueError
+from zqueue.queue_named import queue_named
 from zqueue.steering import Steering
 from zqueue.telling import telling
 
@@ -168,11 +169,7 @@ class Verbs:
                 names = ", ".join(queues) or "none"
                 raise Refusal("ambiguous", f"which queue? There are: {names}. Or say --all")
             return list(queues.values())
-        for name in request.queues:
-            if name not in queues:
-                names = ", ".join(queues) or "none"
-                raise Refusal("unknown_queue", f'there is no queue "{name}"; there are: {names}')
-        return [queues[name] for name in dict.fromkeys(request.queues)]
+        return [queue_named(queues, name) for name in dict.fromkeys(request.queues)]
 
     # -- the daemon ------------------------------------------------------------------------------
 
