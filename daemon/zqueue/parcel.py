@@ -77,8 +77,9 @@ class Parcel:
         for far in self._pairs():
             with far:
                 far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-                while some := _receive(far, socket.MSG_PEEK):
-                    found += some
+                with contextlib.suppress(BlockingIOError):
+                    while some := receive(far, 1, socket.MSG_PEEK)[1]:
+                        found += some
                 far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, -1)
         return found
 
@@ -118,16 +119,18 @@ def _send_what_fits(descriptors: list[int]) -> tuple[int, list[int]]:
         return far.detach(), descriptors[sent:]
 
 
-def _receive(far: socket.socket, flags: int) -> array[int]:
-    # Not socket.recv_fds(), which takes no heed of its flags.
-    received: array[int] = array("i")
-    try:
-        _, messages, _, _ = far.recvmsg(
-            1, socket.CMSG_LEN(_IN_A_MESSAGE * received.itemsize), flags | socket.MSG_CMSG_CLOEXEC
-        )
-    except BlockingIOError:
-        return received
+def receive(sock: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Up to ``size`` bytes, and the descriptors that come with them.
+
+    Not ``socket.recv_fds()``, which takes no heed of its flags.
+
+    Raises:
+        OSError: as ``recvmsg`` does.
+    """
+    descriptors: array[int] = array("i")
+    room = socket.CMSG_LEN(_IN_A_MESSAGE * descriptors.itemsize)
+    content, messages, _, _ = sock.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in messages:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-    return received
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return content, list(descriptors)

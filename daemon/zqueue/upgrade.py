@@ -23,7 +23,6 @@ import socket
 import struct
 import subprocess
 import sys
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from pydantic import ValidationError
 
 from zqueue.errors import HandoverRefused
 from zqueue.handover import OFFER, Offer
-from zqueue.parcel import Parcel
+from zqueue.parcel import Parcel, receive
 
 _VARIABLE = "ZQUEUED_PREDECESSOR"
 _OFFERS_WITHIN = 30.0
@@ -40,7 +39,6 @@ _TAKES_WITHIN = 10.0
 _ENDS_WITHIN = 5.0
 _LONGEST_MESSAGE = 1 << 20
 _LONGEST_REASON = 10_000
-_MOST_DESCRIPTORS = 250
 
 
 class _Ended(Exception):
@@ -301,20 +299,13 @@ class _Channel:
         """
         if not await _readable(self._socket.fileno(), within):
             raise TimeoutError
-        descriptors: array[int] = array("i")
-        room = socket.CMSG_LEN(_MOST_DESCRIPTORS * descriptors.itemsize)
         try:
-            encoded, messages, _, _ = self._socket.recvmsg(
-                _LONGEST_MESSAGE, room, socket.MSG_CMSG_CLOEXEC
-            )
+            encoded, descriptors = receive(self._socket, _LONGEST_MESSAGE)
         except OSError as error:
             raise _Ended from error
-        for level, kind, data in messages:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if not encoded:
             raise _Ended
-        return json.loads(encoded), list(descriptors)
+        return json.loads(encoded), descriptors
 
     def close(self) -> None:
         self._socket.close()
