@@ -19,8 +19,9 @@ from zqueue.handover import QueueState, State
 from zqueue.inherited import Inherited
 from zqueue.parcel import Parcel
 from zqueue.queue import Emit
+from zqueue.states import AT_WORK
 from zqueue.states import State as QueueIs
-from zqueue.steering import Steering
+from zqueue.steering import Steering, refusal
 from zqueue.systemd import Notifier
 from zqueue.upgrade import Predecessor
 
@@ -134,19 +135,19 @@ class Arrival:
         Returns why it could not be started, or nothing.
         """
         if before is None:
-            return _why(await queue.ask("START", "config"))
+            return refusal(await queue.ask("START", "config"))
         was = before.standing
         if was.state is QueueIs.STOPPED:
             queue.claims.release()
             return ""
-        known = was.state in (QueueIs.RUNNING, QueueIs.PAUSED, QueueIs.DRAINING)
+        known = was.state in AT_WORK
         paused = was.state is QueueIs.PAUSED if known else queue.starts_paused
         answer = await queue.ask("START", was.by if known else "config", paused=paused)
         if answer["ok"] or before.snapshot is None:
-            return _why(answer)
+            return refusal(answer)
         handover.close_connections(before)
         self._give_up(answer["detail"], before.connections, queue.name)
-        return _why(await queue.ask("START", was.by, paused=paused))
+        return refusal(await queue.ask("START", was.by, paused=paused))
 
     async def settle(self, queues: dict[str, Steering], inherited: Inherited) -> None:
         """All is in its place: have the queues go on with it.
@@ -177,7 +178,3 @@ class Arrival:
         if self._source.refusable:
             raise HandoverRefused(reason if queue is None else f"queues.{queue}: {reason}")
         self._emit("handover.lost", queue=queue, reason=reason, connections=connections)
-
-
-def _why(answer: dict[str, Any]) -> str:
-    return "" if answer["ok"] else str(answer["detail"])

@@ -18,15 +18,13 @@ from zqueue.handover import Offer, QueueState, SocketState, State
 from zqueue.listeners import Listener
 from zqueue.parcel import Parcel
 from zqueue.queue import Emit
-from zqueue.states import Standing
+from zqueue.states import AT_WORK, Standing
 from zqueue.states import State as QueueIs
 from zqueue.steering import Steering
 from zqueue.upgrade import Successor, ask_installed
 
 STORED = "hand-over/"
 """Begins the names of a parcel's parts in systemd's store."""
-
-_AT_WORK = ("running", "paused", "draining")
 
 Drain = Callable[[list[Steering], str], Awaitable[object]]
 
@@ -109,7 +107,7 @@ class Departure:
         refusal = offer.refusal()
         if refusal:
             raise HandoverRefused(refusal)
-        at_work = [queue for queue in self._queues if queue.status.state in _AT_WORK]
+        at_work = [queue for queue in self._queues if queue.status.state in AT_WORK]
         self._with_connections = [
             queue
             for queue in at_work

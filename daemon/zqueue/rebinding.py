@@ -14,15 +14,14 @@ from zqueue.engine.choice import engine_for
 from zqueue.errors import EndpointError
 from zqueue.handover import QueueState
 from zqueue.plan import Claims
-from zqueue.steering import Steering
-
-_AT_WORK = ("running", "paused", "draining")
+from zqueue.states import AT_WORK
+from zqueue.steering import Steering, refusal
 
 
 def keeps_connections(queue: Steering, new: QueueConfig) -> bool:
     """Whether a queue can go on with its connections as the new config wants it."""
     engine, _ = engine_for(new.engine, new.type, new.frontend.reply_high_water_mark)
-    return queue.status.state in _AT_WORK and engine == queue.status.engine == "wire"
+    return queue.status.state in AT_WORK and engine == queue.status.engine == "wire"
 
 
 def claim(arriving: Iterable[Claims], leaving: Iterable[Steering]) -> None:
@@ -65,11 +64,11 @@ async def start(queue: Steering, by: str, before: str | None, left: QueueState |
     if before == "stopped":
         queue.claims.release()
         return ""
-    paused = before == "paused" if before in _AT_WORK else queue.starts_paused
+    paused = before == "paused" if before in AT_WORK else queue.starts_paused
     answer = await queue.ask("START", by, paused=paused)
     if left is not None:
         if answer["ok"]:
             answer = await queue.ask("THAW", by)
         else:
             handover.close_connections(left)
-    return "" if answer["ok"] else str(answer["detail"])
+    return refusal(answer)

@@ -29,6 +29,9 @@ FOLLOWS: dict[State, frozenset[State]] = {
 }
 """For each state, the states that may come next."""
 
+AT_WORK = frozenset({State.RUNNING, State.PAUSED, State.DRAINING})
+"""The states of a queue that has an engine, and so may have connections."""
+
 
 class IllegalTransition(Exception):
     """A change of state that :data:`FOLLOWS` does not allow."""

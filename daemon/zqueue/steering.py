@@ -124,3 +124,8 @@ class Steering:
         future = self._asked.get(number)
         if future is not None and not future.done():
             future.set_result(json.loads(answer))
+
+
+def refusal(answer: dict[str, Any]) -> str:
+    """Why a queue did not follow a word, from its answer; or nothing."""
+    return "" if answer["ok"] else str(answer["detail"])
