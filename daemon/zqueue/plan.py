@@ -212,22 +212,9 @@ def _options(side: SocketConfig) -> SocketOptions:
 
 
 def _dispatch(config: QueueConfig) -> Dispatch:
-    return Dispatch(
-        prefetch=0 if config.prefetch == "auto" else config.prefetch,
-        max_waiting=config.max_waiting,
-        max_waiting_bytes=config.max_waiting_bytes,
-        max_unsent=config.max_unsent,
-        max_frames=config.max_frames,
-        max_attempts=config.max_attempts,
-        redeliver=config.redeliver,
-        when_full=config.when_full,
-        deadline=config.deadline or 0.0,
-        max_waiting_time=config.max_waiting_time or 0.0,
-        service_timeout=config.service_timeout or 0.0,
-        client_grace=config.client_grace,
-        keep_for_gone_clients=config.keep_for_gone_clients,
-        error_reply=tuple(error_reply.parse(frame) for frame in config.error_reply),
-        max_connections=config.max_connections,
-        max_connections_per_address=config.max_connections_per_address,
-        handover=config.duplicate_id == "handover",
-    )
+    """The keys of the two have the same names, but for ``duplicate_id``; no limit is 0 there."""
+    same = [each.name for each in dataclasses.fields(Dispatch) if each.name != "handover"]
+    taken = {name: getattr(config, name) for name in same}
+    taken |= {name: 0 for name, value in taken.items() if value is None or value == "auto"}
+    taken["error_reply"] = tuple(error_reply.parse(frame) for frame in config.error_reply)
+    return Dispatch(**taken, handover=config.duplicate_id == "handover")

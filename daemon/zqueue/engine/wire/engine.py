@@ -304,32 +304,17 @@ class WireEngine:
 
 
 def _data_path(plan: Plan) -> DataPath:
-    dispatch = plan.dispatch
+    dispatch = dict(vars(plan.dispatch))
     largest = plan.frontend.options.max_message_size, plan.backend.options.max_message_size
     path = DataPath(
-        max_waiting=dispatch.max_waiting,
-        max_waiting_bytes=dispatch.max_waiting_bytes,
         client_waiting=plan.frontend.options.high_water_mark,
-        client_unsent=dispatch.max_unsent,
-        prefetch=dispatch.prefetch,
+        client_unsent=dispatch.pop("max_unsent"),
         worker_ahead=plan.backend.options.high_water_mark,
-        max_attempts=dispatch.max_attempts,
-        redeliver=dispatch.redeliver,
-        when_full=dispatch.when_full,
-        deadline=dispatch.deadline,
-        max_waiting_time=dispatch.max_waiting_time,
-        service_timeout=dispatch.service_timeout,
-        client_grace=dispatch.client_grace,
-        keep_for_gone_clients=dispatch.keep_for_gone_clients,
-        error_reply=dispatch.error_reply,
-        handover=dispatch.handover,
         max_message_size=largest[0] or 0,
         max_reply_size=largest[1] or 0,
-        max_frames=dispatch.max_frames,
-        max_connections=dispatch.max_connections,
-        max_connections_per_address=dispatch.max_connections_per_address,
         descriptors=Budget().highest,
         first_id=random.getrandbits(32),
+        **dispatch,
     )
     for number, side in enumerate((plan.frontend.options, plan.backend.options)):
         heartbeat = side.heartbeat or 0.0
