@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from zqueue import handover
+from zqueue.drain import DrainState
 from zqueue.engine import ConnectionCounts, Ends, Side, Snapshot, Statistics, Traffic
 from zqueue.figures import Totals
-from zqueue.handover import DrainState, QueueState, SocketState
+from zqueue.handover import QueueState, SocketState
 from zqueue.parcel import Parcel
 from zqueue.states import Standing, State
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import zqueue
 from zqueue.config import Config, QueueConfig
+from zqueue.drain import DrainState
 from zqueue.engine import Snapshot
 from zqueue.engine.choice import engine_for
 from zqueue.engine.wire import support
@@ -30,15 +31,6 @@ FORMATS = range(1, FORMAT + 1)
 """The formats that this version can read."""
 
 _MAGIC = b"zqueue hand-over\n"
-
-
-@dataclass(frozen=True)
-class DrainState:
-    """A drain under way: who asked for it, the seconds left, and what is to follow."""
-
-    by: str
-    timeout: float
-    then: str
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
 from zqueue.dead_letters import DeadLetters
 from zqueue.deaths import WORDS, Deaths
+from zqueue.drain import Drain
 from zqueue.engine import Engine, Plan, Report, Side
 from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
-from zqueue.handover import DrainState, QueueState
+from zqueue.handover import QueueState
 from zqueue.letter_id import NoSuchLetter
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
@@ -37,7 +38,6 @@ Keep = Literal["none", "stored", "all"]
 _TICK = 0.25
 _SETTLING_TICK = 0.02
 _FRESH_WITHIN = 0.1
-_QUIET_FOR = 0.1
 _FLUSH = 1.0
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
@@ -103,7 +103,7 @@ class Queue:
         self._engine_name, self._engine_reason = "libzmq", ""
         self._not_promised: tuple[str, ...] = ()
         self._outer: zmq.Socket[bytes] | None = None
-        self._drain: _Drain | None = None
+        self._drain: Drain | None = None
         self._retry_at: float | None = None
         self._stays_paused = False
         self._retry_after = _FIRST_RETRY
@@ -315,7 +315,7 @@ class Queue:
             return
         self._must_be_able(State.DRAINING)
         self._running_engine().drain()
-        self._drain = _Drain([number], by, timeout, then)
+        self._drain = Drain([number], by, timeout, then)
         self._machine.change(State.DRAINING, by)
 
     def _workers(self) -> list[dict[str, Any]]:
@@ -443,7 +443,7 @@ class Queue:
         if before.drain is not None:
             drain = before.drain
             self._running_engine().drain()
-            self._drain = _Drain([], drain.by, drain.timeout, drain.then)
+            self._drain = Drain([], drain.by, drain.timeout, drain.then)
             self._machine.change(State.DRAINING, drain.by)
 
     def _end(self, by: str, reason: str, keep: Keep) -> None:
@@ -575,7 +575,7 @@ class Queue:
         except Refused:  # said already, and tried again later
             return
 
-    def _watch_drain(self, drain: _Drain) -> None:
+    def _watch_drain(self, drain: Drain) -> None:
         figures = self._figures
         if drain.is_over(self._running_engine().held, figures):
             seconds = round(time.monotonic() - drain.began, 3)
@@ -594,7 +594,7 @@ class Queue:
                 reason = "a worker left, and a drain waited for its answers in vain"
                 self._say(self._engine.write_off_orphans(reason))
 
-    def _end_drain(self, drain: _Drain, outcome: str, reason: str) -> None:
+    def _end_drain(self, drain: Drain, outcome: str, reason: str) -> None:
         left = {"waiting": self._figures.waiting, "in_flight": self._figures.in_flight}
         self._drain = None
         self._running_engine().hold()
@@ -673,42 +673,6 @@ class Queue:
             clients=figures.peers(Side.FRONTEND),
             workers=figures.peers(Side.BACKEND),
         )
-
-
-class _Drain:
-    """A drain under way: it is over when nothing is in flight, and where that is an estimate when
-    nothing has moved for a while, too."""
-
-    def __init__(self, numbers: list[bytes], by: str, timeout: float, then: str) -> None:
-        self.numbers = numbers
-        self.by = by
-        self.timeout = timeout
-        self.then = then
-        self.began = time.monotonic()
-        self.deadline = self.began + timeout
-        self._moved = -1
-        self._quiet_since = self.began
-
-    def join(self, number: bytes, timeout: float, then: str) -> None:
-        """Somebody else asks for the same drain; the latest timeout counts, and a wish to stop."""
-        self.numbers.append(number)
-        self.timeout = timeout
-        if then == "terminate":
-            self.then = then
-        self.deadline = time.monotonic() + timeout
-
-    def left(self) -> DrainState:
-        """What is left of it, for whoever takes the queue up."""
-        return DrainState(self.by, max(0.0, self.deadline - time.monotonic()), self.then)
-
-    def is_over(self, held: bool, figures: Figures) -> bool:
-        now = time.monotonic()
-        if figures.moved != self._moved or not held:
-            self._moved, self._quiet_since = figures.moved, now
-        nothing_left = not figures.in_flight and not figures.waiting
-        if not figures.estimated:
-            return held and nothing_left
-        return nothing_left and now - self._quiet_since >= _QUIET_FOR
 
 
 def _caller_on_pair(frame: zmq.Frame) -> str:
