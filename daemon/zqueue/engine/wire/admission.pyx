@@ -1,43 +1,7 @@
 """See admission.pxd."""
 
-from zqueue.engine.wire.entities cimport BY_ITSELF, DRAIN, FLOWS, FRONTEND, HOLDS, IN_LINE, Client
+from zqueue.engine.wire.entities cimport BY_ITSELF, DRAIN, FLOWS, FRONTEND, IN_LINE
 from zqueue.engine.wire.notices cimport CONGESTED, notice
-
-
-cdef bint is_full(Dispatcher* it) noexcept nogil:
-    return (
-        it.counters.waiting >= it.settings.max_waiting
-        or it.counters.waiting_bytes >= it.settings.max_waiting_bytes
-    )
-
-
-cdef bint has_room(Dispatcher* it) noexcept nogil:
-    if it.settings.when_full != HOLDS:
-        return it.mode != DRAIN
-    # What is kept for those whose turn it is is not to be had.
-    return it.mode != DRAIN and not is_full(it) and (
-        it.counters.waiting + it.invited < it.settings.max_waiting
-    )
-
-
-cdef bint admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether it has room of its own for one more request."""
-    cdef Client* client = peer.client
-    return (
-        (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
-        and client.waiting_bytes < it.settings.client_waiting_bytes
-        and peer.session.out.size < it.settings.client_unsent // 4
-    )
-
-
-cdef bint admitted(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether one more request may be taken from it. Others who wait for room come first."""
-    if it.serving:
-        if it.quota <= 0:
-            return False
-    elif it.stalled:
-        return False
-    return has_room(it) and admitted_itself(it, peer)
 
 
 cdef void stall(Dispatcher* it, Peer* peer) noexcept nogil:

@@ -46,7 +46,7 @@ cdef void remember_attempt(
     if attempt == NULL:
         return
     attempt.worker, attempt.cause = worker.peer.number, cause
-    attempt.given_at, attempt.ended_at = request.given_at, it.now
+    attempt.given_at, attempt.ended_at = request.since, it.now
     memcpy(attempt.name, worker.peer.name, NAME)
     attempt.next = request.history
     request.history = attempt

@@ -26,6 +26,7 @@ from zqueue.engine.wire.entities cimport (
     NAME,
     Client,
     Line,
+    Neighbours,
     Request,
     Worker,
 )
@@ -94,6 +95,11 @@ cdef bint dispatcher_open(
     it.worker_limits.message_bytes += LONGEST_ENVELOPE + LONGEST_ID + 2
     if it.worker_limits.frames < <uint32_t> 1 << 31:
         it.worker_limits.frames += DEEPEST_ENVELOPE + 1
+    it.request_size = sizeof(Request)
+    if not settings.max_waiting_time:
+        it.request_size -= sizeof(Neighbours)
+        if not settings.deadline:
+            it.request_size -= sizeof(Neighbours)
     it.notices = notices
     it.id_counter = it.salt = first_id
     it.client_slots = it.match_slots = 64
@@ -267,7 +273,7 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
     cdef int64_t since = 0
     peer.session.heard_at = it.now
     if peer.worker != NULL and peer.worker.outstanding.first != NULL:
-        since = max(peer.worker.answered_at, peer.worker.outstanding.first.given_at)
+        since = max(peer.worker.answered_at, peer.worker.outstanding.first.since)
     while True:
         if at == size and size:
             break

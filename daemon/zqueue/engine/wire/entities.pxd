@@ -169,26 +169,27 @@ cdef struct Neighbours:
     Request* next
     Request* previous
 
+# ``mark`` tells it from others at its worker: a number at a REP, else a hash of what its answer has.
 # ``over``: this is only what is left of one at its worker, so that a late reply to it is known.
-# ``suspect``: it was at a worker that was lost, and may have been why.
+# ``suspect``: it was at a worker that was lost, and may have been why. ``since``: when it began to wait,
+# or was given to its worker. The kinds of lines that are not kept (see dispatcher_open) are not there:
+# what is left is two lines of the cache.
 cdef struct Request:
-    Neighbours beside[LINE_KINDS]
     Attempt* history
     Client* client
     Worker* worker
     Body* body
     size_t size
-    size_t envelope
     uint64_t number
-    uint32_t match_hash
-    uint32_t attempts
-    uint32_t sequence
-    bint over
-    bint ages
-    bint suspect
     int64_t received_at
-    int64_t waiting_since
-    int64_t given_at
+    int64_t since
+    uint32_t envelope
+    uint32_t mark
+    uint32_t attempts
+    uint8_t over
+    uint8_t ages
+    uint8_t suspect
+    Neighbours beside[LINE_KINDS]
 
 # What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
 # the envelope.
@@ -230,7 +231,7 @@ cdef struct Worker:
     int64_t answered_at
     double service
 
-# Workers that can take a request, by how many they have.
+# Workers that can take a request, by how many they have; the first is at ``low`` or behind.
 cdef struct Ring:
     Worker** first
     Worker** last
@@ -314,6 +315,7 @@ cdef struct Dispatcher:
     uint32_t died_count
     size_t died_bytes
     Request* spare
+    size_t request_size
     int64_t requests_out
     int64_t peers_out
     int64_t clients_out

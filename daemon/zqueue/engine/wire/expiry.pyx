@@ -13,7 +13,7 @@ cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
     if it.by_age.first != NULL:
         due = it.by_age.first.received_at + it.settings.deadline
     if it.by_wait.first != NULL:
-        due = earlier(due, it.by_wait.first.waiting_since + it.settings.max_waiting_time)
+        due = earlier(due, it.by_wait.first.since + it.settings.max_waiting_time)
     if it.absent_first != NULL:
         due = earlier(due, it.absent_first.since + it.settings.client_grace)
     return due
@@ -24,7 +24,7 @@ cdef void expire(Dispatcher* it) noexcept nogil:
     while it.by_age.first != NULL and it.by_age.first.received_at + it.settings.deadline <= it.now:
         _past_deadline(it, it.by_age.first)
     while it.by_wait.first != NULL and (
-        it.by_wait.first.waiting_since + it.settings.max_waiting_time <= it.now
+        it.by_wait.first.since + it.settings.max_waiting_time <= it.now
     ):
         die(it, unqueue(it, it.by_wait.first), MAX_WAITING_TIME)
     while it.absent_first != NULL and (

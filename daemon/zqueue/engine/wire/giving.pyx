@@ -123,7 +123,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     """Send it to the worker; False if there is no memory, and it still waits."""
     cdef Peer* peer = worker.peer
     cdef uint8_t head[LONGEST_ID + 2]
-    request.sequence = <uint32_t> worker.given
+    request.mark = <uint32_t> worker.given
     if not (
         outgoing_copy(&it.pool, &peer.session.out, head, address_frame(it, worker, request, head))
         and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
@@ -132,7 +132,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
         peer_end(it, peer, b"there is no memory to send to it")
         return False
     unqueue(it, request)
-    record(&it.queueing, it.now - request.waiting_since)
+    record(&it.queueing, it.now - request.since)
     hand_to(it, worker, request)
     worker.given += 1
     if not worker.strict:

@@ -29,10 +29,10 @@ cdef void match_add(Dispatcher* it, Request* request) noexcept nogil:
                 while it.matches[slot].first != NULL:
                     at = it.matches[slot].first
                     line_remove(&it.matches[slot], at, BY_MATCH)
-                    line_append(&grown[at.match_hash & (slots - 1)], at, BY_MATCH)
+                    line_append(&grown[at.mark & (slots - 1)], at, BY_MATCH)
             free(it.matches)
             it.matches, it.match_slots = grown, slots
-    request.match_hash = _hash(
+    request.mark = _hash(
         request.worker.peer.number,
         request.client.id,
         request.client.id_size,
@@ -44,7 +44,7 @@ cdef void match_add(Dispatcher* it, Request* request) noexcept nogil:
 
 
 cdef inline Line* _slot(Dispatcher* it, Request* request) noexcept nogil:
-    return &it.matches[request.match_hash & (it.match_slots - 1)]
+    return &it.matches[request.mark & (it.match_slots - 1)]
 
 
 cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil:
@@ -54,7 +54,7 @@ cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil:
 
 cdef void match_replace(Dispatcher* it, Request* request, Request* by) noexcept nogil:
     """``by`` has the same routing id, envelope and worker, and takes its place."""
-    by.match_hash = request.match_hash
+    by.mark = request.mark
     line_replace(_slot(it, request), request, by, BY_MATCH)
 
 
@@ -68,7 +68,7 @@ cdef Request* match_find(
     cdef Request* at = it.matches[hash & (it.match_slots - 1)].first
     while at != NULL:
         if (
-            at.match_hash == hash
+            at.mark == hash
             and at.worker == worker
             and at.client.id_size == id_size
             and memcmp(at.client.id, id, id_size) == 0

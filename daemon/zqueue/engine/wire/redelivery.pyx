@@ -55,10 +55,10 @@ cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
         # It works on one after the other. Set aside, it has nothing more that could go elsewhere.
         if worker.aside:
             return 0
-        return max(request.given_at, worker.answered_at) + it.settings.service_timeout
+        return max(request.since, worker.answered_at) + it.settings.service_timeout
     while request != NULL and (request.over or not request.envelope):
         request = request.beside[IN_TURN].next
-    return request.given_at + it.settings.service_timeout if request != NULL else 0
+    return request.since + it.settings.service_timeout if request != NULL else 0
 
 
 cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
@@ -79,7 +79,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     while request != NULL:
         after = request.beside[IN_TURN].next
         if not request.over and request.envelope and (
-            worker.strict or request.given_at + it.settings.service_timeout <= it.now
+            worker.strict or request.since + it.settings.service_timeout <= it.now
         ):
             if not leave_behind(it, request):
                 take_back(it, request)

@@ -68,7 +68,7 @@ cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 cdef Request* _asked(Worker* worker, ReturnAddress* address, Piece* piece) noexcept nogil:
     """Which request of a REP's this is the reply to: the oldest, unless it does not keep the order."""
     cdef Request* request = worker.outstanding.first
-    while request != NULL and request.sequence != address.number:
+    while request != NULL and request.mark != address.number:
         request = request.beside[IN_TURN].next
     return request if request != NULL and _has_envelope_of(request, piece) else NULL
 
@@ -127,7 +127,7 @@ cdef void _pass_on(
     cdef size_t begin = piece.scan.first
     cdef int sent = REFUSED_BY_CLIENT
     if request != NULL:
-        record(&it.service, it.now - request.given_at)
+        record(&it.service, it.now - request.since)
         client = who_hears(it, request.client)
     elif piece.scan.frames > 1:
         client = client_with(it, id, id_size)

@@ -13,9 +13,10 @@ that is known, and not passed on beside the one that another worker gives.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
 from zqueue.engine.wire.entities cimport Dispatcher, Request, Worker
 from zqueue.engine.wire.routing_ids cimport MADE_ID
-from zqueue.engine.wire.zmtp cimport Piece
+from zqueue.engine.wire.zmtp cimport Piece, big_endian
 
 cdef enum:
     RETURN_ADDRESS = 9
@@ -27,11 +28,23 @@ cdef struct ReturnAddress:
     uint32_t number
     uint8_t made[MADE_ID]
 
-cdef uint32_t connection_mark(Dispatcher* it, Worker* worker) noexcept nogil
+cdef inline uint32_t connection_mark(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Another one for each connection, also of another run of the broker, as far as 32 bits go."""
+    return it.salt + <uint32_t> worker.peer.number
+
+cdef inline bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) noexcept nogil:
+    """False if it is none."""
+    if size != RETURN_ADDRESS or id[0]:
+        return False
+    address.connection = <uint32_t> big_endian(id + 1, 4)
+    address.number = <uint32_t> big_endian(id + 5, 4)
+    address.made[0] = 0
+    memcpy(address.made + 1, id + 5, MADE_ID - 1)
+    return True
+
 cdef size_t address_frame(
     Dispatcher* it, Worker* worker, Request* request, uint8_t* head
 ) noexcept nogil
-cdef bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) noexcept nogil
 cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece

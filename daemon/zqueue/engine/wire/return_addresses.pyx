@@ -7,12 +7,7 @@ from zqueue.engine.wire.entities cimport Lost, MOST_LOST
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.requests cimport id_frame
 from zqueue.engine.wire.routing_ids cimport id_hash
-from zqueue.engine.wire.zmtp cimport MORE, big_endian, hash_frames, put_big_endian
-
-
-cdef uint32_t connection_mark(Dispatcher* it, Worker* worker) noexcept nogil:
-    """Another one for each connection, also of another run of the broker, as far as 32 bits go."""
-    return it.salt + <uint32_t> worker.peer.number
+from zqueue.engine.wire.zmtp cimport MORE, hash_frames, put_big_endian
 
 
 cdef size_t address_frame(
@@ -24,21 +19,10 @@ cdef size_t address_frame(
     head[0], head[1], head[2] = MORE, RETURN_ADDRESS, 0
     put_big_endian(head + 3, connection_mark(it, worker), 4)
     if worker.strict:
-        put_big_endian(head + 7, request.sequence, 4)
+        put_big_endian(head + 7, request.mark, 4)
     else:
         memcpy(head + 7, request.client.id + 1, MADE_ID - 1)
     return 2 + RETURN_ADDRESS
-
-
-cdef bint read_address(const uint8_t* id, size_t size, ReturnAddress* address) noexcept nogil:
-    """False if it is none."""
-    if size != RETURN_ADDRESS or id[0]:
-        return False
-    address.connection = <uint32_t> big_endian(id + 1, 4)
-    address.number = <uint32_t> big_endian(id + 5, 4)
-    address.made[0] = 0
-    memcpy(address.made + 1, id + 5, MADE_ID - 1)
-    return True
 
 
 cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:

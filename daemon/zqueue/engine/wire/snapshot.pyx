@@ -298,12 +298,11 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
     writer.number(request.size)
     writer.number(request.envelope)
     writer.number(request.attempts)
-    writer.number(request.sequence)
+    writer.number(request.mark)
     writer.number(request.over)
     writer.number(request.suspect)
     writer.number(request.received_at)
-    writer.number(request.given_at)
-    writer.number(request.waiting_since)
+    writer.number(request.since)
     writer.number(request.body != NULL)
     writer.data(body_bytes(request.body), kept if request.body != NULL else 0)
     while attempt != NULL:
@@ -580,7 +579,7 @@ cdef int _restore_request(
     cdef size_t size = 0
     cdef const uint8_t* found
     cdef uint64_t number
-    cdef int64_t waiting_since
+    cdef int64_t since
     reader.begin()
     client = _client(clients, reader.number())
     number = reader.number()
@@ -593,14 +592,13 @@ cdef int _restore_request(
     client.requests += 1
     request.number = reader.number()
     request.size = reader.number()
-    request.envelope = reader.number()
+    request.envelope = <uint32_t> reader.number()
     request.attempts = <uint32_t> reader.number()
-    request.sequence = <uint32_t> reader.number()
+    request.mark = <uint32_t> reader.number()
     request.over = reader.number()
     request.suspect = reader.number()
     request.received_at = reader.number()
-    request.given_at = reader.number()
-    request.waiting_since = waiting_since = reader.number()
+    since = reader.number()
     number = reader.number()
     found = reader.data(&size)
     if request.over and worker == NULL:
@@ -620,9 +618,9 @@ cdef int _restore_request(
         put_at_worker(it, worker, request)
     else:
         queue_last(it, request)
-        request.waiting_since = waiting_since
-        if it.settings.max_waiting_time:
-            waiting.append((waiting_since, request.number, <uintptr_t> request))
+    request.since = since
+    if worker == NULL and it.settings.max_waiting_time:
+        waiting.append((since, request.number, <uintptr_t> request))
     if it.settings.deadline and not request.over and (worker == NULL or request.envelope):
         ageing.append((request.number, <uintptr_t> request))
     _restore_history(reader, request)

@@ -5,14 +5,82 @@ from zqueue.engine.wire.entities cimport Dispatcher, Ring, Worker
 
 cdef enum:
     UNLIMITED = 0x7FFFFFFF
+    WORKER_UNSENT = 256 << 10
 
 cdef bint ring_reaches(Ring* ring, int place) noexcept nogil
-cdef void place_worker(Dispatcher* it, Worker* worker) noexcept nogil
-cdef void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil
-cdef Worker* least_of(Ring* ring) noexcept nogil
-cdef Worker* least_of_all(Dispatcher* it) noexcept nogil
 cdef void measure_worker(
     Dispatcher* it, Worker* worker, uint64_t answers, int64_t since
 ) noexcept nogil
+
+
+cdef inline bint _is_able(Worker* worker) noexcept nogil:
+    return (
+        not worker.draining
+        and not worker.aside
+        and not (worker.strict and worker.suspects)
+        and not worker.peer.ended
+        and not worker.peer.deaf
+        and worker.count < worker.credit
+        and worker.peer.session.out.size < WORKER_UNSENT
+    )
+
+
+cdef inline void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
+    cdef Ring* ring = &it.strict if worker.strict else &it.loose
+    if worker.place < 0:
+        return
+    if worker.next != NULL:
+        worker.next.previous = worker.previous
+    else:
+        ring.last[worker.place] = worker.previous
+    if worker.previous != NULL:
+        worker.previous.next = worker.next
+    else:
+        ring.first[worker.place] = worker.next
+    worker.place = -1
+    ring.able -= 1
+
+
+cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Put it among those with as many requests as it has, at the end, if it can take another."""
+    cdef Ring* ring = &it.strict if worker.strict else &it.loose
+    cdef bint able = _is_able(worker)
+    cdef int place = <int> worker.count
+    if worker.place >= 0:
+        if able and worker.place == place:
+            return
+        unplace_worker(it, worker)
+    if not able or (place >= ring.size and not ring_reaches(ring, place)):
+        return
+    worker.place = place
+    worker.next = NULL
+    worker.previous = ring.last[place]
+    if worker.previous != NULL:
+        worker.previous.next = worker
+    else:
+        ring.first[place] = worker
+    ring.last[place] = worker
+    if not ring.able or place < ring.low:
+        ring.low = place
+    ring.able += 1
+
+
+cdef inline Worker* least_of(Ring* ring) noexcept nogil:
+    if not ring.able:
+        return NULL
+    # Looked for here and not when one leaves its place: most come back next to where they were.
+    while ring.first[ring.low] == NULL:
+        ring.low += 1
+    return ring.first[ring.low]
+
+
+cdef inline Worker* least_of_all(Dispatcher* it) noexcept nogil:
+    cdef Worker* strict = least_of(&it.strict)
+    cdef Worker* loose = least_of(&it.loose)
+    if strict == NULL or (loose != NULL and loose.count < strict.count):
+        return loose
+    if loose == NULL or strict.count < loose.count:
+        return strict
+    return loose if loose.given < strict.given else strict

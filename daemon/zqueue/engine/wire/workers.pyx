@@ -7,63 +7,8 @@ from zqueue.engine.wire.entities cimport BACKEND, Peer
 from zqueue.engine.wire.notices cimport WORKER_DRAINED, notice
 
 cdef enum:
-    WORKER_UNSENT = 256 << 10
     DEEPEST = 4096
     MILLISECOND = 1_000_000
-
-
-cdef inline bint _is_able(Worker* worker) noexcept nogil:
-    return (
-        not worker.draining
-        and not worker.aside
-        and not (worker.strict and worker.suspects)
-        and not worker.peer.ended
-        and not worker.peer.deaf
-        and worker.count < worker.credit
-        and worker.peer.session.out.size < WORKER_UNSENT
-    )
-
-
-cdef void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
-    """Put it among those with as many requests as it has, at the end, if it can take another."""
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
-    cdef bint able = _is_able(worker)
-    cdef int place = <int> worker.count
-    if worker.place >= 0:
-        if able and worker.place == place:
-            return
-        unplace_worker(it, worker)
-    if not able or not ring_reaches(ring, place):
-        return
-    worker.place = place
-    worker.next = NULL
-    worker.previous = ring.last[place]
-    if worker.previous != NULL:
-        worker.previous.next = worker
-    else:
-        ring.first[place] = worker
-    ring.last[place] = worker
-    if not ring.able or place < ring.low:
-        ring.low = place
-    ring.able += 1
-
-
-cdef void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
-    if worker.place < 0:
-        return
-    if worker.next != NULL:
-        worker.next.previous = worker.previous
-    else:
-        ring.last[worker.place] = worker.previous
-    if worker.previous != NULL:
-        worker.previous.next = worker.next
-    else:
-        ring.first[worker.place] = worker.next
-    worker.place = -1
-    ring.able -= 1
-    while ring.able and ring.first[ring.low] == NULL:
-        ring.low += 1
 
 
 cdef bint ring_reaches(Ring* ring, int place) noexcept nogil:
@@ -86,20 +31,6 @@ cdef bint ring_reaches(Ring* ring, int place) noexcept nogil:
     memset(lists + ring.size, 0, (size - ring.size) * sizeof(Worker*))
     ring.size = size
     return True
-
-
-cdef Worker* least_of(Ring* ring) noexcept nogil:
-    return ring.first[ring.low] if ring.able else NULL
-
-
-cdef Worker* least_of_all(Dispatcher* it) noexcept nogil:
-    cdef Worker* strict = least_of(&it.strict)
-    cdef Worker* loose = least_of(&it.loose)
-    if strict == NULL or (loose != NULL and loose.count < strict.count):
-        return loose
-    if loose == NULL or strict.count < loose.count:
-        return strict
-    return loose if loose.given < strict.given else strict
 
 
 cdef void measure_worker(Dispatcher* it, Worker* worker, uint64_t answers, int64_t since) noexcept nogil:
