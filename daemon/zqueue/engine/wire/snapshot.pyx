@@ -123,8 +123,8 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
     header = {
         **more,
         "counters": counters,
-        "queueing": _buckets(&it.queueing),
-        "service": _buckets(&it.service),
+        "queueing": _durations(&it.queueing),
+        "service": _durations(&it.service),
         "requests_made": it.requests_made,
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
@@ -197,10 +197,13 @@ cdef list _requests(Dispatcher* it):
     return gathered
 
 
-cdef dict _buckets(Histogram* histogram):
+cdef dict _durations(Histogram* histogram):
     cdef int place
     return {
-        place: histogram.buckets[place] for place in range(BUCKETS) if histogram.buckets[place]
+        "nanoseconds": histogram.nanoseconds,
+        "buckets": {
+            place: histogram.buckets[place] for place in range(BUCKETS) if histogram.buckets[place]
+        },
     }
 
 
@@ -396,8 +399,8 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     try:
         _restore_all(it, reader, clients)
         it.counters = {**_counters(it), **_known(header["counters"], _counters(it))}
-        _restore_buckets(&it.queueing, header["queueing"])
-        _restore_buckets(&it.service, header["service"])
+        _restore_durations(&it.queueing, header["queueing"])
+        _restore_durations(&it.service, header["service"])
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
         it.id_counter, it.salt = header["id_counter"], header["salt"]
         _restore_lost(it, header["lost"])
@@ -442,8 +445,9 @@ cdef dict _known(dict counters, dict known):
     return {name: value for name, value in counters.items() if name in known}
 
 
-cdef int _restore_buckets(Histogram* histogram, dict buckets) except -1:
-    for place, count in buckets.items():
+cdef int _restore_durations(Histogram* histogram, dict saved) except -1:
+    histogram.nanoseconds = saved["nanoseconds"]
+    for place, count in saved["buckets"].items():
         if not 0 <= int(place) < BUCKETS:
             raise ValueError("it is damaged")
         histogram.buckets[<int> int(place)] = count
