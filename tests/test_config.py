@@ -532,6 +532,7 @@ def test_the_example_says_every_default_and_comments_out_the_rest() -> None:
         ("daemon", config.DaemonConfig),
         ("control", config.ControlConfig),
         ("log", config.LogConfig),
+        ("metrics", config.MetricsConfig),
         ("queues.default", config.QueueConfig),
         ("queues.default.frontend", SocketConfig),
         ("queues.default.backend", SocketConfig),

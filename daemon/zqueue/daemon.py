@@ -18,8 +18,8 @@ from zqueue import config as configuration
 from zqueue import descriptors, systemd
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
-from zqueue.control.messages import Phase, QueueStatus, ReloadResult
-from zqueue.control.server import ControlServer, Handler
+from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, Request
+from zqueue.control.server import Caller, ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, ZqueueError
@@ -31,6 +31,7 @@ from zqueue.logs import Log
 from zqueue.plan import Claims, wishes
 from zqueue.queue import Queue
 from zqueue.steering import Steering
+from zqueue.web.service import WebService
 
 _APPLIED_BY_A_RESTART = (
     "control.endpoint",
@@ -74,6 +75,7 @@ class Daemon:
         self._failure = ""
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
+        self._web: WebService | None = None
 
     @property
     def config(self) -> Config:
@@ -95,8 +97,11 @@ class Daemon:
         self._say_hello()
         try:
             self._control = self._open_control()
+            self._web = self._make_web(handler)
+            self._web.claim(self.config.metrics)
             await self._start_queues()
             async with self._serving(self._control, handler), self._watching():
+                await self._web.serve(self.config.metrics)
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
@@ -105,6 +110,8 @@ class Daemon:
                 await self._end(list(self.queues.values()), "shutdown", keep=True)
         finally:
             await self._end(list(self.queues.values()), "shutdown", keep=True)
+            if self._web is not None:
+                await self._web.close()
             if self._control is not None:
                 self._control.let_go()
             self._heed_signals_no_more()
@@ -170,6 +177,12 @@ class Daemon:
         return listen_control(
             endpoint, mode=int(settings.mode, 8), group=location.group(settings.group)
         )
+
+    def _make_web(self, handler: Handler) -> WebService:
+        async def ask(request: Request) -> Message:
+            return await handler.handle(request, Caller(None, "http"), lambda queues: None)
+
+        return WebService(ask, self._stalled, self.bus, self._inherited)
 
     async def _start_queues(self) -> None:
         problems = self._left_over(self.loaded)
@@ -340,11 +353,18 @@ class Daemon:
         left_over = self._left_over(loaded)
         if left_over:
             raise ZqueueError("\n".join(left_over))
-        arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
+        assert self._web is not None
+        self._web.claim(loaded.config.metrics)
+        try:
+            arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
+        except BaseException:
+            self._web.unclaim()
+            raise
 
         # From here on nothing is refused any more.
         self.loaded = loaded
         self.log.level = loaded.config.log.level
+        await self._web.serve(loaded.config.metrics)
         before = {queue.name: queue.status.state for queue in leaving}
         async with self._asking_for_time():
             ends = await self._drain(leaving, by)

@@ -1,0 +1,5 @@
+from zqueue.control.messages import StatusResult
+
+
+def render(status: StatusResult) -> str:
+    return ""
