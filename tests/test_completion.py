@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_wire
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
 from zqueue.cli.completion import instance_names
@@ -135,6 +137,31 @@ def test_a_verb_is_offered_the_queues_that_it_would_change(shells: Shells, broke
     assert shells.bash(f"{here} drain ") == ["orders", "prices.us"]
     assert shells.bash(f"{here} terminate ") == ["orders", "prices.us"]
     assert shells.bash(f"{here} stats ") == ["orders", "prices.eu", "prices.us"]
+
+
+@on_wire
+def test_dead_letters_are_offered_in_short(
+    shells: Shells, start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    zqueued = start_zqueued(QUEUES.replace("backend", 'max_waiting_time = "1ms"\nbackend'))
+    clients = []
+    for queue in ("orders", "orders", "prices.eu"):
+        clients.append(context.socket(zmq.DEALER))
+        clients[-1].connect(zqueued.frontend(queue))
+        clients[-1].send_multipart([b"", b"x"])
+
+    def kept() -> int:
+        return sum(queue.dead_letters.kept for queue in zqueued.status().queues)
+
+    wait_for(lambda: kept() == 3)
+    here = f"zqueuectl -e {zqueued.control} dead"
+    with zqueued.client() as control:
+        short = ["/".join(letter.id.split("/")[-2:]) for letter in control.dead_list()]
+    assert sorted(shells.bash(f"{here} retry ")) == sorted(short)
+    assert shells.bash(f"{here} show prices") == short[-1:]
+    assert sorted(shells.bash(f"{here} drop {short[0]} ")) == sorted(short[1:])
+    assert shells.bash(f"{here} list or") == ["orders"]
+    assert shells.bash("zqueuectl dead e") == ["export"]
 
 
 def test_without_an_answer_nothing_is_offered_or_said(

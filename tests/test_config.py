@@ -226,7 +226,7 @@ def in_frontend(line: str) -> str:
     [
         # unknown keys
         ("[deamon]\n", '1: deamon: unknown key; did you mean "daemon"?'),
-        ("[xyz]\n", "1: xyz: unknown key; known here are daemon, control, log, queues"),
+        ("[xyz]\n", "1: xyz: unknown key; known here are daemon, control, log, metrics, queues"),
         ('frontend = "tcp://*:1"\n', "1: frontend: unknown here; it belongs in [queues.NAME]"),
         (in_queue("captur = 1"), '4: queues.default.captur: unknown key; did you mean "capture"?'),
         (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.waiting import wait_for
@@ -230,8 +230,8 @@ _BOUNDS = st.tuples(st.integers(0, 6), st.integers(1, 9000))
 _STEPS = st.lists(st.one_of(_SIZES, _BOUNDS, st.just("drop"), st.just("restart")), max_size=12)
 
 
-@settings(deadline=None)
 @given(steps=_STEPS, on_disk=st.booleans())
+@example(steps=[[0], [99, 1099, 4000]], on_disk=False)
 def test_bounds_hold_whatever_dies(
     steps: list[Any], on_disk: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_wire
 from tests.nobody import zqueuectl_as_nobody
 from tests.waiting import wait_for
 from tests.zqueued import ONE_QUEUE, Zqueued
@@ -79,6 +80,7 @@ def test_the_lists_count(
     assert zqueued.queue().state == ("paused" if may_steer else "running"), "root always may"
 
 
+@on_wire
 @pytest.mark.parametrize("may", [True, False])
 def test_a_body_is_for_those_who_may_steer(may: bool, start_zqueued: StartZqueued) -> None:
     who = "nobody" if may else "root"

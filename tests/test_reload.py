@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.crowd import CrowdProcess, assert_undisturbed
+from tests.engines import on_wire
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
@@ -203,6 +206,50 @@ def test_a_port_that_the_kernel_chose_stays_with_its_queue(start_zqueued: StartZ
     with zqueued.client() as control:
         assert control.reload().rebound == ("a",)
     assert zqueued.frontend("a") == frontend
+
+
+@on_wire
+def test_who_is_connected_stays_so_when_sockets_are_made_anew(
+    start_zqueued: StartZqueued, tmp_path: Path
+) -> None:
+    zqueued = start_zqueued(queue("q"))
+    zqueued.ctl("pause")
+    since = zqueued.queue("q").since
+    zqueued.ctl("resume")
+    crowd = CrowdProcess(zqueued.frontend("q"), zqueued.backend("q"), clients=6, pause=0.002)
+    try:
+        crowd.wait_ready()
+        for more in ("prefetch = 2", f'capture = "ipc://{tmp_path}/c"\nclient_grace = "1s"', ""):
+            zqueued.write(queue("q", more))
+            with zqueued.client() as control:
+                assert control.reload().rebound == ("q",)
+        zqueued.write(queue("q").replace("127.0.0.1", "127.0.0.2"))
+        with zqueued.client() as control:
+            assert control.reload().rebound == ("q",)
+        assert zqueued.frontend("q").startswith("tcp://127.0.0.2:")
+        status = zqueued.queue("q")
+        assert (status.clients.accepted, status.clients.disconnected) == (6, 0)
+        assert (status.state, status.restarts) == ("running", 0)
+        assert status.since >= since
+        noticed = crowd.finish()
+    finally:
+        crowd.kill()
+    assert_undisturbed(noticed)
+    wait_for(lambda: zqueued.queue("q").replies.messages == noticed["replies"])
+    assert zqueued.events("queue.drained") == []
+
+
+@on_wire
+def test_another_engine_is_drained_for(start_zqueued: StartZqueued, peers: Peers) -> None:
+    zqueued = start_zqueued(queue("q"))
+    peers.worker(zqueued.backend("q"), work=0.3)
+    client = peers.client(zqueued.frontend("q"), requests=1)
+    wait_for(lambda: zqueued.queue("q").in_flight)
+    zqueued.write(queue("q", 'engine = "libzmq"'))
+    with zqueued.client() as control:
+        assert control.reload().rebound == ("q",)
+    assert len(client.finish()) == 1
+    zqueued.wait_event("queue.drained")
 
 
 def test_a_resumed_queue_stays_running(start_zqueued: StartZqueued) -> None:

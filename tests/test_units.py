@@ -93,12 +93,15 @@ def test_how_it_starts_reloads_and_ends(service: str) -> None:
     assert int(only(service, "FileDescriptorStoreMax")) >= 2 * 16
     assert only(service, "User") == only(service, "Group") == "zqueue"
     assert only(service, "RuntimeDirectoryMode") == "0755"
+    # What clients sent is for zqueued alone.
+    assert only(service, "StateDirectoryMode") == "0700"
 
 
 def test_the_one_daemon() -> None:
     assert only("zqueue.service", "ExecStart") == "/usr/bin/zqueued"
     assert only("zqueue.service", "ExecReload") == "/usr/bin/zqueuectl --timeout 20s reload"
     assert only("zqueue.service", "RuntimeDirectory") == "zqueue"
+    assert only("zqueue.service", "StateDirectory") == "zqueue"
 
 
 def test_an_instance_has_its_own_config_and_folder() -> None:
@@ -107,6 +110,7 @@ def test_an_instance_has_its_own_config_and_folder() -> None:
     assert only(unit, "ExecStart") == "/usr/bin/zqueued --config /etc/zqueue/%i.toml"
     assert only(unit, "ExecReload") == "/usr/bin/zqueuectl --instance %i --timeout 20s reload"
     assert only(unit, "RuntimeDirectory") == "zqueue-%i"
+    assert only(unit, "StateDirectory") == "zqueue-%i"
 
 
 def test_both_services_are_hardened_alike() -> None:
@@ -119,6 +123,7 @@ def test_both_services_are_hardened_alike() -> None:
         "ExecReload",
         "RuntimeDirectory",
         "RuntimeDirectoryPreserve",
+        "StateDirectory",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -35,9 +36,17 @@ class Zqueued:
     """One daemon: its config file, its process, its log, a client of its control socket."""
 
     def __init__(
-        self, folder: Path, config: str = ONE_QUEUE, *, engine: str = "auto", **how: Any
+        self,
+        folder: Path,
+        config: str = ONE_QUEUE,
+        *,
+        engine: str = "auto",
+        program: Path | None = None,
+        **how: Any,
     ) -> None:
+        """``program`` is a zqueued to run in place of this tree's."""
         self.folder = folder
+        self._program = [str(program)] if program else [sys.executable, "-m", "zqueue.cli.zqueued"]
         self.engine = engine
         self.path = folder / "zqueue.toml"
         self.control = f"ipc://{folder}/control.sock"
@@ -59,7 +68,7 @@ class Zqueued:
         self.path.write_text(config)
 
     def spawn(self, *, prefix: tuple[str, ...] = (), **how: Any) -> subprocess.Popen[bytes]:
-        command = [*prefix, sys.executable, "-m", "zqueue.cli.zqueued", "--config", str(self.path)]
+        command = [*prefix, *self._program, "--config", str(self.path)]
         with self.log_path.open("ab") as log:
             how.setdefault("stderr", log)
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, **how)
@@ -119,6 +128,21 @@ class Zqueued:
         """Wait until an event has happened so many times."""
         wait_for(lambda: len(self.events(name)) >= count, f"{count} times event {name}")
 
+    def upgrade(self) -> subprocess.CompletedProcess[str]:
+        """``zqueued --upgrade`` for this daemon."""
+        command = [*self._program, "--config", str(self.path), "--upgrade"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    def pids(self) -> list[int]:
+        """Of every process that runs this daemon's config: two during a hand-over."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().decode().split("\0")
+                if str(self.path) in words and "--upgrade" not in words:
+                    found.append(int(process.name))
+        return found
+
     def cpu_seconds(self) -> float:
         """CPU time that the daemon's process has used so far."""
         columns = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -130,6 +154,11 @@ class Zqueued:
         return self.process.wait(within)
 
     def kill(self) -> None:
+        """Kill it, and whatever it has handed over to."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not self.pids(), "zqueued to be gone")

@@ -15,22 +15,26 @@ import zmq
 
 import zqueue
 from zqueue import config as configuration
-from zqueue import descriptors, systemd
+from zqueue import descriptors, rebinding, systemd
+from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, Request
 from zqueue.control.server import Caller, ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
+from zqueue.departure import STORED, Departure
 from zqueue.engine.choice import make_engine
-from zqueue.errors import EndpointError, ZqueueError
+from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
 from zqueue.events import EventBus
+from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
 from zqueue.letter_file import LetterFile
 from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
 from zqueue.plan import Claims, wishes
-from zqueue.queue import Queue
+from zqueue.queue import Keep, Queue
 from zqueue.steering import Steering
+from zqueue.upgrade import Predecessor
 from zqueue.web.service import WebService
 
 _APPLIED_BY_A_RESTART = (
@@ -52,7 +56,13 @@ class StartError(ZqueueError):
 class Daemon:
     """One zqueued, from its config to its end. :meth:`run` is the table of contents."""
 
-    def __init__(self, path: Path | None, loaded: LoadedConfig, log: Log) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        loaded: LoadedConfig,
+        log: Log,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self._path = path
         self.loaded = loaded
         self.log = log
@@ -66,10 +76,14 @@ class Daemon:
         self._name = loaded.config.daemon.name
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
-        self._inherited = Inherited(
-            systemd.inherited_sockets(), self._notifier.store, self._notifier.unstore
-        )
+        passed = systemd.passed(STORED)
+        self._inherited = Inherited(passed.sockets, self._notifier.store, self._notifier.unstore)
+        stored = Stored(passed.parcel, STORED, self._notifier)
+        self._arrival = Arrival(Sent(predecessor) if predecessor else stored, self.bus.emit)
+        self._upgrading = asyncio.Lock()
+        self._handed_over = False
         self._stop = asyncio.Event()
+        self._stopped_by = ""
         self._stop_now = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._failure = ""
@@ -96,24 +110,25 @@ class Daemon:
         self._heed_signals()
         self._say_hello()
         try:
+            await self._arrival.unpack(self._inherited)
             self._control = self._open_control()
             self._web = self._make_web(handler)
             self._web.claim(self.config.metrics)
             await self._start_queues()
+            await self._arrival.settle(self.queues, self._inherited)
             async with self._serving(self._control, handler), self._watching():
                 await self._web.serve(self.config.metrics)
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
                 self._notifier.stopping()
-                await self._drain_all()
-                await self._end(list(self.queues.values()), "shutdown", keep=True)
+                await self._leave()
+                await self._end_all()
         finally:
-            await self._end(list(self.queues.values()), "shutdown", keep=True)
+            await self._end_all()
             if self._web is not None:
-                await self._web.close()
-            if self._control is not None:
-                self._control.let_go()
+                await self._web.close(self._let_go)
+            self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
         if self._failure:
@@ -124,6 +139,7 @@ class Daemon:
         if now:
             self._stop_now.set()
         if not self._stop.is_set():
+            self._stopped_by = by
             self.bus.emit(
                 "daemon.stopping", by=by, drain_timeout=0.0 if now else self.longest_drain()
             )
@@ -167,16 +183,14 @@ class Daemon:
 
     def _open_control(self) -> Listener:
         settings = self.config.control
-        inherited = self._inherited.endpoint_of("control")
-        endpoint = settings.endpoint or inherited or location.choose_to_bind(None)
-        if inherited is not None:
-            listener = self._inherited.take("control", endpoint, 1024)
-            if listener is None:
-                raise StartError(_mismatch("control", inherited, "control.endpoint", self.loaded))
-            return listener
-        return listen_control(
-            endpoint, mode=int(settings.mode, 8), group=location.group(settings.group)
-        )
+        mode, group = int(settings.mode, 8), location.group(settings.group)
+        of_unit = self._inherited.endpoint_of("control")
+        known = settings.endpoint or of_unit or self._inherited.last_asked("control")
+        endpoint = known or location.choose_to_bind(None)
+        listener = self._inherited.take("control", endpoint, 1024, mode=mode, group=group)
+        if listener is None and of_unit is not None:
+            raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
+        return listener or listen_control(endpoint, mode=mode, group=group)
 
     def _make_web(self, handler: Handler) -> WebService:
         async def ask(request: Request) -> Message:
@@ -186,6 +200,7 @@ class Daemon:
 
     async def _start_queues(self) -> None:
         problems = self._left_over(self.loaded)
+        starting: list[tuple[Steering, QueueState | None]] = []
         for name, queue in self.config.queues.items():
             claims = Claims(name, queue, self._inherited)
             try:
@@ -193,15 +208,18 @@ class Daemon:
             except EndpointError as error:
                 problems.append(f"queues.{name}: {error}")
             else:
-                self._add(claims)
+                before = self._arrival.of(name)
+                starting.append((self._add(claims, before), before))
         if problems:  # before any queue takes a request that nobody would answer
             raise StartError("\n".join(problems))
-        for name, answer in await self._ask_all(self.queues, "START", "config"):
-            if not answer["ok"]:
-                problems.append(f"queues.{name}: {answer['detail']}")
+        whys = await asyncio.gather(*(self._arrival.start(*each) for each in starting))
+        problems = [
+            f"queues.{queue.name}: {why}"
+            for (queue, _), why in zip(starting, whys, strict=True)
+            if why
+        ]
         if problems:
             raise StartError("\n".join(problems))
-        self._inherited.drop_unused()
 
     def _left_over(self, config: LoadedConfig) -> list[str]:
         """One problem for each socket of a socket unit that no queue wants."""
@@ -214,9 +232,9 @@ class Daemon:
             if name != "control"
         ]
 
-    def _add(self, claims: Claims) -> Steering:
+    def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
         letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self._name))
-        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context)
+        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context, before)
         self.queues[claims.name] = steering = Steering(queue, self._context)
         return steering
 
@@ -349,14 +367,23 @@ class Daemon:
         ]
         for path in _letter_files(loaded.config) - _letter_files(self.config):
             LetterFile(path).close()  # one that cannot be had refuses the whole config
+        moving = [
+            self.queues[name]
+            for name in rebound
+            if rebinding.keeps_connections(self.queues[name], loaded.config.queues[name])
+        ]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
         left_over = self._left_over(loaded)
         if left_over:
             raise ZqueueError("\n".join(left_over))
+        arriving = [
+            Claims(name, loaded.config.queues[name], self._inherited)
+            for name in (*difference.added, *rebound)
+        ]
         assert self._web is not None
         self._web.claim(loaded.config.metrics)
         try:
-            arriving = self._claim_for_reload(loaded.config, [*difference.added, *rebound], leaving)
+            rebinding.claim(arriving, leaving)
         except BaseException:
             self._web.unclaim()
             raise
@@ -366,9 +393,14 @@ class Daemon:
         self.log.level = loaded.config.log.level
         await self._web.serve(loaded.config.metrics)
         before = {queue.name: queue.status.state for queue in leaving}
+        draining = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
-            ends = await self._drain(leaving, by)
-        for queue, end in zip(leaving, ends, strict=True):
+            ends = await self._drain(draining, by)
+            left = await rebinding.freeze(moving, by)
+            failed = [queue for queue in moving if queue.name not in left]
+            ends += await self._drain(failed, by)
+            before |= {name: state.standing.state.value for name, state in left.items()}
+        for queue, end in zip((*draining, *failed), ends, strict=True):
             if end["outcome"] == "interrupted" or end["state"] == "stopped":
                 before[queue.name] = end["state"]  # an operator's wish, since the drain began
         for claims in arriving:
@@ -377,9 +409,12 @@ class Daemon:
         await self._end(leaving, by, reason="the config was reloaded")
         for name in difference.removed:
             self._letters.pop(name, None)
-        arrived = [self._add(claims) for claims in arriving]
+        arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
         answers = await asyncio.gather(
-            *(self._start_again(queue, by, before.get(queue.name)) for queue in arrived)
+            *(
+                rebinding.start(queue, by, before.get(queue.name), left.get(queue.name))
+                for queue in arrived
+            )
         )
         self._warn_of_open_doors(arrived)
         for name, keys in difference.changed.items():
@@ -403,51 +438,61 @@ class Daemon:
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 
-    async def _start_again(self, queue: Steering, by: str, before: str | None) -> str:
-        """Start a queue whose sockets are made anew; what an operator made of it stays so.
-
-        Returns why it could not be started, or nothing.
-        """
-        if before == "stopped":
-            queue.claims.release()
-            return ""
-        known = before in ("running", "paused", "draining")
-        paused = before == "paused" if known else queue.starts_paused
-        answer = await queue.ask("START", by, paused=paused)
-        return "" if answer["ok"] else str(answer["detail"])
-
-    def _claim_for_reload(
-        self, config: Config, names: Iterable[str], leaving: list[Steering]
-    ) -> list[Claims]:
-        arriving = [Claims(name, config.queues[name], self._inherited) for name in names]
-        held = [queue.claims for queue in leaving]
-        try:
-            for claims in arriving:
-                claims.claim_free(held)
-        except EndpointError as error:
-            for claims in arriving:
-                claims.close()
-            raise EndpointError(
-                error.endpoint, error.reason, error.hint, where=f"queues.{claims.name}"
-            ) from error
-        return arriving
-
     # -- stop ------------------------------------------------------------------------------------
 
     def longest_drain(self) -> float:
         """The longest that a drain of all queues may take, in seconds."""
         return max(map(self.drain_timeout, self.queues.values()), default=0.0)
 
-    async def _drain_all(self) -> None:
-        async def drain_all() -> None:
-            async with self._reloading:
-                await self._drain(list(self.queues.values()), "shutdown")
+    async def upgrade(self, by: str) -> dict[str, Any]:
+        """Start what is installed now, hand over to it, and end; returns what it says of it.
 
-        drain = asyncio.create_task(drain_all())
+        Raises:
+            HandoverRefused: it will not have it, and this process goes on.
+            ZqueueError: the daemon is shutting down.
+        """
+        if self._notifier.listens:
+            unit = await systemd.unit()
+            how = f"systemctl restart {unit.name if unit is not None else 'zqueue'}"
+            raise HandoverRefused(
+                f"systemd supervises this zqueued: {how} hands over in the same way"
+            )
+        if os.getpid() == 1:
+            raise HandoverRefused("this zqueued is pid 1, with which all would end")
+        async with self._upgrading, self._reloading:
+            if self._stop.is_set():
+                raise ZqueueError("the daemon is shutting down")
+            taken = await self._departure(by).to_successor()
+            self._handed_over = True
+            self.stop(by, now=True)
+        return taken
+
+    def _departure(self, by: str) -> Departure:
+        assert self._control is not None
+        others = {"control": self._control}
+        if self._web is not None and self._web.listener is not None:
+            others["metrics"] = self._web.listener
+        queues = list(self.queues.values())
+        return Departure(queues, others, self._drain, self.bus.emit, by)
+
+    async def _leave(self) -> None:
+        """Hand over to the next run, if one follows, else drain. A second signal ends both."""
+        async with self._upgrading:
+            if self._handed_over:
+                return
+
+        async def leave() -> None:
+            async with self._reloading:
+                departure = self._departure(self._stopped_by)
+                self._handed_over = await departure.to_next_run(self._notifier)
+                if not self._handed_over:
+                    await self._drain(list(self.queues.values()), "shutdown")
+
+        leaving = asyncio.create_task(leave())
         hurry = asyncio.create_task(self._stop_now.wait())
         async with self._asking_for_time():
-            await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drain, hurry):
+            await asyncio.wait((leaving, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, hurry):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -476,12 +521,27 @@ class Daemon:
         own = queue.claims.config.drain_timeout
         return self.config.daemon.drain_timeout if own is None else own
 
+    async def _end_all(self) -> None:
+        """Close what is there; what was handed over goes on elsewhere."""
+        keep: Keep = "all" if self._handed_over else "stored"
+        await self._end(list(self.queues.values()), "shutdown", keep=keep)
+
+    def _end_control(self) -> None:
+        if self._control is not None:
+            self._let_go(self._control)
+
+    def _let_go(self, listener: Listener) -> None:
+        if self._handed_over:
+            listener.leave()
+        else:
+            listener.let_go()
+
     async def _end(
-        self, queues: list[Steering], by: str, reason: str = "", *, keep: bool = False
+        self, queues: list[Steering], by: str, reason: str = "", *, keep: Keep = "none"
     ) -> None:
         """Close these queues for good; their threads have ended then.
 
-        With ``keep``, their sockets go on listening where systemd keeps them for the next run.
+        ``keep`` is as for the word ``END`` of :class:`~zqueue.queue.Queue`.
         """
         for queue in queues:
             queue.tell("END", by, reason=reason, keep=keep)
@@ -489,14 +549,10 @@ class Daemon:
         for queue in queues:
             if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
                 self.bus.emit("daemon.stalled", queues=queue.name)
+            if keep == "all":
+                queue.claims.leave()
             queue.close()
             self.queues.pop(queue.name, None)
-
-    async def _ask_all(
-        self, queues: dict[str, Steering], word: str, by: str
-    ) -> list[tuple[str, dict[str, object]]]:
-        answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues.values()))
-        return list(zip(queues, answers, strict=True))
 
 
 def _letter_files(config: Config) -> set[str | None]:

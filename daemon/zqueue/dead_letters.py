@@ -135,9 +135,11 @@ class DeadLetters:
             return
         file = self._file
         if file is None or keeping.path != self._keeping.path:
-            file = self._open(keeping)
-        file.synchronous(keeping.sync)
+            file, before = self._open(keeping), file
+            if before is not None:
+                before.close()
         self._file, self._keeping = file, keeping
+        file.synchronous(keeping.sync)
         self._count(file)
         with file.transaction():
             evicted = self._evict(file, keeping.most, keeping.most_bytes)
@@ -154,20 +156,17 @@ class DeadLetters:
             self._file = None
 
     def _open(self, keeping: Keeping) -> LetterFile:
-        """Open another database, with what was in memory until now, and close the old one."""
+        """Open another database, with what was in memory until now."""
         before, file = self._file, LetterFile(keeping.path)
         try:
-            if before is not None and before.path is None:
-                with file.transaction():
+            with file.transaction():
+                found = file.execute("SELECT last FROM queues WHERE name = ?", (self._queue,))
+                self._last = max(self._last, *next(found, (0,)))
+                if before is not None and before.path is None:
                     self._copy(before, file)
         except BaseException:
             file.close()
             raise
-        if before is not None:
-            before.close()
-        with file.told():
-            found = file.execute("SELECT last FROM queues WHERE name = ?", (self._queue,))
-            self._last = max(self._last, *next(found, (0,)))
         return file
 
     def _copy(self, source: LetterFile, target: LetterFile) -> None:
@@ -242,6 +241,7 @@ class DeadLetters:
         rows: deque[_Row] = deque()
         for row in reversed(self._unwritten):
             if not most or row.stored > most_bytes:
+                most = 0  # an older one may not outlive it
                 break
             most, most_bytes = most - 1, most_bytes - row.stored
             rows.appendleft(row)

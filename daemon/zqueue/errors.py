@@ -56,3 +56,7 @@ class AlreadyRunning(ZqueueError):
         )
         self.endpoint = endpoint
         self.pid = pid
+
+
+class HandoverRefused(ZqueueError):
+    """Connections and requests cannot be handed over, or taken up; nothing has changed."""

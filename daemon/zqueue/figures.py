@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from zqueue.control import messages
@@ -13,17 +13,34 @@ from zqueue.engine import ConnectionCounts, Latency, Side, Statistics, Traffic
 _WINDOW = 2.0
 
 
+def _none_yet() -> dict[Side, ConnectionCounts]:
+    return {side: ConnectionCounts() for side in Side}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What earlier engines of a queue have counted. ``last_activity`` is seconds since the
+    epoch."""
+
+    counters: Statistics = field(default_factory=Statistics)
+    connections: dict[Side, ConnectionCounts] = field(default_factory=_none_yet)
+    last_activity: float | None = None
+
+
 class Figures:
     """Adds up what each engine of the queue has counted and derives rates of the last seconds."""
 
-    def __init__(self) -> None:
-        self._before = Statistics()
-        self._counts_before = {side: ConnectionCounts() for side in Side}
+    def __init__(self, earlier: Totals | None = None) -> None:
+        earlier = earlier or Totals()
+        self._before = earlier.counters
+        self._counts_before = {
+            side: replace(earlier.connections.get(side, ConnectionCounts())) for side in Side
+        }
         self._now = Statistics()
-        self._counts = {side: ConnectionCounts() for side in Side}
+        self._counts = _none_yet()
         self._peers: dict[Side, int] = {}
         self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
-        self.last_activity: float | None = None
+        self.last_activity = earlier.last_activity
 
     def see(
         self, now: Statistics, counts: dict[Side, ConnectionCounts], peers: dict[Side, int]
@@ -62,8 +79,24 @@ class Figures:
             before.disconnected += now.disconnected + self._peers.get(side, 0)
             before.rejected += now.rejected
         self._now = Statistics()
-        self._counts = {side: ConnectionCounts() for side in Side}
+        self._counts = _none_yet()
         self._peers = {}
+
+    def earlier(self) -> Totals:
+        """What was counted before the engine that runs now."""
+        return Totals(
+            counters=self._before,
+            connections={side: replace(counts) for side, counts in self._counts_before.items()},
+            last_activity=self.last_activity,
+        )
+
+    def totals(self) -> Totals:
+        """What was counted in all, the engine that runs now included, which goes on no more."""
+        ended = Figures(self.earlier())
+        ended.see(self._now, self._counts, self._peers)
+        ended.last_activity = self.last_activity
+        ended.end_of_run(0)
+        return ended.earlier()
 
     @property
     def in_flight(self) -> int | None:

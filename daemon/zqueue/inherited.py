@@ -1,5 +1,5 @@
-"""Listening sockets that outlive this process: those of a socket unit, and those that systemd keeps
-from one run of the daemon to the next.
+"""Listening sockets that outlive a process: those of a socket unit, those that systemd keeps from
+one run of the daemon to the next, and those that a run before hands over.
 
 A socket unit's sockets are named ``QUEUE.frontend``, ``QUEUE.backend``, ``QUEUE.capture``,
 ``QUEUE.control`` or ``control`` (``FileDescriptorName=``, systemd.socket(5)). What zqueue opens
@@ -10,13 +10,16 @@ wait in the kernel and are not refused.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from zqueue import endpoints
-from zqueue.listeners import Listener, adopt, endpoint_of, matches
+from zqueue.endpoints import Endpoint
+from zqueue.handover import SocketState
+from zqueue.listeners import Listener, adopt, endpoint_of, matches, set_access
 
 _KEPT = "kept/"
 """Begins the names of what zqueue itself put into the store."""
@@ -29,6 +32,24 @@ class _Inherited:
     lent: Listener | None = None
 
 
+@dataclass
+class _HandedOver:
+    state: SocketState
+    socket: socket.socket
+
+    def is_for(self, name: str, endpoint: str, parsed: Endpoint) -> bool:
+        fits = self.state.asked == endpoint or matches(self.socket, parsed)
+        return self.state.name == name and fits and self.has_its_path()
+
+    def has_its_path(self) -> bool:
+        """Systemd may have removed it with the folder that it was in."""
+        if self.state.inode is None:
+            return True
+        with contextlib.suppress(OSError):
+            return os.stat(self.socket.getsockname()).st_ino == self.state.inode
+        return False
+
+
 class Inherited:
     """The sockets that were there before; each is lent to the endpoint that it was opened for.
 
@@ -39,7 +60,7 @@ class Inherited:
     def __init__(
         self,
         sockets: Iterable[tuple[str, socket.socket]] = (),
-        store: Callable[[str, int], None] = lambda name, descriptor: None,
+        store: Callable[[str, int], object] = lambda name, descriptor: None,
         unstore: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._lock = threading.Lock()
@@ -47,12 +68,23 @@ class Inherited:
         self._unstore = unstore
         self._of_units: list[_Inherited] = []
         self._kept: list[_Inherited] = []
+        self._handed_over: list[_HandedOver] = []
+        self._borrowed: list[Listener] = []
         for name, sock in sockets:
             kept = name.startswith(_KEPT)
             (self._kept if kept else self._of_units).append(_Inherited(name, sock))
 
+    def add(self, handed_over: Iterable[SocketState]) -> None:
+        """The sockets of a run before; their descriptors are this object's from now on.
+
+        Listeners on them are borrowed until :meth:`settle`.
+        """
+        for each in handed_over:
+            sock = socket.socket(fileno=each.descriptor)
+            self._handed_over.append(_HandedOver(each, sock))
+
     def endpoint_of(self, name: str) -> str | None:
-        """Where the first socket of this name listens."""
+        """Where the first socket of this name of a socket unit listens."""
         for each in self._of_units:
             if each.name == name:
                 return endpoint_of(each.socket)
@@ -68,8 +100,29 @@ class Inherited:
             if not any(name == each.name and matches(each.socket, wish) for name, wish in wishes)
         ]
 
-    def take(self, name: str, endpoint: str, backlog: int) -> Listener | None:
-        """A listener for ``endpoint`` on a socket that is there already, or ``None``."""
+    def last_asked(self, name: str) -> str | None:
+        """The endpoint that the run before had the first socket of this name for."""
+        for each in self._handed_over:
+            if each.state.name == name:
+                return each.state.asked
+        return None
+
+    def take(
+        self,
+        name: str,
+        endpoint: str,
+        backlog: int,
+        *,
+        mode: int = 0o660,
+        group: str | None = None,
+    ) -> Listener | None:
+        """A listener for ``endpoint`` on a socket that is there already, or ``None``.
+
+        ``mode`` and ``group`` are as for :func:`zqueue.listeners.listen`.
+
+        Raises:
+            EndpointError: it cannot be given to the group.
+        """
         parsed = endpoints.parse(endpoint, "bind")
         with self._lock:
             for each in self._of_units:
@@ -77,6 +130,16 @@ class Inherited:
                 if each.name == name and free and matches(each.socket, parsed):
                     each.lent = adopt(endpoint, each.socket.dup(), ours=False)
                     return each.lent
+            for handed in self._handed_over:
+                if handed.is_for(name, endpoint, parsed):
+                    if handed.state.inode is not None:
+                        set_access(endpoint, handed.socket.getsockname(), mode, group)
+                    self._handed_over.remove(handed)
+                    handed.socket.listen(backlog)
+                    listener = adopt(endpoint, handed.socket, ours=handed.state.ours)
+                    listener.borrowed = True
+                    self._borrowed.append(listener)
+                    return self._keep_listed(name, listener)
             for each in self._kept:
                 if each.name.startswith(f"{_KEPT}{name}/") and matches(each.socket, parsed):
                     self._kept.remove(each)
@@ -86,21 +149,28 @@ class Inherited:
 
     def keep(self, name: str, listener: Listener) -> None:
         """Have systemd keep this tcp listener for the next run, until it is closed."""
-        number = listener.port
-        if number:
-            self._store(f"{_KEPT}{name}/{number}", listener.fileno())
+        if listener.port:
+            self._store(f"{_KEPT}{name}/{listener.port}", listener.fileno())
             self._keep_listed(name, listener)
 
     def _keep_listed(self, name: str, listener: Listener) -> Listener:
-        listener.on_close = lambda: self._unstore(f"{_KEPT}{name}/{listener.port}")
+        number = listener.port
+        if number:
+            listener.on_close = lambda: self._unstore(f"{_KEPT}{name}/{number}")
         return listener
 
-    def drop_unused(self) -> None:
-        """Close what an earlier run had left and this one does not want."""
+    def settle(self) -> None:
+        """What a run before had is this one's for good: close what it does not want."""
         with self._lock:
+            for listener in self._borrowed:
+                listener.borrowed = False
+            for handed in self._handed_over:
+                ours = handed.state.ours and handed.has_its_path()
+                adopt(handed.state.asked, handed.socket, ours=ours).close()
             for each in self._kept:
                 with contextlib.suppress(OSError):
                     each.socket.shutdown(socket.SHUT_RDWR)
                 each.socket.close()
                 self._unstore(each.name)
-            self._kept.clear()
+            for gathered in (self._borrowed, self._handed_over, self._kept):
+                gathered.clear()

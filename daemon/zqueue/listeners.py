@@ -46,7 +46,8 @@ class Listener:
     """One listening socket: lent to libzmq by :meth:`attach`, closed by :meth:`close`.
 
     ``endpoint`` is as a peer on this machine would connect to it, with the port that was really
-    taken; ``asked`` is as the config wrote it.
+    taken; ``asked`` is as the config wrote it. While it is ``borrowed`` another process goes on
+    with the socket, whatever becomes of this listener.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Listener:
         self.asked = asked
         self.endpoint = endpoint_of(sock)
         self.on_close: Callable[[], None] | None = None
+        self.borrowed = False
         self._socket = sock
         self._path = path if ours else None
         self._ours = ours
@@ -73,6 +75,16 @@ class Listener:
     @property
     def closed(self) -> bool:
         return self._socket.fileno() < 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether zqueue opened it; else a socket unit did."""
+        return self._ours
+
+    @property
+    def inode(self) -> int | None:
+        """That of an ipc socket's path, if we made it."""
+        return self._inode
 
     def attach(self, zmq_socket: zmq.Socket[Any]) -> None:
         """Let ``zmq_socket`` accept connections here, on a duplicate of the descriptor."""
@@ -145,6 +157,9 @@ class Listener:
         """Close the socket, also where it is kept for another run, and remove an ipc path."""
         if self.closed:
             return
+        if self.borrowed:
+            self.leave()
+            return
         self.open_gate()
         if self._ours:
             # As long as it listens, whoever holds a duplicate, nobody else can have the port.
@@ -164,7 +179,12 @@ class Listener:
         """Close this process's descriptor only: on tcp it goes on listening where it is kept."""
         if self._path is not None:
             self.close()
-        elif not self.closed:
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close this process's descriptor only: another process has one, and the path is its."""
+        if not self.closed:
             self.open_gate()
             self._socket.close()
 
@@ -387,9 +407,7 @@ def _listen_ipc(
             os.fchmod(sock.fileno(), 0o600)
             sock.bind(path)
             try:
-                if group is not None:
-                    _give_to_group(endpoint, path, group)
-                os.chmod(path, mode)
+                set_access(endpoint, path, mode, group)
                 sock.listen(backlog)
             except BaseException:
                 os.unlink(path)
@@ -468,6 +486,17 @@ def _listening_pid(address: str) -> int | None:
             return None
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(array.array("i", credentials)[0])
+
+
+def set_access(endpoint: str, path: str, mode: int, group: str | None) -> None:
+    """Let those connect to an ipc socket whom its mode and its group let.
+
+    Raises:
+        EndpointError: it cannot be given to the group.
+    """
+    if group is not None:
+        _give_to_group(endpoint, path, group)
+    os.chmod(path, mode)
 
 
 def _give_to_group(endpoint: str, path: str, group: str) -> None:

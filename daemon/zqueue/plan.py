@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from zqueue import endpoints, error_reply
 from zqueue.config import QueueConfig, SocketConfig
 from zqueue.engine import Dispatch, Plan, Side, SocketOptions, SocketPlan
+from zqueue.handover import SocketState, socket_state
 from zqueue.inherited import Inherited
 from zqueue.listeners import Listener, check_address, listen
 
@@ -29,7 +30,7 @@ class _Wanted:
 
     def open(self, queue: str, inherited: Inherited) -> Listener:
         name = f"{queue}.{self.use}"
-        listener = inherited.take(name, self.endpoint, self.backlog)
+        listener = inherited.take(name, self.endpoint, self.backlog, mode=self.mode)
         if listener is None:
             listener = listen(self.endpoint, backlog=self.backlog, ipv6=self.ipv6, mode=self.mode)
             inherited.keep(name, listener)
@@ -90,6 +91,19 @@ class Claims:
         for listener in self._held.values():
             listener.let_go()
         self._held.clear()
+
+    def leave(self) -> None:
+        """Close this process's descriptors only: another process has them all."""
+        for listener in self._held.values():
+            listener.leave()
+        self._held.clear()
+
+    def sockets(self) -> list[SocketState]:
+        """What another process needs to go on with the sockets that are held."""
+        return [
+            socket_state(f"{self.name}.{wanted.use}", listener)
+            for wanted, listener in self._held.items()
+        ]
 
     def close(self) -> None:
         """Close every socket."""

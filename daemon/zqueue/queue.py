@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 
@@ -25,12 +25,14 @@ from zqueue.deaths import WORDS, Deaths
 from zqueue.engine import Engine, Plan, Report, Side
 from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
+from zqueue.handover import DrainState, QueueState
 from zqueue.letter_id import NoSuchLetter
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
 from zqueue.threads import name_this_thread
 
 Emit = Callable[..., None]
+Keep = Literal["none", "stored", "all"]
 
 _TICK = 0.25
 _SETTLING_TICK = 0.02
@@ -59,9 +61,12 @@ class Queue:
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
     "terminate"}``, answered when it has ended, with its ``outcome``), ``WORKERS`` (answered with
     those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``), those of
-    :data:`zqueue.deaths.WORDS` and ``END`` (``{"reason": str,
-    "keep": bool}``), after which the thread is no more; with ``keep`` its listening sockets stay
-    open where systemd keeps them.
+    :data:`zqueue.deaths.WORDS`, ``FREEZE`` (``{"connections": bool}``), after which :attr:`left` is
+    for whoever takes the queue up, ``THAW``, and ``END`` (``{"reason": str, "keep": "none" |
+    "stored" | "all"}``), after which the thread is no more; ``keep`` says which listening sockets
+    go on: those that systemd keeps, or all, which another process or queue has by then.
+
+    A queue that has ``taken_up`` what another left is frozen after its ``START``, until ``THAW``.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Queue:
         make_engine: Callable[[Plan], Engine],
         emit: Emit,
         context: zmq.Context[zmq.Socket[bytes]],
+        taken_up: QueueState | None = None,
     ) -> None:
         self.name = claims.name
         self.claims = claims
@@ -84,8 +90,14 @@ class Queue:
         self._context = context
         self._make_engine = make_engine
         self._emit: Emit = lambda name, **fields: emit(name, queue=self.name, **fields)
-        self._machine = StateMachine(self._state_changed)
-        self._figures = Figures()
+        stopped = taken_up is not None and taken_up.standing.state is State.STOPPED
+        self._machine = StateMachine(
+            self._state_changed, taken_up.standing if taken_up and stopped else None
+        )
+        self._taken_up = taken_up
+        self._figures = Figures(taken_up.totals if taken_up else None)
+        self._frozen = False
+        self.left: QueueState | None = None
         self._deaths = Deaths(letters, self._emit)
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
@@ -96,7 +108,7 @@ class Queue:
         self._stays_paused = False
         self._retry_after = _FIRST_RETRY
         self._opened_at = 0.0
-        self._restarts = -1
+        self._restarts = taken_up.restarts if taken_up else -1
         self._lost_at_stop = 0
         self._asked: list[tuple[float, Callable[[], None]]] = []
         self._ended = False
@@ -122,6 +134,8 @@ class Queue:
 
     def _run(self) -> None:
         name_this_thread(self._thread.name)
+        if self._taken_up is not None and self._machine.state is State.STOPPED:
+            self._open_letters()  # it may not be started for long
         while not self._ended:
             try:
                 self._turn()
@@ -132,25 +146,29 @@ class Queue:
 
     def _turn(self) -> None:
         self._wait()
-        if self._engine is None or self._engine.responds:
+        if self._engine is None or self._frozen or self._engine.responds:
             self.alive_at = time.monotonic()
         self._follow_words()
-        self._follow_script()
-        self._hear_engine()
-        self._deaths.keep_up(self.config)
-        self._keep_time()
+        if not self._frozen:
+            self._follow_script()
+            self._hear_engine()
+            self._deaths.keep_up(self.config)
+            self._keep_time()
         self._answer_the_asked()
         self.status = self._make_status()
 
     def _wait(self) -> None:
         poller = zmq.Poller()
         poller.register(self._inner, zmq.POLLIN)
-        if self._outer is not None:
-            poller.register(self._outer, zmq.POLLIN)
-        if self._engine is not None:
-            for sock in self._engine.pollables():
-                poller.register(sock, zmq.POLLIN)
         pause = self._next_tick - time.monotonic()
+        if self._frozen:
+            pause = _TICK
+        else:
+            if self._outer is not None:
+                poller.register(self._outer, zmq.POLLIN)
+            if self._engine is not None:
+                for sock in self._engine.pollables():
+                    poller.register(sock, zmq.POLLIN)
         if self._asked or (self._engine is not None and self._engine.settling):
             pause = min(pause, _SETTLING_TICK)
         poller.poll(int(max(0, pause) * 1000))
@@ -164,6 +182,8 @@ class Queue:
             except zmq.Again:
                 return
             try:
+                if self._frozen and word not in (b"STATISTICS", b"THAW", b"END"):
+                    raise Refused("the queue is being handed over")
                 if word == b"STATISTICS":
                     self._ask(functools.partial(self._answer, number, {"ok": True}))
                     continue
@@ -257,6 +277,11 @@ class Queue:
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
         if word == "DRAIN_WORKER":
             return self._drain_worker(arguments["worker"])
+        if word == "FREEZE":
+            self._freeze(**arguments)
+            return True
+        if word == "THAW":
+            return self._thaw()
         if word == "END":
             self._end(by, **arguments)
             return True
@@ -290,7 +315,7 @@ class Queue:
             return
         self._must_be_able(State.DRAINING)
         self._running_engine().drain()
-        self._drain = _Drain(number, by, timeout, then)
+        self._drain = _Drain([number], by, timeout, then)
         self._machine.change(State.DRAINING, by)
 
     def _workers(self) -> list[dict[str, Any]]:
@@ -329,12 +354,16 @@ class Queue:
         self._machine.change(State.STARTING, by)
         self._retry_at = None
         self._stays_paused = paused
+        taken_up, self._taken_up = self._taken_up, None
+        snapshot = taken_up.snapshot if taken_up is not None else None
+        if taken_up is not None and snapshot is not None:
+            paused = taken_up.standing.state is State.PAUSED
         try:
             self._deaths.open(self.config)
             self.claims.claim()
             self._open_script_pair()
             engine = self._make_engine(self.claims.plan())
-            engine.open(hold=paused)
+            engine.open(hold=paused, taken_up=snapshot, frozen=snapshot is not None)
         except Exception as error:
             self.claims.release()
             self._failed(str(error))
@@ -342,18 +371,90 @@ class Queue:
         self._engine = engine
         self._engine_name, self._engine_reason = engine.name, engine.because
         self._not_promised = engine.not_promised
-        self._opened_at = time.time()
-        self._restarts += 1
         if engine.because:
             self._emit("queue.engine_chosen", engine=engine.name, reason=engine.because)
+        if taken_up is not None and snapshot is not None:
+            self._taken_up, self._frozen = taken_up, True
+            return True
+        self._opened_at = time.time()
+        self._restarts += 1
         self._machine.change(State.PAUSED if paused else State.RUNNING, by)
         return True
 
-    def _end(self, by: str, reason: str, keep: bool) -> None:
-        if self._machine.state is not State.STOPPED:
+    def _freeze(self, connections: bool) -> None:
+        """Stand still, with all there is in :attr:`left`; without ``connections`` only tell what
+        there is beside them."""
+        engine, snapshot = self._engine, None
+        if connections and engine is not None:
+            try:
+                snapshot = engine.freeze()
+            except (LookupError, TimeoutError) as error:
+                raise Refused(str(error)) from error
+            self._frozen = True
+            self._hear_engine()
+        # A file of dead letters is for one process at a time.
+        self._deaths.close()
+        drain = self._drain
+        self.left = QueueState(
+            name=self.name,
+            standing=self._machine.standing,
+            totals=self._figures.earlier() if snapshot else self._figures.totals(),
+            restarts=self._restarts,
+            opened_at=self._opened_at,
+            drain=drain.left() if drain is not None else None,
+            snapshot=snapshot,
+        )
+
+    def _thaw(self) -> bool:
+        if not self._frozen and self.left is None:
+            return False
+        if self._frozen:
+            self._running_engine().thaw()
+        if self.left is not None:
+            self._open_letters()
+        self._frozen, self.left = False, None
+        taken_up, self._taken_up = self._taken_up, None
+        if taken_up is not None:
+            self._go_on(taken_up)
+        return True
+
+    def _open_letters(self) -> None:
+        """Where that cannot be, those that die from now on wait to be written."""
+        try:
+            self._deaths.open(self.config)
+        except DeadLettersError as error:
+            self._emit("dead_letters.failed", error=str(error), unwritten=0)
+
+    def _go_on(self, before: QueueState) -> None:
+        """What was taken up is this queue's own now: it is again what it was."""
+        self._hear_engine()
+        figures, standing = self._figures, before.standing
+        self._emit(
+            "queue.taken_up",
+            clients=figures.peers(Side.FRONTEND).connected,
+            workers=figures.peers(Side.BACKEND).connected,
+            waiting=figures.waiting,
+            in_flight=figures.in_flight,
+            kept=figures.kept,
+        )
+        self._opened_at = before.opened_at
+        state = State.PAUSED if standing.state is State.PAUSED else State.RUNNING
+        self._machine.change(state, standing.by, standing.reason, standing.since)
+        if before.drain is not None:
+            drain = before.drain
+            self._running_engine().drain()
+            self._drain = _Drain([], drain.by, drain.timeout, drain.then)
+            self._machine.change(State.DRAINING, drain.by)
+
+    def _end(self, by: str, reason: str, keep: Keep) -> None:
+        if self._frozen:
+            self._leave()
+        elif self._machine.state is not State.STOPPED:
             self._stop(by, reason)
-        if keep:
+        if keep == "stored":
             self.claims.let_go()
+        elif keep == "all":
+            self.claims.leave()
         self._deaths.close()
         if self._outer is not None:
             self._outer.close(0)
@@ -422,6 +523,17 @@ class Queue:
         self._retry_at = None
         self._lost_at_stop = lost
         self._machine.change(State.STOPPED, by, reason)
+        self._answer_drain("interrupted")
+
+    def _leave(self) -> None:
+        """Whoever took the queue up has duplicates of its connections, which go on."""
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        self._frozen = False
+        try:
+            engine.close(0)
+        except Exception as error:
+            self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
         self._answer_drain("interrupted")
 
     def _close_engine(self) -> int:
@@ -567,8 +679,8 @@ class _Drain:
     """A drain under way: it is over when nothing is in flight, and where that is an estimate when
     nothing has moved for a while, too."""
 
-    def __init__(self, number: bytes, by: str, timeout: float, then: str) -> None:
-        self.numbers = [number]
+    def __init__(self, numbers: list[bytes], by: str, timeout: float, then: str) -> None:
+        self.numbers = numbers
         self.by = by
         self.timeout = timeout
         self.then = then
@@ -584,6 +696,10 @@ class _Drain:
         if then == "terminate":
             self.then = then
         self.deadline = time.monotonic() + timeout
+
+    def left(self) -> DrainState:
+        """What is left of it, for whoever takes the queue up."""
+        return DrainState(self.by, max(0.0, self.deadline - time.monotonic()), self.then)
 
     def is_over(self, held: bool, figures: Figures) -> bool:
         now = time.monotonic()

@@ -56,9 +56,11 @@ class Standing:
 class StateMachine:
     """Holds one queue's :class:`Standing` and tells ``on_change(old, new)`` of each change."""
 
-    def __init__(self, on_change: Callable[[Standing, Standing], None]) -> None:
+    def __init__(
+        self, on_change: Callable[[Standing, Standing], None], begin: Standing | None = None
+    ) -> None:
         self._on_change = on_change
-        self._standing = Standing(State.STOPPED, time.time(), "zqueued", "not started yet")
+        self._standing = begin or Standing(State.STOPPED, time.time(), "zqueued", "not started yet")
 
     @property
     def standing(self) -> Standing:
@@ -68,8 +70,8 @@ class StateMachine:
     def state(self) -> State:
         return self._standing.state
 
-    def change(self, state: State, by: str, reason: str = "") -> None:
-        """Go to ``state``.
+    def change(self, state: State, by: str, reason: str = "", since: float | None = None) -> None:
+        """Go to ``state``, ``since`` now if it is not said.
 
         Raises:
             IllegalTransition: if :data:`FOLLOWS` does not allow it; nothing has changed then.
@@ -77,5 +79,5 @@ class StateMachine:
         old = self._standing
         if state not in FOLLOWS[old.state]:
             raise IllegalTransition(old.state, state)
-        self._standing = Standing(state, time.time(), by, reason)
+        self._standing = Standing(state, time.time() if since is None else since, by, reason)
         self._on_change(old, self._standing)

@@ -11,6 +11,7 @@ import zmq
 
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
+from zqueue.handover import QueueState
 from zqueue.loop_socket import LoopSocket
 from zqueue.plan import Claims
 from zqueue.queue import Queue
@@ -54,6 +55,12 @@ class Steering:
     @property
     def starts_paused(self) -> bool:
         return self._queue.config.start == "paused"
+
+    @property
+    def left(self) -> QueueState:
+        """What the queue leaves to whoever takes it up, after its ``FREEZE``."""
+        assert self._queue.left is not None
+        return self._queue.left
 
     def reconfigure(self, config: QueueConfig) -> None:
         self._queue.reconfigure(config)

@@ -1,18 +1,30 @@
-"""What systemd is told, and what it asks for: sd_notify(3) and sd_watchdog_enabled(3).
+"""What systemd is told, what it asks for, and what it is asked: sd_notify(3), sd_listen_fds(3),
+sd_watchdog_enabled(3), systemctl(1).
 
 Without systemd everything here does nothing. Its journal is in journal.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import select
+import signal
 import socket
+import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import sdnotify
 
 _FIRST_PASSED = 3
+_ANSWERS_WITHIN = 5.0
+_ASKED_AT_MOST = 5
+_STORED_WITHIN = 1.0
+_CGROUP = "/proc/self/cgroup"
 
 
 class Notifier:
@@ -55,12 +67,49 @@ class Notifier:
         """Starting or stopping goes on: give it this long from now before it counts as hung."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def store(self, name: str, descriptor: int) -> None:
-        """Have systemd keep a duplicate of this descriptor for the next run (``FDSTORE=1``)."""
-        if self._systemd is not None:
-            with contextlib.suppress(OSError):
-                lines = f"FDSTORE=1\nFDNAME={name}".encode()
-                socket.send_fds(self._systemd.socket, [lines], [descriptor])
+    @property
+    def listens(self) -> bool:
+        """Whether somebody wants to be told at all."""
+        return self._systemd is not None
+
+    def store(self, name: str, descriptor: int) -> bool:
+        """Have systemd keep a duplicate of this descriptor for the next run (``FDSTORE=1``); False
+        if it could not be told."""
+        return self._send_descriptor(f"FDSTORE=1\nFDNAME={name}", descriptor)
+
+    def store_parcel(self, name: str, descriptors: Sequence[int]) -> bool:
+        """Have systemd keep these, as ``NAME0`` and so on, and wait until it has heard of them all.
+
+        Whether there was room in its store for all of them is not told: see :func:`unit`.
+        """
+        for place, descriptor in enumerate(descriptors):
+            # It would let go of the one end of a pair of which the other has been closed.
+            lines = f"FDSTORE=1\nFDNAME={name}{place}\nFDPOLL=0"
+            if not self._send_descriptor(lines, descriptor, within=_STORED_WITHIN):
+                return False
+        return self._has_heard_all(_STORED_WITHIN)
+
+    def _send_descriptor(self, lines: str, descriptor: int, within: float = 0.0) -> bool:
+        if self._systemd is None:
+            return False
+        try:
+            _wait(self._systemd.socket.fileno(), select.POLLOUT, within)
+            socket.send_fds(self._systemd.socket, [lines.encode()], [descriptor])
+        except OSError:
+            return False
+        return True
+
+    def _has_heard_all(self, within: float) -> bool:
+        """``BARRIER=1``: systemd closes a descriptor when it has dealt with all before it."""
+        heard, told = os.pipe()
+        try:
+            sent = self._send_descriptor("BARRIER=1", told, within)
+        finally:
+            os.close(told)
+        try:
+            return sent and _wait(heard, select.POLLIN, within)
+        finally:
+            os.close(heard)
 
     def unstore(self, name: str) -> None:
         """Have systemd close what it keeps under this name."""
@@ -91,27 +140,112 @@ class Notifier:
         return True
 
 
-def inherited_sockets() -> list[tuple[str, socket.socket]]:
-    """The listening sockets that systemd passed to this process, with their names:
-    sd_listen_fds_with_names(3). Asked a second time there are none."""
+def _wait(descriptor: int, event: int, within: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(within * 1000))
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What systemd has passed to this process: listening sockets, and a parcel that an earlier run
+    has stored."""
+
+    sockets: tuple[tuple[str, socket.socket], ...] = ()
+    parcel: tuple[int, ...] = ()
+
+
+def passed(parcel: str) -> Passed:
+    """What systemd passed to this process, with names: sd_listen_fds_with_names(3). The parcel is
+    that which was stored under this name. Asked a second time there is nothing."""
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
-        return []
-    sockets = []
+        return Passed()
+    sockets: list[tuple[str, socket.socket]] = []
+    parts: dict[int, int] = {}
     for number in range(int(count)):
         descriptor = _FIRST_PASSED + number
+        name = names[number] if number < len(names) else ""
+        place = name.removeprefix(parcel)
         try:
+            os.set_inheritable(descriptor, False)
+            if name != place and place.isdecimal():
+                parts[int(place)] = descriptor
+                continue
             passed = socket.socket(fileno=descriptor)
             listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             continue  # something else that systemd was told to pass
-        passed.set_inheritable(False)
         if listens:
-            sockets.append((names[number] if number < len(names) else "", passed))
+            sockets.append((name, passed))
         else:
             passed.close()
-    return sockets
+    return Passed(tuple(sockets), tuple(parts[place] for place in sorted(parts)))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """This process's unit: the type of the job that systemd runs for it (``restart``, ``stop``, or
+    nothing), and how many descriptors are in its store."""
+
+    name: str
+    job: str
+    stored: int
+
+
+async def unit() -> Unit | None:
+    """What systemd says of this process's unit; ``None`` where it says nothing.
+
+    Its manager is asked by ``systemctl``, over D-Bus, which answers any user.
+    """
+    manager, name = _own_unit()
+    if not name:
+        return None
+    jobs, stored = await asyncio.gather(
+        _systemctl(*manager, "list-jobs", "--plain", "--no-legend", "--full", name),
+        _systemctl(*manager, "show", "--value", "--property=NFileDescriptorStore", name),
+    )
+    if jobs is None or stored is None or not stored.strip().isdecimal():
+        return None
+    types = [columns[2] for line in jobs.splitlines() if name in (columns := line.split())]
+    return Unit(name, types[0] if types else "", int(stored))
+
+
+def _own_unit() -> tuple[tuple[str, ...], str]:
+    """The option for its manager, and the name of the service that this process belongs to."""
+    try:
+        lines = Path(_CGROUP).read_text().splitlines()
+    except OSError:
+        return (), ""
+    for line in lines:
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy == "0" or controllers == "name=systemd":
+            name = path.rpartition("/")[2]
+            if name.endswith(".service"):
+                return (("--user",) if "/user@" in path else ()), name
+    return (), ""
+
+
+async def _systemctl(*arguments: str) -> str | None:
+    def run() -> str | None:
+        # The signal that ends a service is sent to all of its processes: maybe to this one, too.
+        for _ in range(_ASKED_AT_MOST):
+            try:
+                done = subprocess.run(
+                    ["systemctl", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=_ANSWERS_WITHIN,
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                return None
+            if done.returncode != -signal.SIGTERM:
+                break
+        return done.stdout if done.returncode == 0 else None
+
+    return await asyncio.to_thread(run)
 
 
 def watchdog_interval() -> float | None:

@@ -41,6 +41,7 @@ class Verbs:
             messages.Start: self._start,
             messages.Reload: self._reload,
             messages.Shutdown: self._shutdown,
+            messages.Upgrade: self._upgrade,
             messages.LogLevel: self._log_level,
             messages.Config: self._config,
             messages.Version: self._version,
@@ -209,6 +210,17 @@ class Verbs:
         timeout = 0.0 if request.now else self._daemon.longest_drain()
         self._daemon.stop(by, now=request.now)
         return messages.ShutdownResult(drain_timeout=timeout)
+
+    async def _upgrade(
+        self, _request: messages.Upgrade, by: str, progress: Progress
+    ) -> messages.UpgradeResult:
+        # Once begun it goes on, whether or not anybody is there to hear of it.
+        upgrade = asyncio.ensure_future(self._daemon.upgrade(by))
+        try:
+            taken = await telling(asyncio.shield(upgrade), lambda: progress(()))
+        except ZqueueError as error:
+            raise Refusal("failed", str(error)) from error
+        return messages.UpgradeResult(**taken)
 
     async def _log_level(
         self, request: messages.LogLevel, by: str, _: Progress

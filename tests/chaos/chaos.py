@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from zqueue.control.messages import QueueStatus
 CONFIG = """
 [queues.default]
 max_attempts = 5
+max_frames = {max_frames}
 service_timeout = "3s"
 client_grace = "10s"
 error_reply = "error: {{reason}}"
@@ -81,6 +83,7 @@ class Chaos:
         self.counted: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.longest = 0.0
+        self._max_frames = 1000
         self._folder = folder
         self.faults: dict[str, Callable[[], None]] = {
             "worker killed": self._kill_worker,
@@ -91,6 +94,8 @@ class Chaos:
             "paused": self._pause,
             "drained": self._drain,
             "reloaded": self._reload,
+            "sockets made anew": self._rebind,
+            "upgraded": self._upgrade,
         }
 
     def run(self, seconds: float) -> None:
@@ -118,7 +123,9 @@ class Chaos:
             self._end_daemon()
 
     def _config(self) -> str:
-        return CONFIG.format(drain_timeout=self.rng.randrange(5, 30), **self._ports)
+        # The one is applied as it is, the other one needs another engine.
+        seconds, frames = self.rng.randrange(5, 30), self._max_frames
+        return CONFIG.format(drain_timeout=seconds, max_frames=frames, **self._ports)
 
     def _clients(self, name: str, endpoint: str, *options: str) -> subprocess.Popen[bytes]:
         seed = str(self.rng.randrange(1 << 30))
@@ -175,6 +182,15 @@ class Chaos:
         self.daemon.write(self._config())
         with self.daemon.client(timeout=30) as control:
             control.reload()
+
+    def _rebind(self) -> None:
+        self._max_frames += 1
+        self._reload()
+
+    def _upgrade(self) -> None:
+        ran = self.daemon.upgrade()
+        if ran.returncode:
+            self.wrong.append(f"an upgrade failed: {ran.stderr}")
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -234,8 +250,10 @@ class Chaos:
             self.longest = told["longest"]
 
     def _end_daemon(self) -> None:
-        if (code := self.daemon.stop(within=60)) != 0:
-            self.wrong.append(f"zqueued ended with {code}")
+        os.kill(self.daemon.status().pid, signal.SIGTERM)
+        wait_for(lambda: not self.daemon.pids(), "zqueued to end", within=60)
+        if not self.daemon.events("daemon.stopped"):
+            self.wrong.append("zqueued ended without saying so")
         self.wrong += [
             str(event)
             for event in self.daemon.events(level="error")

@@ -112,7 +112,8 @@ class Machine:
         """Start a script inside and do not wait for it; :meth:`end` ends it."""
         command = ["nsenter", "-t", str(self._init), "-a", "--", "/bin/sh", "-c", f"exec {script}"]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": "/usr/lib/zqueue"},
         )  # fmt: skip
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from tests import crowd
 from tests.systemd.machine import Machine
 from tests.waiting import wait_for
 
@@ -13,6 +15,9 @@ CONFIG = """
 frontend = "tcp://127.0.0.1:5559"
 backend = "tcp://127.0.0.1:5560"
 """
+
+FRONTEND, BACKEND = "tcp://127.0.0.1:5559", "tcp://127.0.0.1:5560"
+"""Where a client connects, and a worker, with :data:`CONFIG`."""
 
 _ASK = """
 import threading, zmq
@@ -40,6 +45,30 @@ finally:
 def assert_serves(machine: Machine, frontend: int = 5559, backend: int = 5560) -> None:
     """Requests of a client reach workers, and the replies the client."""
     assert machine.python(_ASK % {"frontend": frontend, "backend": backend}) == "served\n"
+
+
+class CrowdInside:
+    """The crowd, in a machine."""
+
+    def __init__(self, machine: Machine, *arguments: object) -> None:
+        machine.bring(Path(crowd.__file__), "/")
+        words = " ".join(map(str, arguments))
+        self._machine = machine
+        self._process = machine.start(f"/usr/bin/python3 /crowd.py {words}")
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def __enter__(self) -> CrowdInside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._machine.end(self._process)
+
+    def finish(self) -> dict[str, Any]:
+        """Have it end; what it has noticed."""
+        said, _ = self._process.communicate(timeout=60)
+        noticed: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return noticed
 
 
 def main_pid(machine: Machine, unit: str = "zqueue") -> str:

@@ -180,7 +180,9 @@ def test_dynamic_user(machine: Machine) -> None:
     machine.run("systemctl start zqueue")
     assert machine.run(f"stat -c %U /proc/{main_pid(machine)}").stdout != "root\n"
     assert_serves(machine)
-    machine.run("systemctl reload zqueue && systemctl stop zqueue")
+    machine.run("systemctl reload zqueue && systemctl restart zqueue")
+    assert "handover.taken_up" in machine.run("zqueuectl events").stdout
+    machine.run("systemctl stop zqueue")
 
 
 def test_a_transient_service(machine: Machine) -> None:
@@ -206,9 +208,13 @@ def test_a_service_of_a_user(machine: Machine) -> None:
         "the user's systemd",
     )
     machine.run(
-        f"{session} systemd-run -q --user --unit=mine --property=Type=notify /usr/bin/zqueued",
+        f"{session} systemd-run -q --user --unit=mine --property=Type=notify "
+        "--property=FileDescriptorStoreMax=16 /usr/bin/zqueued",
         user="ada",
     )
+    machine.run(f"{session} systemctl --user restart mine", user="ada")
+    told = machine.run(f"{session} zqueuectl events", user="ada").stdout
+    assert "handover.taken_up" in told
     status = json.loads(machine.run(f"{session} zqueuectl --json status", user="ada").stdout)
     assert status["control"] == f"ipc:///run/user/{number}/zqueue/control.sock"
     assert_serves(machine)

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.crowd import assert_undisturbed
 from tests.systemd.conftest import Boot, build, copy_tree, install
 from tests.systemd.machine import Machine
 from tests.systemd.service import (
+    BACKEND,
     CONFIG,
+    FRONTEND,
+    CrowdInside,
     assert_serves,
     drop_in,
     listening_inode,
@@ -138,6 +142,7 @@ def test_an_upgrade_keeps_edits_and_listening_sockets(
     inodes = {port: listening_inode(machine, port) for port in (5559, 5560, 6001, 6101)}
     assert all(inodes.values())
     machine.bring(newer, "/")
+    clients = CrowdInside(machine, FRONTEND, BACKEND, "--clients=10", "--pause=0.01")
     try:
         # The answer is that to dpkg's question what to do with the config: its default, to keep it.
         machine.run(f"apt-get install -y /{newer.name}", within=120, stdin="\n")
@@ -146,6 +151,7 @@ def test_an_upgrade_keeps_edits_and_listening_sockets(
         for unit, pid in before.items():
             wait_until_back(machine, pid, unit)
         assert {port: listening_inode(machine, port) for port in inodes} == inodes
+        assert_undisturbed(clients.finish())
         assert_serves(machine)
         assert_serves(machine, 6001, 6101)
     finally:

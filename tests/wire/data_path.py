@@ -1,4 +1,4 @@
-"""The wire engine's loop on its own, with real sockets, without a supervisor that wakes it at times."""
+"""The wire engine's loop with real sockets, and without a supervisor that wakes it at times."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ struct fault {
 
 static struct faults {
     uint64_t seed;
-    struct fault send, receive, accept, add, wait, allocate;
+    struct fault send, receive, accept, add, wait, allocate, grow;
 } *faults;
 
 static struct {
@@ -220,5 +220,5 @@ void *calloc(size_t count, size_t size)
 
 void *realloc(void *block, size_t size)
 {
-    return HAPPENS(allocate) ? NULL : __libc_realloc(block, size);
+    return HAPPENS(grow) ? NULL : __libc_realloc(block, size);
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent / "faults.c"
-CALLS = ("send", "receive", "accept", "add", "wait", "allocate")
+CALLS = ("send", "receive", "accept", "add", "wait", "allocate", "grow")
 SHORT = 0
 """What stands in place of an errno where a call does less than it might."""
 _FAULT = struct.Struct("=IiQ")

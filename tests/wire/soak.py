@@ -37,8 +37,7 @@ from zqueue.control.messages import Ends, QueueStatus
 CLIENT_PROCESSES = 4
 LOOKED_AT_EVERY = 2.0
 FINISHES_WITHIN = 60.0
-GROWS_AT_MOST = 1.10
-GROWS_AT_MOST_BYTES = 8 << 20
+GROWS_AT_MOST = 4 << 20
 LONGEST_BODY = 20_000
 QUEUE = """
 [queues.default]
@@ -390,7 +389,7 @@ class Soak:
         after = int(statistics.median(self.resident[-quarter:]))
         self.counted["KiB resident in the second quarter"] = before >> 10
         self.counted["KiB resident in the last quarter"] = after >> 10
-        if after > before * GROWS_AT_MOST + GROWS_AT_MOST_BYTES:
+        if after > before + GROWS_AT_MOST:
             self.wrong.append(f"the daemon grew from {before} to {after} bytes")
 
     def _judge(self, last: QueueStatus) -> None:

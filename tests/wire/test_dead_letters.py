@@ -418,6 +418,29 @@ def _drain(control: Any) -> Any:
     return messages.Drain(id=control._next())
 
 
+def test_libzmq_refuses_and_removes_nothing(
+    start_zqueued: StartZqueued, connect: Connect, tmp_path: Path
+) -> None:
+    """What the wire engine has left can be looked at there."""
+    path = tmp_path / "dead.db"
+    zqueued = start_zqueued(config(f'engine = "auto"\n{OLD}\ndead_letters = "{path}"'))
+    connect(zmq.REQ, zqueued.frontend()).send(b"x")
+    before = wait_for_letters(zqueued, 1)
+    # For auto a reason to take libzmq.
+    sides = zqueued.path.read_text().replace(
+        'frontend = "tcp://127.0.0.1:*"',
+        'frontend = { bind = "tcp://127.0.0.1:*", reply_high_water_mark = 9 }',
+    )
+    zqueued.path.write_text(sides)
+    zqueued.ctl("reload")
+    assert zqueued.queue().engine == "libzmq"
+    done = zqueued.ctl("dead", "retry", "--all")
+    assert done.returncode == 1
+    assert "default: 0 retried: the libzmq engine cannot ask in a client's name" in done.stderr
+    assert letters(zqueued, content=True) == before
+    zqueued.stop()
+
+
 def test_letters_that_are_not_there(start_zqueued: StartZqueued, connect: Connect) -> None:
     zqueued = start_zqueued(config(OLD, head=BROKER))
     connect(zmq.REQ, zqueued.frontend()).send(b"x")
@@ -587,6 +610,7 @@ def test_a_letter_of_many_mib(
     client.send_multipart([b"", body + body])
     wait_for(lambda: incidents(zqueued).unrecorded == 1)
     assert letters(zqueued) == []
+    assert "1 requests died of which no dead letter could be kept" in zqueued.ctl("status").stdout
 
 
 # -- bounds and files ------------------------------------------------------------------------------

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.test_steering import assert_idle
 from tests.waiting import DEADLINE, wait_for
 from tests.wire.faults import SHORT, Faults, compiled
-from tests.wire.raw import Gone, RawPeer
-from tests.zqueued import Zqueued
+from tests.wire.raw import Gone, RawPeer, greeting, ready
+from tests.zqueued import Zqueued, free_port
 
+Context = zmq.Context[zmq.Socket[bytes]]
+
+ROOT = Path(__file__).parents[2]
 QUEUE = """
 [queues.default]
 frontend = { bind = ["tcp://127.0.0.1:*", "ipc://*"] }
@@ -162,13 +168,14 @@ def test_no_buffers_although_nothing_is_on_its_way(faults: Faults, zqueued: Zque
         assert asker.receive() == [b"", b"request"]
 
 
-@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOBUFS, errno.EPROTO])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EPROTO])
 def test_whoever_may_not_be_accepted(
     error: int, faults: Faults, zqueued: Zqueued, peers: Peers
 ) -> None:
     """It stays where it is, and is not looked at all the time."""
     peers.worker(zqueued.backend())
     with RawPeer(zqueued.frontend(), "DEALER") as asker:
+        assert asker.ask(b"before") == b"w:before"
         faults.begin(accept=error)
         late = Asker(zqueued.frontend(), "late", requests=10)
         wait_for(lambda: faults.happened("accept") > 1, "it to be tried again")
@@ -208,3 +215,80 @@ def test_no_memory_for_a_request_costs_only_who_sent_it(
         assert event["reason"] == "there is no memory for its message"
         faults.end()
         assert other.ask(b"after") == b"w:after"
+
+
+def test_no_memory_for_tables_when_somebody_comes(
+    faults: Faults, start_zqueued: StartZqueued
+) -> None:
+    """Whoever gets in is somebody whose time is kept, and a worker that is given something."""
+    zqueued = start_zqueued(
+        QUEUE.replace("] }", '], handshake_timeout = "1s" }'), env=faults.environment
+    )
+    faults.begin(grow=errno.ENOMEM)
+    with RawPeer(zqueued.frontend(), "DEALER", shake=False) as silent:
+        silent.farewell()
+    faults.end()
+    with RawPeer(zqueued.backend(), "REP", shake=False) as serving:
+        serving.say(greeting())
+        serving.exactly(64)
+        serving.frame()
+        faults.begin(grow=errno.ENOMEM)
+        serving.say(ready("REP"))
+        wait_for(lambda: zqueued.queue().workers.connected == 1)
+        faults.end()
+        with RawPeer(zqueued.frontend(), "DEALER") as asker:
+            asker.send(b"", b"request")
+            assert serving.serve(1) == [b"request"]
+
+
+def test_no_memory_when_a_capture_begins(
+    faults: Faults, start_zqueued: StartZqueued, context: Context, peers: Peers
+) -> None:
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    zqueued = start_zqueued(f'{QUEUE}capture = "{endpoint}"\n', env=faults.environment)
+    peers.worker(zqueued.backend())
+    captured = context.socket(zmq.SUB)
+    captured.connect(endpoint)
+    with RawPeer(zqueued.frontend(), "DEALER") as asker:
+        faults.begin(allocate=errno.ENOMEM)
+        captured.subscribe(b"")
+        zqueued.wait_event("capture.subscribed")
+        faults.end()
+        assert asker.ask(b"request") == b"w:request"
+        assert captured.poll(round(DEADLINE * 1000))
+        assert captured.recv_multipart()[-1] == b"request"
+
+
+def test_a_worker_that_is_connected_to(
+    faults: Faults, start_zqueued: StartZqueued, context: Context, peers: Peers
+) -> None:
+    port = free_port()
+    zqueued = start_zqueued(
+        QUEUE.replace(
+            "backend = { bind",
+            f'backend = {{ connect = "tcp://127.0.0.1:{port}", reconnect = "10ms",'
+            ' reconnect_max = "10ms", bind',
+        ),
+        env=faults.environment,
+    )
+    zqueued.wait_event("peer.connect_retried")
+    faults.begin(0.5, add=errno.ENOSPC, allocate=errno.ENOMEM)
+    serving = context.socket(zmq.REP)
+    serving.bind(f"tcp://127.0.0.1:{port}")
+    wait_for(lambda: zqueued.queue().workers.connected, "it to be connected to")
+    assert faults.happened("add")
+    faults.end()
+    client = peers.client(zqueued.frontend(), requests=1)
+    assert serving.poll(round(DEADLINE * 1000))
+    serving.send(serving.recv())
+    assert len(client.finish()) == 1
+
+
+def test_the_fuzzer_s_scenes_without_memory(faults: Faults) -> None:
+    """Whatever is half done when there is none, it adds up, and nothing is left of it."""
+    faults.begin(0.02, allocate=errno.ENOMEM, grow=errno.ENOMEM)
+    command = [sys.executable, "-m", "tests.wire.fuzz", "--only", "exchange", "--seconds", "5"]
+    ran = subprocess.run(command, cwd=ROOT, env=faults.environment, capture_output=True, text=True)
+    print(ran.stdout)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert faults.happened("allocate") > 100

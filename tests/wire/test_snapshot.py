@@ -193,3 +193,18 @@ def test_a_later_format_is_refused() -> None:
     state[at] += 1
     with pytest.raises(ValueError, match=f"its format is {STATE_FORMAT + 1}, and this version"):
         Exchange().restore(bytes(state))
+
+
+def test_who_left_first_is_given_up_first_also_in_the_next_process() -> None:
+    settings = {**SETTINGS, "client_grace": 10.0}
+    old = Exchange(**settings)
+    for name in (b"b", b"a", b"d", b"c"):
+        client(old, identity=name).close()
+        old.advance(1)
+    new = handed_over(old, **settings)
+    for there in (3, 2, 1, 0):
+        assert new.due == 1 + (13 - there) * 1_000_000_000
+        new.advance((new.due - new.now) / 1e9 + 1e-9)
+        assert new.live["clients"] == there
+    assert_nothing_is_left(new)
+    assert_nothing_is_left(old)

@@ -333,6 +333,8 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
     letters = queue.dead_letters
     if letters.kept:
         yield f"{letters.kept} dead letters: zqueuectl dead list {queue.name}"
+    if queue.incidents is not None and queue.incidents.unrecorded:
+        yield f"{queue.incidents.unrecorded} requests died of which no dead letter could be kept"
     if letters.failure:
         yield f"{letters.unwritten} dead letters are not written: {letters.failure}"
     if queue.stale:

@@ -23,8 +23,20 @@ _PATH = click.Path(dir_okay=False, path_type=Path)
     "one queue from tcp://*:5559 to tcp://*:5560.",
 )
 @click.option("--check", is_flag=True, help="Check the config, say what is wrong with it, and end.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Have the zqueued that runs start what is installed now, and hand over to it: no "
+    "connection ends, no request is lost. Under systemd, systemctl restart does the same.",
+)
+@click.option(
+    "--offer",
+    is_flag=True,
+    hidden=True,
+    help="Print what this version would take up of a running zqueued, with this config, and end.",
+)
 @click.version_option(zqueue.__version__, prog_name="zqueued")
-def main(path: Path | None, check: bool) -> None:
+def main(path: Path | None, check: bool, upgrade: bool, offer: bool) -> None:
     """Run the queues that the config describes until SIGTERM.
 
     SIGTERM and SIGINT drain every queue, then end; a second one ends at once. SIGHUP reloads.
@@ -34,6 +46,10 @@ def main(path: Path | None, check: bool) -> None:
     try:
         if check:
             _check(path)
+        elif upgrade:
+            _upgrade(path)
+        elif offer:
+            _offer(path)
         else:
             _serve(path)
     except ZqueueError as error:
@@ -56,19 +72,45 @@ def _check(path: Path | None) -> None:
 
 def _serve(path: Path | None) -> None:
     import asyncio
+    import contextlib
 
-    from zqueue import config
+    from zqueue import config, handover
     from zqueue.daemon import Daemon
     from zqueue.logs import Log
+    from zqueue.upgrade import Predecessor
     from zqueue.verbs import Verbs
 
-    loaded = config.load(path)
-    log = Log(loaded.config.log.level, loaded.config.log.format)
-    try:
-        daemon = Daemon(path, loaded, log)
-        asyncio.run(daemon.run(Verbs(daemon)))
-    finally:
-        log.close(2.0)
+    predecessor = Predecessor.find()
+    with predecessor.told() if predecessor is not None else contextlib.nullcontext():
+        loaded = config.load(path)
+        if predecessor is not None:
+            predecessor.offer(handover.offer(loaded.config))
+        log = Log(loaded.config.log.level, loaded.config.log.format)
+        try:
+            daemon = Daemon(path, loaded, log, predecessor)
+            asyncio.run(daemon.run(Verbs(daemon)))
+        finally:
+            log.close(2.0)
+
+
+def _upgrade(path: Path | None) -> None:
+    from zqueue import config
+    from zqueue.control.client import ControlClient
+
+    endpoint = config.load(path).config.control.endpoint
+    with ControlClient(endpoint) as zqueued:
+        taken = zqueued.upgrade()
+    count = "1 connection" if taken.connections == 1 else f"{taken.connections} connections"
+    click.echo(
+        f"zqueued {taken.version}, pid {taken.pid}, has taken up {count} "
+        f"after a pause of {taken.paused * 1000:.0f} ms"
+    )
+
+
+def _offer(path: Path | None) -> None:
+    from zqueue import config, handover
+
+    click.echo(handover.OFFER.dump_json(handover.offer(config.load(path).config)))
 
 
 if __name__ == "__main__":

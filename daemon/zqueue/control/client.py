@@ -329,6 +329,11 @@ class ControlClient:
             self._wait_for_end(longest if timeout is None else timeout)
         return result
 
+    def upgrade(self) -> messages.UpgradeResult:
+        """Have the daemon start the zqueued that is installed now, hand over to it and end. If that
+        one will not have it (``Refused``), nothing has changed."""
+        return self._ask(messages.Upgrade(id=self._next(), progress=True), messages.UpgradeResult)
+
     def log_level(
         self, level: Literal["debug", "info", "warning", "error"] | None = None
     ) -> messages.LogLevelResult:

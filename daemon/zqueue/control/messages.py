@@ -175,6 +175,14 @@ class Shutdown(_Request):
     now: bool = False
 
 
+class Upgrade(_Request):
+    """Start the zqueued that is installed now, hand over to it every connection and request, and
+    end. Not under systemd, where a restart does the same. Result: :class:`UpgradeResult`.
+    """
+
+    verb: Literal["upgrade"] = "upgrade"
+
+
 class LogLevel(_Request):
     """Tell the log level, or change it. Result: :class:`LogLevelResult`."""
 
@@ -229,6 +237,7 @@ Request = Annotated[
     | DeadDrop
     | Reload
     | Shutdown
+    | Upgrade
     | LogLevel
     | Events
     | Cancel
@@ -552,6 +561,16 @@ class ShutdownResult(Message):
     """The daemon has begun to stop; it answers no more once it has."""
 
     drain_timeout: float
+
+
+class UpgradeResult(Message):
+    """The zqueued that has taken up all, with how many connections, and for how many seconds
+    nothing moved."""
+
+    pid: int
+    version: str
+    connections: int
+    paused: float
 
 
 class LogLevelResult(Message):

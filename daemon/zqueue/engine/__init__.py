@@ -228,7 +228,7 @@ LATENCY_BOUNDS = (
     *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
-"""The steps, in seconds, by which :class:`Latency` counts."""
+"""The steps, in seconds, by which :class:`Latency` counts. They stay: counts are handed over."""
 
 
 @dataclass(frozen=True)
@@ -334,11 +334,11 @@ class Engine(Protocol):
     not_promised: tuple[str, ...]
     """What zqueue promises elsewhere and this engine cannot."""
 
-    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None, *, frozen: bool = False) -> None:
         """Make the sockets and begin to forward, or with ``hold`` only to return replies.
 
         With ``taken_up`` it begins with these connections and requests; the descriptors are its own
-        from then on.
+        from then on. With ``frozen`` it touches none of them until :meth:`thaw`.
 
         Raises:
             EndpointError: an endpoint cannot be had; nothing is left open.
@@ -349,8 +349,8 @@ class Engine(Protocol):
     def freeze(self) -> Snapshot:
         """Stop, and leave every connection and request as it is; tell what there is.
 
-        After it only :meth:`thaw`, :meth:`deaths` or :meth:`close` may follow. Peers notice
-        nothing but a pause.
+        After it only :meth:`thaw`, :meth:`reports`, :meth:`deaths` or :meth:`close` may follow.
+        Peers notice nothing but a pause.
 
         Raises:
             LookupError: the engine cannot.
@@ -358,7 +358,7 @@ class Engine(Protocol):
         """
 
     def thaw(self) -> None:
-        """Go on after :meth:`freeze`, as if it had not been."""
+        """Go on after :meth:`freeze`, as if it had not been, or begin after a frozen ``open``."""
 
     def hold(self) -> None:
         """Give no further request to a worker; go on returning replies. Idempotent."""

@@ -83,8 +83,8 @@ class LibzmqEngine:
 
     # -- opening and closing -----------------------------------------------------------------
 
-    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
-        if taken_up is not None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None, *, frozen: bool = False) -> None:
+        if taken_up is not None or frozen:
             raise ValueError("the libzmq engine cannot take up connections")
         try:
             self._open(hold)

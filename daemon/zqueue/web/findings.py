@@ -120,5 +120,6 @@ def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
         causes = queue.died.model_dump() if queue.died is not None else {}
         of = ", ".join(f"{cause} {count}" for cause, count in causes.items() if count)
         what = f"{letters.kept} requests died and are kept{f' ({of})' if of else ''}"
-        see, XX
+        see = f"zqueuectl dead list {queue.name}"
+        again = f"zqueuectl dead retry --all -q {queue.name}"
         yield Finding("note", queue.name, what, "workers", (see, again))

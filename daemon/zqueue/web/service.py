@@ -40,6 +40,11 @@ class WebService:
         self._listener: Listener | None = None
         self._server: HttpServer | None = None
 
+    @property
+    def listener(self) -> Listener | None:
+        """Where it is served."""
+        return self._listener
+
     def claim(self, config: MetricsConfig) -> None:
         """Open what ``config`` wants and is not open yet, for :meth:`serve` to take.
 
@@ -84,10 +89,10 @@ class WebService:
         except (EndpointError, OSError) as error:
             self._bus.emit("metrics.failed", error=str(error))
 
-    async def close(self) -> None:
-        """Serve no more; the socket goes on listening where systemd keeps it for the next run."""
+    async def close(self, close: Callable[[Listener], None]) -> None:
+        """Serve no more, and have the listening socket closed by ``close``."""
         self.unclaim()
-        await self._end(Listener.let_go)
+        await self._end(close)
 
     def _open(self, endpoint: str) -> Listener:
         listener = self._inherited.take(_NAME, endpoint, _BACKLOG)

@@ -450,12 +450,12 @@ cdef class DataPath:
             raise BlockingIOError("too many orders at once")
 
     def tap(self, bint on) -> None:
-        """Begin or end to copy what passes.
+        """Begin or end to copy what passes. Only the first call needs memory.
 
         Raises:
             MemoryError: there is none for it.
         """
-        if on and self._loop.tap.ring == NULL:
+        if self._loop.tap.ring == NULL:
             if not tap_open(&self._loop.tap):
                 raise MemoryError
             self._loop.dispatcher.tap = &self._loop.tap

@@ -12,7 +12,7 @@ from zqueue.engine.wire.admission cimport (
 )
 from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_left
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
-from zqueue.engine.wire.due cimport schedule, schedule_by
+from zqueue.engine.wire.due cimport due_has_room, schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
     BACKEND,
     BY_ITSELF,
@@ -58,6 +58,7 @@ from zqueue.engine.wire.workers cimport (
     UNLIMITED,
     measure_worker,
     place_worker,
+    ring_reaches,
     unplace_worker,
 )
 from zqueue.engine.wire.zmtp cimport (
@@ -96,7 +97,13 @@ cdef bint dispatcher_open(
     it.client_slots = it.match_slots = 64
     it.clients = <Client**> calloc(it.client_slots, sizeof(Client*))
     it.matches = <Line*> calloc(it.match_slots, sizeof(Line))
-    return it.clients != NULL and it.matches != NULL
+    # A worker that comes has nothing to do yet: that it can be placed then needs no memory any more.
+    return (
+        it.clients != NULL
+        and it.matches != NULL
+        and ring_reaches(&it.strict, 0)
+        and ring_reaches(&it.loose, 0)
+    )
 
 
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
@@ -163,7 +170,9 @@ cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil:
 
 
 cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
-    cdef Peer* peer = <Peer*> calloc(1, sizeof(Peer))
+    cdef Peer* peer = NULL
+    if due_has_room(it):
+        peer = <Peer*> calloc(1, sizeof(Peer))
     if peer == NULL:
         return NULL
     if not session_open(&peer.session, &it.pool, ROUTER if side == FRONTEND else DEALER, it.now):

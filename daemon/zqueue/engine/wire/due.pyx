@@ -3,21 +3,27 @@
 from libc.stdlib cimport realloc
 
 
+cdef bint due_has_room(Dispatcher* it) noexcept nogil:
+    """Make room for one peer more; False if there is no memory."""
+    cdef Peer** heap
+    cdef int size = max(64, 2 * it.due_size)
+    if it.peers_out < it.due_size:
+        return True
+    heap = <Peer**> realloc(it.due, sizeof(Peer*) * size)
+    if heap == NULL:
+        return False
+    it.due, it.due_size = heap, size
+    return True
+
+
 cdef void schedule(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
     """Look at ``peer`` again at ``due``, or never if that is 0."""
-    cdef Peer** heap
     cdef int place
     cdef Peer* last
     peer.due = due
     if peer.due_place < 0:
         if not due:
             return
-        if it.due_count == it.due_size:
-            heap = <Peer**> realloc(it.due, sizeof(Peer*) * max(64, 2 * it.due_size))
-            if heap == NULL:
-                peer.due = 0
-                return
-            it.due, it.due_size = heap, max(64, 2 * it.due_size)
         place = it.due_count
         it.due_count += 1
         it.due[place] = peer

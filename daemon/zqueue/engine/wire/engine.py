@@ -6,6 +6,7 @@ The data path tells by notices what happened; here they become reports. Its coun
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import os
@@ -50,7 +51,7 @@ _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _CAPTURED_A_TURN = 500
-_LISTS_WITHIN = 0.5
+_ANSWERS_AT_ONCE = 0.5
 _FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
 _NO_LIMIT = 0x7FFFFFFF
@@ -79,13 +80,15 @@ class WireEngine:
 
     # -- opening and closing -----------------------------------------------------------------
 
-    def open(self, hold: bool, taken_up: Snapshot | None = None) -> None:
+    def open(self, hold: bool, taken_up: Snapshot | None = None, *, frozen: bool = False) -> None:
         plan = self._plan
         sides = tuple(zip(_SIDES, (plan.frontend, plan.backend), strict=True))
         self._addresses = [
             Address(endpoint, side.options.ipv6) for _, side in sides for endpoint in side.connect
         ]
         self._capture = CapturePublisher(plan.name, plan.capture, self._context)
+        if plan.capture is not None:
+            self._path.tap(False)
         listening = [
             (number, os.dup(listener.fileno()), listener.asked)
             for number, (_, side) in enumerate(sides)
@@ -106,7 +109,9 @@ class WireEngine:
                 self._frozen = True
                 self.close(0)
                 raise
-        self._thread.start()
+        self._frozen = frozen
+        if not frozen:
+            self._thread.start()
 
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name=f"zq-{self._plan.name}", daemon=True)
@@ -123,6 +128,23 @@ class WireEngine:
         self._frozen = False
         self._thread = self._new_thread()
         self._thread.start()
+        # The counters of a turn are to be read when the next has begun.
+        with contextlib.suppress(TimeoutError):
+            for _ in range(2):
+                self._path.nudge()
+                self._come_round()
+
+    def _come_round(self) -> None:
+        """Wait until the data path has carried out every order.
+
+        Raises:
+            TimeoutError: it does not answer.
+        """
+        deadline = time.monotonic() + _ANSWERS_AT_ONCE
+        while not self._path.obeyed:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the data path does not answer")
+            time.sleep(_A_TURN)
 
     def _run(self) -> None:
         name_this_thread(self._thread.name)
@@ -178,11 +200,7 @@ class WireEngine:
 
     def workers(self) -> list[Worker]:
         self._path.ask_for_workers()
-        deadline = time.monotonic() + _LISTS_WITHIN
-        while not self._path.obeyed:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the data path does not answer")
-            time.sleep(_A_TURN)
+        self._come_round()
         return [_worker(row) for row in self._path.workers()]
 
     def drain_worker(self, number: int) -> None:

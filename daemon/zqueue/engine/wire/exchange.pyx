@@ -65,8 +65,15 @@ cdef class Exchange:
         return peer
 
     def connect(self, int side) -> int:
-        """A new connection, 0 of the frontend, 1 of the backend; its number."""
-        return peer_open(&self._it, side, b"test").number
+        """A new connection, 0 of the frontend, 1 of the backend; its number.
+
+        Raises:
+            MemoryError: there is none for it.
+        """
+        cdef Peer* peer = peer_open(&self._it, side, b"test")
+        if peer == NULL:
+            raise MemoryError
+        return peer.number
 
     def feed(self, int number, const uint8_t[::1] data not None) -> None:
         """Bytes came from it."""

@@ -34,8 +34,7 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
             request = it.odd.first
             worker = least_of(&it.loose)
         if worker == NULL and it.line.first != NULL:
-            request = it.line.first
-            worker = _for(it, request)
+            request = _next(it, &worker)
         if worker == NULL and it.odd.first != NULL:
             request = it.odd.first
             worker = least_of(&it.loose)
@@ -47,11 +46,30 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
 
 cdef bint can_give(Dispatcher* it) noexcept nogil:
     """Whether something waits, and a worker can take it."""
+    cdef Worker* worker = NULL
     if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
         return False
-    if it.line.first != NULL and _for(it, it.line.first) != NULL:
+    if it.odd.first != NULL and it.loose.able:
         return True
-    return it.odd.first != NULL and it.loose.able > 0
+    return it.line.first != NULL and _next(it, &worker) != NULL
+
+
+cdef inline Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
+    """Which of those with an envelope comes next, and to whom; NULL if there is nobody."""
+    worker[0] = _for(it, it.line.first)
+    return it.line.first if worker[0] != NULL else _past_the_first(it, worker)
+
+
+cdef Request* _past_the_first(Dispatcher* it, Worker** worker) noexcept nogil:
+    """While it has to wait for one that it is alone at, REPs get no other, or it would wait for ever;
+    those that answer in any order, or not at all, have not to wait for that."""
+    cdef Request* request = it.line.first
+    if not it.loose.able:
+        return NULL
+    while worker[0] == NULL and request.next != NULL:
+        request = request.next
+        worker[0] = _for(it, request) if request.suspect else least_of(&it.loose)
+    return request if worker[0] != NULL else NULL
 
 
 cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:

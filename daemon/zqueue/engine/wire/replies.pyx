@@ -35,7 +35,7 @@ cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     cdef Request* request = NULL
     it.counters.reply_messages += 1
     it.counters.reply_frames += piece.scan.frames
-    it.counters.reply_bytes += piece.scan.payload
+    it.counters.reply_bytes += piece.scan.payload - id_size
     if not _is_within(&it.settings.limits[BACKEND], piece):
         peer.session.fault = b"a message is larger than max_message_size or max_frames allow"
     elif worker.strict:
@@ -54,6 +54,8 @@ cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         if not elsewhere:
             request = match_find(it, worker, id, id_size, piece)
         late = request == NULL and was_lost(it, worker, id, id_size, piece)
+    # Counted as with the client's routing id, whatever stood in its place.
+    it.counters.reply_bytes += id_size
     if it.tap != NULL and tap_is_on(it.tap):
         _tap(it, request, id, id_size, piece)
     if peer.session.fault == NULL:

@@ -22,6 +22,7 @@ from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.entities cimport (
     MOST_LOST,
     NAME,
+    Absence,
     Attempt,
     Client,
     Dispatcher,
@@ -123,8 +124,10 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
     header = {
         **more,
         "counters": counters,
-        "queueing": _durations(&it.queueing),
-        "service": _durations(&it.service),
+        "queueing": _buckets(&it.queueing),
+        "queueing_nanoseconds": it.queueing.nanoseconds,
+        "service": _buckets(&it.service),
+        "service_nanoseconds": it.service.nanoseconds,
         "requests_made": it.requests_made,
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
@@ -155,15 +158,20 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
 
 
 cdef dict _numbered_clients(Dispatcher* it):
-    """Every client, by its address: a number."""
+    """Every client, by its address: a number. Those that are away come first, in the order in which
+    they left, for so they are to be again."""
     cdef Peer* peer = it.peers
+    cdef Absence* absence = it.absent_first
     cdef Client* client
     cdef uint32_t slot
     numbered = {}
+    while absence != NULL:
+        numbered[<uintptr_t> absence.client] = len(numbered)
+        absence = absence.next
     for slot in range(it.client_slots):
         client = it.clients[slot]
         while client != NULL:
-            numbered[<uintptr_t> client] = len(numbered)
+            numbered.setdefault(<uintptr_t> client, len(numbered))
             client = client.next
     while peer != NULL:  # one whose routing id another has taken over
         if peer.client != NULL:
@@ -197,13 +205,10 @@ cdef list _requests(Dispatcher* it):
     return gathered
 
 
-cdef dict _durations(Histogram* histogram):
+cdef dict _buckets(Histogram* histogram):
     cdef int place
     return {
-        "nanoseconds": histogram.nanoseconds,
-        "buckets": {
-            place: histogram.buckets[place] for place in range(BUCKETS) if histogram.buckets[place]
-        },
+        place: histogram.buckets[place] for place in range(BUCKETS) if histogram.buckets[place]
     }
 
 
@@ -399,8 +404,10 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     try:
         _restore_all(it, reader, clients)
         it.counters = {**_counters(it), **_known(header["counters"], _counters(it))}
-        _restore_durations(&it.queueing, header["queueing"])
-        _restore_durations(&it.service, header["service"])
+        _restore_buckets(&it.queueing, header["queueing"])
+        it.queueing.nanoseconds = header.get("queueing_nanoseconds", 0)
+        _restore_buckets(&it.service, header["service"])
+        it.service.nanoseconds = header.get("service_nanoseconds", 0)
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
         it.id_counter, it.salt = header["id_counter"], header["salt"]
         _restore_lost(it, header["lost"])
@@ -445,9 +452,8 @@ cdef dict _known(dict counters, dict known):
     return {name: value for name, value in counters.items() if name in known}
 
 
-cdef int _restore_durations(Histogram* histogram, dict saved) except -1:
-    histogram.nanoseconds = saved["nanoseconds"]
-    for place, count in saved["buckets"].items():
+cdef int _restore_buckets(Histogram* histogram, dict buckets) except -1:
+    for place, count in buckets.items():
         if not 0 <= int(place) < BUCKETS:
             raise ValueError("it is damaged")
         histogram.buckets[<int> int(place)] = count

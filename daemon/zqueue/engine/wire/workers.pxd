@@ -6,6 +6,7 @@ from zqueue.engine.wire.entities cimport Dispatcher, Ring, Worker
 cdef enum:
     UNLIMITED = 0x7FFFFFFF
 
+cdef bint ring_reaches(Ring* ring, int place) noexcept nogil
 cdef void place_worker(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil

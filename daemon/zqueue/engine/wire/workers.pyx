@@ -33,7 +33,7 @@ cdef void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
         if able and worker.place == place:
             return
         unplace_worker(it, worker)
-    if not able or not _reaches(ring, place):
+    if not able or not ring_reaches(ring, place):
         return
     worker.place = place
     worker.next = NULL
@@ -66,7 +66,7 @@ cdef void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
         ring.low += 1
 
 
-cdef bint _reaches(Ring* ring, int place) noexcept nogil:
+cdef bint ring_reaches(Ring* ring, int place) noexcept nogil:
     """Make room in the ring for workers with so many requests; False if there is no memory."""
     cdef int size = max(64, ring.size)
     cdef Worker** lists

@@ -1,0 +1,556 @@
+"""A worker that is lost, or hangs: what it had goes to others, as ``redeliver`` says, or dies."""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import zmq
+
+from tests.conftest import StartZqueued
+from tests.peers import Peers
+from tests.waiting import DEADLINE, wait_for
+from tests.wire.data_path import data_path
+from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
+from tests.wire.raw import RawPeer
+from tests.wire.test_routing import ends
+from zqueue.engine.wire.exchange import Exchange
+from zqueue.engine.wire.reports import WORKER_ANSWERS_AGAIN, WORKER_SET_ASIDE
+
+Context = zmq.Context[zmq.Socket[bytes]]
+MARKED = [[b"died of ", "reason", b" after ", "attempts"]]
+"""An ``error_reply`` as an exchange takes it."""
+
+
+def ask(asker: Driven, *names: bytes) -> None:
+    """Requests that are told apart by their envelope, and their body is their name, too."""
+    for name in names:
+        asker.send(name, b"", name)
+
+
+def bodies(messages: list[list[bytes]]) -> list[bytes]:
+    return [frames[-1] for frames in messages]
+
+
+# -- a worker is lost ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", ["REP", "DEALER", "ROUTER"])
+def test_what_it_had_goes_to_others_before_all_that_is_younger(type: str) -> None:
+    exchange = Exchange(prefetch=3)
+    asker, lost = client(exchange), worker(exchange, type)
+    ask(asker, b"1", b"2", b"3", b"4", b"5")
+    lost.hear()
+    lost.answer(lost.got[0])
+    lost.hear()
+    lost.close()
+    other = worker(exchange, "DEALER")
+    assert bodies(other.hear()) == [b"2", b"3", b"4"]
+    other.answer(other.got[0])
+    assert bodies(other.hear()) == [b"5"]
+    assert bodies(asker.hear()) == [b"1", b"2"]
+    assert exchange.counters["returned"] == 3
+    assert_nothing_is_left(exchange)
+
+
+def test_it_goes_back_by_its_age_also_if_its_worker_had_it_in_another_order() -> None:
+    exchange = Exchange(prefetch=2, max_attempts=0)
+    asker = client(exchange)
+    one, other = worker(exchange, "DEALER"), worker(exchange, "DEALER")
+    ask(asker, b"1", b"2", b"3")
+    assert bodies(one.hear()) == [b"1", b"3"]
+    assert bodies(other.hear()) == [b"2"]
+    other.answer(other.got[0])
+    one.close()
+    assert bodies(other.hear()) == [b"1", b"3"]
+    ask(asker, b"4")
+    newest = worker(exchange, "DEALER")
+    assert bodies(newest.hear()) == [b"4"]
+    other.close()
+    assert bodies(newest.hear()) == [b"1"], "after 4, which is younger"
+    newest.close()
+    last = worker(exchange, "DEALER")
+    assert bodies(last.hear()) == [b"1", b"3"]
+    last.answer(last.got[0])
+    assert bodies(last.hear()) == [b"4"]
+    assert_nothing_is_left(exchange)
+
+
+def test_it_is_given_to_so_many_workers_as_max_attempts_says() -> None:
+    exchange = Exchange(max_attempts=3, error_reply=MARKED)
+    asker = client(exchange, identity=b"me")
+    asker.send(b"tag", b"", b"poison")
+    exchange.advance(1)
+    numbers = []
+    for _ in range(3):
+        lost = worker(exchange)
+        numbers.append(lost.number)
+        assert bodies(lost.hear()) == [b"poison"]
+        exchange.advance(2)
+        lost.close()
+    assert worker(exchange).hear() == []
+    assert asker.hear() == [[b"tag", b"", b"died of max_attempts after 3"]]
+    [death] = exchange.deaths()
+    second = 1_000_000_000
+    times = [(1 + (1 + 2 * n) * second, 1 + (3 + 2 * n) * second) for n in range(3)]
+    assert death == {
+        "number": 1,
+        "cause": "max_attempts",
+        "received_at": 1,
+        "died_at": 1 + 7 * second,
+        "attempts": 3,
+        "history": [
+            {
+                "worker": number,
+                "peer": "test",
+                "given_at": given_at,
+                "ended_at": ended_at,
+                "cause": "worker_lost",
+            }
+            for number, (given_at, ended_at) in zip(numbers, times, strict=True)
+        ],
+        "client": b"me",
+        "named": True,
+        "peer": "test",
+        "frames": [b"tag", b"", b"poison"],
+        "envelope": 7,
+    }
+    assert exchange.counters["dead"] == 1
+    assert_nothing_is_left(exchange)
+
+
+def test_a_poison_takes_no_other_request_with_it() -> None:
+    """Every REP that gets it dies of it, with all that it has."""
+    exchange = Exchange(prefetch=4, max_attempts=3)
+    asker = client(exchange)
+    ask(asker, *(b"%d" % number for number in range(6)), b"poison", *(b"x%d" % n for n in range(6)))
+    done: list[bytes] = []
+    for _ in range(40):
+        serving = worker(exchange)
+        while serving.is_there and serving.hear():
+            for request in serving.got:
+                if request[-1] == b"poison":
+                    serving.close()
+                    break
+                serving.answer(request)
+                done.append(request[-1])
+            serving.got.clear()
+        if serving.is_there:
+            break
+    assert len(done) == len(set(done)) == 12
+    [death] = exchange.deaths()
+    assert (death["frames"][-1], death["attempts"]) == (b"poison", 3)
+    assert_nothing_is_left(exchange)
+
+
+def test_a_rep_that_gets_one_gets_nothing_beside_it() -> None:
+    exchange = Exchange(prefetch=2)
+    asker, lost = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2")
+    lost.close()
+    serving = worker(exchange)
+    ask(asker, b"3")
+    assert bodies(serving.hear()) == [b"1"]
+    serving.answer(serving.got[-1])
+    assert bodies(serving.hear()) == [b"2"]
+    serving.answer(serving.got[-1])
+    ask(asker, b"4")
+    assert bodies(serving.hear()) == [b"3", b"4"]
+    assert_nothing_is_left(exchange)
+
+
+def test_it_waits_for_a_rep_that_has_nothing_else() -> None:
+    exchange = Exchange(prefetch=2)
+    asker = client(exchange)
+    lost, busy = worker(exchange), worker(exchange)
+    ask(asker, b"1", b"2", b"3")
+    assert bodies(busy.hear()) == [b"2"]
+    lost.close()
+    assert busy.hear() == [], "it has room, but it has another"
+    busy.answer(busy.got[-1])
+    assert bodies(busy.hear()) == [b"1"]
+    assert_nothing_is_left(exchange)
+
+
+def test_a_rep_that_has_nothing_comes_before_a_dealer() -> None:
+    """Which has no order by which it would be known what it died of."""
+    exchange = Exchange()
+    asker, lost = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1", b"2")
+    assert len(lost.hear()) == 2
+    lost.close()
+    exchange.steer(1)
+    dealer, rep = worker(exchange, "DEALER"), worker(exchange)
+    exchange.steer(0)
+    assert bodies(rep.hear()) == [b"1"]
+    assert bodies(dealer.hear()) == [b"2"]
+    assert_nothing_is_left(exchange)
+
+
+# -- which of them -------------------------------------------------------------------------------
+
+
+def test_unstarted_the_oldest_one_of_a_rep_dies_and_the_others_go_on() -> None:
+    exchange = Exchange(redeliver="unstarted", prefetch=3, error_reply=MARKED)
+    asker, lost = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2", b"3")
+    lost.hear()
+    lost.answer(lost.got[0])
+    lost.close()
+    assert asker.hear() == [[b"1", b"", b"1"], [b"2", b"", b"died of worker_lost after 1"]]
+    assert bodies(worker(exchange).hear()) == [b"3"]
+    assert exchange.counters["died"] == [0, 1, 0, 0, 0, 0]
+    assert_nothing_is_left(exchange)
+
+
+def test_unstarted_of_a_dealer_all_die() -> None:
+    exchange = Exchange(redeliver="unstarted", error_reply=MARKED)
+    asker, lost = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1", b"2", b"3")
+    lost.close()
+    assert [frames[0] for frames in asker.hear()] == [b"1", b"2", b"3"], "as they were asked"
+    assert exchange.counters["dead"] == 3
+    assert_nothing_is_left(exchange)
+
+
+def test_none_is_given_again() -> None:
+    exchange = Exchange(redeliver="none", prefetch=3, error_reply=MARKED)
+    asker, lost = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2", b"3", b"4")
+    lost.close()
+    assert [frames[0] for frames in asker.hear()] == [b"1", b"2", b"3"]
+    assert bodies(worker(exchange).hear()) == [b"4"]
+    assert [death["cause"] for death in exchange.deaths()] == ["worker_lost"] * 3
+    assert_nothing_is_left(exchange)
+
+
+def test_what_its_client_has_left_behind_goes_nowhere() -> None:
+    exchange = Exchange()
+    asker, lost = client(exchange), worker(exchange)
+    ask(asker, b"1")
+    asker.close()
+    lost.close()
+    assert worker(exchange).hear() == []
+    assert exchange.counters["withdrawn"] == 1
+    assert exchange.deaths() == []
+    assert_nothing_is_left(exchange)
+
+
+# -- a worker hangs ------------------------------------------------------------------------------
+
+
+def test_a_rep_that_hangs_is_set_aside_and_what_it_has_goes_to_others() -> None:
+    exchange = Exchange(service_timeout=10, prefetch=2)
+    asker, hanging = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2", b"3")
+    [first, second] = hanging.hear()
+    exchange.advance(9.9)
+    other = worker(exchange, "DEALER")
+    assert bodies(other.hear()) == [b"3"]
+    other.answer(other.got[-1], b"other's 3")
+    assert exchange.due == 1 + 10_000_000_000
+    exchange.advance(0.1)
+    assert bodies(other.hear()) == [b"1", b"2"]
+    assert exchange.counters["in_flight"] == 2
+    for request in other.got[1:]:
+        other.answer(request, b"other's " + request[-1])
+    ask(asker, b"4")
+    assert hanging.hear() == [], "it gets nothing until it answers"
+    assert bodies(other.hear()) == [b"4"]
+    hanging.answer(first)
+    hanging.answer(second)
+    assert hanging.is_there, "it has kept its order"
+    assert bodies(asker.hear()) == [b"other's 3", b"other's 1", b"other's 2"]
+    assert exchange.counters["late_replies"] == exchange.counters["dropped_replies"] == 2
+    ask(asker, b"5")
+    assert bodies(hanging.hear()) == [b"5"], "it has answered, and gets requests again"
+    told = [(kind, number) for kind, number, _ in exchange.notices()]
+    assert told.count((WORKER_SET_ASIDE, hanging.number)) == 1
+    assert told.count((WORKER_ANSWERS_AGAIN, hanging.number)) == 1
+    assert_nothing_is_left(exchange)
+
+
+def test_of_a_rep_it_is_the_time_since_its_last_answer() -> None:
+    """It works on one after the other; what it has ahead is nothing that it is late with."""
+    exchange = Exchange(service_timeout=10, prefetch=3)
+    asker, slow = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2", b"3")
+    other = worker(exchange)
+    other_had = slow.hear()
+    assert bodies(other_had) == [b"1", b"2", b"3"]
+    for request in other_had:
+        exchange.advance(9)
+        slow.answer(request)
+    assert bodies(asker.hear()) == [b"1", b"2", b"3"]
+    assert other.hear() == []
+    assert_nothing_is_left(exchange)
+
+
+def test_a_rep_may_hang_again_in_what_it_still_has() -> None:
+    exchange = Exchange(service_timeout=10, prefetch=2)
+    asker, hanging = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2")
+    [first, second] = hanging.hear()
+    other = worker(exchange)
+    exchange.advance(10)
+    assert bodies(other.hear()) == [b"1"]
+    exchange.advance(1)
+    hanging.answer(first)
+    other.answer(other.got[-1])
+    assert bodies(other.hear()) == [b"2"], "which the hanging one is at, too"
+    ask(asker, b"3")
+    assert bodies(hanging.hear()) == [b"3"]
+    other.answer(other.got[-1])
+    exchange.advance(9.9)
+    assert other.hear() == []
+    exchange.advance(0.1)
+    assert bodies(other.hear()) == [b"3"], "the hanging one has been at 2 for too long"
+    hanging.answer(second)
+    hanging.answer(hanging.got[-1])
+    assert hanging.is_there
+    assert bodies(asker.hear()) == [b"1", b"2"]
+    assert_nothing_is_left(exchange)
+
+
+def test_of_a_dealer_each_request_has_its_own_time() -> None:
+    exchange = Exchange(service_timeout=10)
+    asker, hanging = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1")
+    exchange.advance(4)
+    ask(asker, b"2")
+    other = worker(exchange)
+    exchange.advance(6)
+    assert bodies(other.hear()) == [b"1"]
+    other.answer(other.got[-1])
+    exchange.advance(3.9)
+    assert other.hear() == []
+    exchange.advance(0.1)
+    assert bodies(other.hear()) == [b"2"], "it is set aside already, and looked at all the same"
+    other.answer(other.got[-1])
+    assert bodies(asker.hear()) == [b"1", b"2"]
+    for request in hanging.hear():
+        hanging.answer(request)
+    assert asker.hear() == []
+    assert exchange.counters["late_replies"] == 2
+    assert_nothing_is_left(exchange)
+
+
+def test_a_dealer_that_answers_something_gets_requests_again() -> None:
+    exchange = Exchange(service_timeout=10)
+    asker, hanging = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1")
+    exchange.advance(5)
+    ask(asker, b"2")
+    [_, second] = hanging.hear()
+    exchange.advance(5)
+    ask(asker, b"3")
+    assert exchange.counters["waiting"] == 2
+    hanging.answer(second)
+    assert bodies(hanging.hear()) == [b"1", b"3"]
+    assert bodies(asker.hear()) == [b"2"]
+    assert_nothing_is_left(exchange)
+
+
+def test_unstarted_and_hanging() -> None:
+    exchange = Exchange(redeliver="unstarted", service_timeout=10, prefetch=2, error_reply=MARKED)
+    asker, hanging = client(exchange), worker(exchange)
+    ask(asker, b"1", b"2")
+    requests = hanging.hear()
+    other = worker(exchange)
+    exchange.advance(10)
+    assert asker.hear() == [[b"1", b"", b"died of service_timeout after 1"]]
+    assert bodies(other.hear()) == [b"2"]
+    other.answer(other.got[-1])
+    for request in requests:
+        hanging.answer(request)
+    assert bodies(asker.hear()) == [b"2"]
+    assert_nothing_is_left(exchange)
+
+
+def test_none_and_hanging() -> None:
+    exchange = Exchange(redeliver="none", service_timeout=10, error_reply=MARKED)
+    asker, hanging = client(exchange, "REQ"), worker(exchange)
+    asker.send(b"", b"x")
+    [request] = hanging.hear()
+    exchange.advance(10)
+    assert asker.hear() == [[b"", b"died of service_timeout after 1"]]
+    asker.send(b"", b"y")
+    hanging.answer(request)
+    assert asker.hear() == [], "the late reply is not taken for the one to y"
+    assert bodies(hanging.hear()) == [b"y"]
+    hanging.answer(hanging.got[-1])
+    assert asker.hear() == [[b"", b"y"]]
+    assert_nothing_is_left(exchange)
+
+
+def test_one_that_is_set_aside_and_then_lost_gives_nothing_back_twice() -> None:
+    exchange = Exchange(service_timeout=10)
+    asker, hanging = client(exchange), worker(exchange)
+    ask(asker, b"1")
+    exchange.advance(10)
+    hanging.close()
+    other = worker(exchange)
+    assert bodies(other.hear()) == [b"1"]
+    assert exchange.counters["returned"] == 1
+    assert_nothing_is_left(exchange)
+
+
+def test_a_late_reply_is_known_also_where_a_dealer_has_more_bytes_than_it_is_to_have() -> None:
+    exchange = Exchange(service_timeout=10, max_waiting_bytes=4000)
+    asker, hanging = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"1")
+    exchange.advance(10)
+    other = worker(exchange)
+    [request] = other.hear()
+    other.answer(request)
+    hanging.send(b"nobody", b"")  # so that it gets more
+    for number in range(3):
+        asker.send(b"tag%d" % number, b"", bytes(900))
+        other.hear()
+    assert exchange.outstanding(hanging.number) > 1
+    hanging.answer(request)
+    assert exchange.counters["late_replies"] == 1
+    assert bodies(asker.hear()) == [b"1"]
+    assert_nothing_is_left(exchange)
+
+
+# -- without a supervisor that wakes it now and then ---------------------------------------------
+
+
+def test_what_a_worker_is_late_with_goes_on_without_news_from_outside() -> None:
+    with (
+        data_path(service_timeout=0.3) as (frontend, backend, _),
+        RawPeer(frontend, "REQ") as asker,
+        RawPeer(backend, "REP") as one,
+        RawPeer(backend, "REP") as other,
+    ):
+        workers = {one.socket: one, other.socket: other}
+        asker.send(b"", b"x")
+        [hanging], _, _ = select.select(list(workers), [], [], DEADLINE)
+        workers.pop(hanging).receive()
+        [serving] = workers.values()
+        serving.serve(1, b"done")
+        assert asker.receive() == [b"", b"done"]
+
+
+# -- real daemons, real workers ------------------------------------------------------------------
+
+QUEUE = """
+[queues.default]
+frontend = "tcp://127.0.0.1:*"
+backend = {{ bind = "tcp://127.0.0.1:*", heartbeat = "200ms", heartbeat_timeout = "400ms" }}
+error_reply = ["died of {{reason}} after {{attempts}}"]
+{more}
+"""
+WORKER = """
+import os, sys, zmq
+rep = zmq.Context().socket(zmq.REP)
+rep.connect(sys.argv[1])
+while True:
+    request = rep.recv()
+    print(request.decode(), flush=True)
+    if request == b"poison":
+        os._exit(1)
+    if request == b"hang" and sys.argv[2] == "hangs":
+        sys.stdin.readline()
+    rep.send(sys.argv[2].encode() + b":" + request)
+"""
+
+
+@contextmanager
+def worker_process(endpoint: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    """A libzmq REP in a process of its own. It prints what it gets, dies of a poison, and, named
+    ``hangs``, hangs in the request ``hang`` until it gets a line; its ZeroMQ goes on answering."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, endpoint, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield process
+        process.kill()
+
+
+def printed(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
+def has_ended_or_told(process: subprocess.Popen[str], client: zmq.Socket[bytes]) -> bool:
+    """Whether a worker's process has ended, or a client has got its reply."""
+    return process.poll() is not None or client.poll(0) > 0
+
+
+def test_a_worker_that_stands_still_and_goes_on(
+    start_zqueued: StartZqueued, context: Context
+) -> None:
+    zqueued = start_zqueued(QUEUE.format(more=""))
+    client = context.socket(zmq.REQ)
+    client.connect(zqueued.frontend())
+    with worker_process(zqueued.backend(), "stopped") as stopped:
+        client.send(b"1")
+        assert printed(stopped) == "1"
+        os.kill(stopped.pid, signal.SIGSTOP)
+        with worker_process(zqueued.backend(), "other") as other:
+            assert printed(other) == "1"
+            assert client.recv() == b"other:1"
+            zqueued.wait_event("peer.protocol_error", reason="its heartbeat stopped")
+        os.kill(stopped.pid, signal.SIGCONT)
+        # Its socket connects anew; the answer to 1 is nobody's.
+        for number in range(2, 5):
+            client.send(b"%d" % number)
+            assert client.recv() == b"stopped:%d" % number
+    assert (ends(zqueued).replied, ends(zqueued).dead) == (4, 0)
+
+
+def test_a_rep_that_hangs_in_its_service(start_zqueued: StartZqueued, context: Context) -> None:
+    """Its ZeroMQ answers heartbeats all the while."""
+    zqueued = start_zqueued(QUEUE.format(more='service_timeout = "1s"'))
+    client = context.socket(zmq.REQ)
+    client.connect(zqueued.frontend())
+    with worker_process(zqueued.backend(), "hangs") as hanging:
+        client.send(b"hang")
+        assert printed(hanging) == "hang"
+        zqueued.wait_event("worker.set_aside", service_timeout=1.0)
+        with worker_process(zqueued.backend(), "other"):
+            assert client.recv() == b"other:hang"
+            assert hanging.stdin is not None
+            hanging.stdin.write("go on\n")
+            hanging.stdin.flush()
+            zqueued.wait_event("worker.answers_again")
+            zqueued.wait_event("reply.dropped", reason="its request had been given up")
+            for number in range(4):
+                client.send(b"%d" % number)
+                assert client.recv().endswith(b":%d" % number)
+        client.send(b"last")
+        assert client.recv() == b"hangs:last"
+    assert zqueued.events("peer.protocol_error") == []
+
+
+def test_a_poison_and_the_real_thing(
+    start_zqueued: StartZqueued, peers: Peers, context: Context
+) -> None:
+    """Workers are started anew as often as they die, as systemd does; the others are answered."""
+    zqueued = start_zqueued(QUEUE.format(more="prefetch = 5\nmax_attempts = 2"))
+    poisoner = context.socket(zmq.REQ)
+    poisoner.connect(zqueued.frontend())
+    clients = [peers.client(zqueued.frontend(), name, requests=20) for name in "abc"]
+    poisoner.send(b"poison")
+    while not poisoner.poll(0):
+        with worker_process(zqueued.backend(), "again") as serving:
+            wait_for(functools.partial(has_ended_or_told, serving, poisoner))
+    assert poisoner.recv() == b"died of max_attempts after 2"
+    with worker_process(zqueued.backend(), "last"):
+        for client in clients:
+            assert len(client.finish()) == 20
+    event = zqueued.wait_event("request.dead")
+    assert (event["reason"], event["attempts"]) == ("max_attempts", 2)
+    assert (ends(zqueued).replied, ends(zqueued).dead) == (60, 1)
