@@ -266,9 +266,10 @@ zqueued is stopping |
 --json` prints ([control.md](control.md)) |
 
 A connection is for one request, which has to come within 5 s. Of more than 64 connections the one
-that has been silent for longest goes. However many ask, the queues are looked at ten times a
-second at most, each look after it was asked for; a queue that hangs costs half a second, and is
-shown with its last figures. The threads that move messages are never waited for, and do not wait.
+that has been silent for longest goes, or the oldest. However many ask, the queues are looked
+at ten times a second at most, each look after it was asked for; a queue that hangs costs half a
+second, and is shown with its last figures. The threads that move messages are never waited for, and
+do not wait.
 
 [`packaging/prometheus/zqueue.rules.yml`](../packaging/prometheus/zqueue.rules.yml) has alerts,
 each with what to do, [`packaging/grafana/zqueue.json`](../packaging/grafana/zqueue.json) a

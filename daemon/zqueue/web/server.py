@@ -26,14 +26,14 @@ class HttpServer:
     """Serves one listener, one request a connection.
 
     There are at most so many connections at once. One more takes the place of the one that has
-    been silent for longest, so that silence keeps nobody out; only where all are being answered is
-    the new one sent away.
+    been silent for longest, or where none is, of the one that has been answered for longest: who
+    neither asks nor reads keeps nobody out.
     """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._silent: dict[asyncio.StreamWriter, None] = {}
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -53,19 +53,17 @@ class HttpServer:
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= _CONNECTIONS:
-            longest_silent = next(iter(self._silent), writer)
-            self._forget(longest_silent)
-            longest_silent.transport.abort()
-            if longest_silent is writer:
-                return
-        self._connections.add(writer)
+            oldest = next(iter(self._silent or self._connections))
+            self._forget(oldest)
+            oldest.transport.abort()
+        self._connections[writer] = None
         self._silent[writer] = None
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _forget(self, writer: asyncio.StreamWriter) -> None:
-        self._connections.discard(writer)
+        self._connections.pop(writer, None)
         self._silent.pop(writer, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -158,6 +158,7 @@ class WireEngine:
             self._path.give_back()
         else:
             self._end(flush)
+        self.refresh()  # what was counted since the last tick counts, too
         self._capture.close()
         self._context.destroy(0)
         left = {what: count for what, count in self._path.left_behind.items() if count}
