@@ -226,7 +226,7 @@ def in_frontend(line: str) -> str:
     [
         # unknown keys
         ("[deamon]\n", '1: deamon: unknown key; did you mean "daemon"?'),
-        ("[xyz]\n", "1: xyz: unknown key; known here are daemon, control, log, queues"),
+        ("[xyz]\n", "1: xyz: unknown key; known here are daemon, control, log, metrics, queues"),
         ('frontend = "tcp://*:1"\n', "1: frontend: unknown here; it belongs in [queues.NAME]"),
         (in_queue("captur = 1"), '4: queues.default.captur: unknown key; did you mean "capture"?'),
         (
@@ -336,6 +336,13 @@ def in_frontend(line: str) -> str:
         ),
         ("[control]\nendpoint = 'ipc://*'\n", 'control.endpoint: found "ipc://*", expected an ipc'),
         (in_queue('capture = "tcp://a\\n\\u009b:1"'), r'"a\u000a\u009b" is neither an address'),
+        (
+            "[metrics]\nlisten = '9560'\n",
+            '2: metrics.listen: found "9560", expected HOST:PORT, such as "127.0.0.1:9560", or ',
+        ),
+        ("[metrics]\nlisten = 'tcp://*:9560'\n", 'found "tcp://*:9560", expected HOST:PORT'),
+        ("[metrics]\nlisten = 'a:b'\n", '2: metrics.listen: found "a:b": "b" is not a port'),
+        ("[metrics]\nworkers = 1\n", "2: metrics.workers: found 1, expected true or false"),
         # what is missing or means nothing
         ("[queues]\n", "1: queues: no queue; describe one in [queues.NAME], or leave [queues] out"),
         (
@@ -373,6 +380,11 @@ def in_frontend(line: str) -> str:
         (
             in_queue("control = 'ipc:///run/c'\n[control]\nendpoint = 'ipc:///run//c'"),
             '4: queues.default.control: "ipc:///run/c" is taken by control.endpoint (line 6)',
+        ),
+        (
+            f"[metrics]\nlisten = '127.0.0.1:5560'\n{QUEUE}",
+            '5: queues.default.backend: "tcp://*:5560" is taken by metrics.listen (line 2), '
+            '"tcp://127.0.0.1:5560"',
         ),
         (in_frontend("connect = 'tcp://localhost:2'"), '5: queues.q.frontend.connect: "tcp://'),
         (
@@ -532,6 +544,7 @@ def test_the_example_says_every_default_and_comments_out_the_rest() -> None:
         ("daemon", config.DaemonConfig),
         ("control", config.ControlConfig),
         ("log", config.LogConfig),
+        ("metrics", config.MetricsConfig),
         ("queues.default", config.QueueConfig),
         ("queues.default.frontend", SocketConfig),
         ("queues.default.backend", SocketConfig),

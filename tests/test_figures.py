@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zqueue.engine import ConnectionCounts, Died, Ends, Incidents, Side, Statistics
+from zqueue.engine import ConnectionCounts, Died, Ends, Incidents, Latency, Side, Statistics
 from zqueue.figures import Figures
 
 
@@ -33,3 +33,18 @@ def test_deaths_and_incidents_are_added_up_over_runs() -> None:
     incidents = figures.incidents(unrecorded=1)
     assert incidents is not None
     assert (incidents.returned, incidents.unrecorded) == (5, 3)
+
+
+def test_latencies_are_added_up_over_runs() -> None:
+    figures = Figures()
+    assert figures.queueing is None
+    first = Latency(p50=0.1, p99=0.2, seconds=1.5, counts=(1, 2, 3))
+    run(figures, Statistics(queueing=first))
+    figures.end_of_run(lost=0)
+    assert figures.queueing is not None
+    assert figures.queueing.counts == (1, 2, 3)
+    run(figures, Statistics(queueing=Latency(p50=0.3, p99=0.4, seconds=2.0, counts=(4, 0, 1))))
+    both = figures.queueing
+    assert both is not None
+    assert (both.p50, both.p99, both.seconds, both.counts) == (0.3, 0.4, 3.5, (5, 2, 4))
+    assert figures.service is None

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from zqueue import endpoints, error_reply
-from zqueue.config_conflicts import conflicts, endpoints_written
+from zqueue.config_conflicts import conflicts, endpoints_written, listening_endpoint
 from zqueue.config_problems import Plain, dotted, one_line, refusals, told
 from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
@@ -88,6 +88,16 @@ def _endpoint(value: object, use: Literal["bind", "connect"], expected: str) -> 
     if not isinstance(value, str):
         raise ValueError(expected)
     endpoints.parse(value, use)
+    return value
+
+
+def _to_listen(value: object) -> str:
+    expected = 'expected HOST:PORT, such as "127.0.0.1:9560", or the whole path of a socket'
+    if not isinstance(value, str) or "://" in value:
+        raise ValueError(expected)
+    if not value.startswith("/") and ":" not in value:
+        raise ValueError(expected)
+    endpoints.parse(listening_endpoint(value), "bind")
     return value
 
 
@@ -191,6 +201,7 @@ def _frame(text: object) -> str:
 _Text = Annotated[str, Field(strict=True)]
 _Bind = Annotated[str, PlainValidator(_to_bind)]
 _Connect = Annotated[str, PlainValidator(_to_connect)]
+_Listen = Annotated[str, PlainValidator(_to_listen)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 _Who = Annotated[str, PlainValidator(_who)]
 _Mode = Annotated[str, PlainValidator(_octal)]
@@ -240,6 +251,16 @@ class LogConfig(_Table):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "logfmt", "json", "journal"] = "auto"
+
+
+class MetricsConfig(_Table):
+    """``[metrics]``: where metrics, health and the status page are served over HTTP.
+
+    ``listen`` is ``HOST:PORT`` or the path of a unix socket; ``None`` is nowhere.
+    """
+
+    listen: _Listen | None = None
+    workers: Annotated[bool, Field(strict=True)] = False
 
 
 class SocketConfig(_Table):
@@ -383,6 +404,7 @@ class Config(_Table):
     daemon: DaemonConfig = Field(default_factory=DaemonConfig)
     control: ControlConfig = Field(default_factory=ControlConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     queues: dict[Annotated[str, AfterValidator(_queue_name)], QueueConfig] = Field(
         default_factory=_default_queues
     )
@@ -546,6 +568,8 @@ def check(loaded: LoadedConfig) -> list[str]:
 def _paths_used(config: Config) -> Iterator[tuple[str, str]]:
     if config.control.endpoint is not None:
         yield "control.endpoint", config.control.endpoint
+    if config.metrics.listen is not None and config.metrics.listen.startswith("/"):
+        yield "metrics.listen", listening_endpoint(config.metrics.listen)
     for name, queue in config.queues.items():
         for side_name in _SIDES:
             side: SocketConfig = getattr(queue, side_name)
@@ -601,7 +625,7 @@ def difference(old: Config, new: Config) -> Difference:
         changed={name: keys for name, keys in both.items() if keys},
         settings=tuple(
             f"{table}.{key}"
-            for table in ("daemon", "control", "log")
+            for table in ("daemon", "control", "log", "metrics")
             for key in _changed(getattr(old, table), getattr(new, table))
         ),
         unchanged=tuple(name for name, keys in both.items() if not keys),

@@ -22,6 +22,9 @@ def endpoints_written(document: dict[str, Any]) -> Iterator[tuple[KeyPath, _Use,
     """Each endpoint of a document that may be wrong elsewhere: its key, its use and its text."""
     control = _table(document.get("control"))
     yield from _texts(("control", "endpoint"), "bind", control.get("endpoint"))
+    listen = _table(document.get("metrics")).get("listen")
+    if isinstance(listen, str):
+        yield ("metrics", "listen"), "bind", listening_endpoint(listen)
     for name, queue in _table(document.get("queues")).items():
         queue = _table(queue)
         for side_name in _SIDES:
@@ -32,6 +35,11 @@ def endpoints_written(document: dict[str, Any]) -> Iterator[tuple[KeyPath, _Use,
             yield from _texts((*key, "connect"), "connect", _table(side).get("connect"))
         for word in ("capture", "control"):
             yield from _texts(("queues", name, word), "bind", queue.get(word))
+
+
+def listening_endpoint(listen: str) -> str:
+    """``[metrics] listen`` as an endpoint: it is a path, or HOST:PORT."""
+    return f"ipc://{listen}" if listen.startswith("/") else f"tcp://{listen}"
 
 
 def _table(value: object) -> dict[str, Any]:

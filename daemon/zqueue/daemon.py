@@ -19,8 +19,8 @@ from zqueue import descriptors, rebinding, systemd
 from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import Config, LoadedConfig
 from zqueue.control import location
-from zqueue.control.messages import Phase, QueueStatus, ReloadResult
-from zqueue.control.server import ControlServer, Handler
+from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, Request
+from zqueue.control.server import Caller, ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
 from zqueue.engine.choice import make_engine
@@ -35,6 +35,7 @@ from zqueue.plan import Claims, wishes
 from zqueue.queue import Keep, Queue
 from zqueue.steering import Steering
 from zqueue.upgrade import Predecessor
+from zqueue.web.service import WebService
 
 _APPLIED_BY_A_RESTART = (
     "control.endpoint",
@@ -88,6 +89,7 @@ class Daemon:
         self._failure = ""
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
+        self._web: WebService | None = None
 
     @property
     def config(self) -> Config:
@@ -110,9 +112,12 @@ class Daemon:
         try:
             await self._arrival.unpack(self._inherited)
             self._control = self._open_control()
+            self._web = self._make_web(handler)
+            self._web.claim(self.config.metrics)
             await self._start_queues()
             await self._arrival.settle(self.queues, self._inherited)
             async with self._serving(self._control, handler), self._watching():
+                await self._web.serve(self.config.metrics)
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
@@ -121,6 +126,8 @@ class Daemon:
                 await self._end_all()
         finally:
             await self._end_all()
+            if self._web is not None:
+                await self._web.close(self._let_go)
             self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
@@ -184,6 +191,12 @@ class Daemon:
         if listener is None and of_unit is not None:
             raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
         return listener or listen_control(endpoint, mode=mode, group=group)
+
+    def _make_web(self, handler: Handler) -> WebService:
+        async def ask(request: Request) -> Message:
+            return await handler.handle(request, Caller(None, "http"), lambda queues: None)
+
+        return WebService(ask, self._stalled, self.bus, self._inherited)
 
     async def _start_queues(self) -> None:
         problems = self._left_over(self.loaded)
@@ -367,11 +380,18 @@ class Daemon:
             Claims(name, loaded.config.queues[name], self._inherited)
             for name in (*difference.added, *rebound)
         ]
-        rebinding.claim(arriving, leaving)
+        assert self._web is not None
+        self._web.claim(loaded.config.metrics)
+        try:
+            rebinding.claim(arriving, leaving)
+        except BaseException:
+            self._web.unclaim()
+            raise
 
         # From here on nothing is refused any more.
         self.loaded = loaded
         self.log.level = loaded.config.log.level
+        await self._web.serve(loaded.config.metrics)
         before = {queue.name: queue.status.state for queue in leaving}
         draining = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
@@ -449,8 +469,11 @@ class Daemon:
 
     def _departure(self, by: str) -> Departure:
         assert self._control is not None
+        others = {"control": self._control}
+        if self._web is not None and self._web.listener is not None:
+            others["metrics"] = self._web.listener
         queues = list(self.queues.values())
-        return Departure(queues, self._control, self._drain, self.bus.emit, by)
+        return Departure(queues, others, self._drain, self.bus.emit, by)
 
     async def _leave(self) -> None:
         """Hand over to the next run, if one follows, else drain. A second signal ends both."""
@@ -504,12 +527,14 @@ class Daemon:
         await self._end(list(self.queues.values()), "shutdown", keep=keep)
 
     def _end_control(self) -> None:
-        if self._control is None:
-            return
+        if self._control is not None:
+            self._let_go(self._control)
+
+    def _let_go(self, listener: Listener) -> None:
         if self._handed_over:
-            self._control.leave()
+            listener.leave()
         else:
-            self._control.let_go()
+            listener.let_go()
 
     async def _end(
         self, queues: list[Steering], by: str, reason: str = "", *, keep: Keep = "none"

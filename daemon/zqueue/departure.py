@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +30,18 @@ Drain = Callable[[list[Steering], str], Awaitable[object]]
 
 
 class Departure:
-    """One attempt to hand over all queues, and the control socket."""
+    """One attempt to hand over all queues, and the ``others`` that listen, by their names."""
 
     def __init__(
-        self, queues: Sequence[Steering], control: Listener, drain: Drain, emit: Emit, by: str
+        self,
+        queues: Sequence[Steering],
+        others: Mapping[str, Listener],
+        drain: Drain,
+        emit: Emit,
+        by: str,
     ) -> None:
         self._queues = list(queues)
-        self._control = control
+        self._others = dict(others)
         self._drain = drain
         self._emit = emit
         self._by = by
@@ -134,7 +139,7 @@ class Departure:
         for queue, answer in zip(self._queues, answers, strict=True):
             if not answer["ok"]:
                 raise HandoverRefused(f"queues.{queue.name}: {answer['detail']}")
-        sockets = [handover.socket_state("control", self._control)]
+        sockets = [handover.socket_state(name, each) for name, each in self._others.items()]
         for queue in self._queues:
             sockets += queue.claims.sockets()
         return State(

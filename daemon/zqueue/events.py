@@ -56,6 +56,18 @@ _KINDS = (
         "a tcp://* endpoint serves anybody who can reach it",
     ),
     Kind(
+        "metrics.listening",
+        "info",
+        ("url",),
+        "metrics, health and the status page are served there",
+    ),
+    Kind(
+        "metrics.failed",
+        "error",
+        ("error",),
+        "metrics, health and the status page are served no more; the queues go on",
+    ),
+    Kind(
         "daemon.stopping",
         "info",
         ("by", "drain_timeout"),

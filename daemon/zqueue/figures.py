@@ -70,6 +70,8 @@ class Figures:
             ends=self._over_runs("ends"),
             died=self._over_runs("died"),
             incidents=self._over_runs("incidents"),
+            queueing=self._over_runs("queueing"),
+            service=self._over_runs("service"),
         )
         for side in Side:
             now, before = self._counts[side], self._counts_before[side]
@@ -138,11 +140,11 @@ class Figures:
 
     @property
     def queueing(self) -> messages.Latency | None:
-        return _shown(self._now.queueing)
+        return _shown(self._over_runs("queueing"))
 
     @property
     def service(self) -> messages.Latency | None:
-        return _shown(self._now.service)
+        return _shown(self._over_runs("service"))
 
     @property
     def moved(self) -> int:
@@ -195,7 +197,8 @@ class Figures:
         )
 
     def _over_runs(self, counters: str) -> Any:
-        """``ends``, ``died`` or ``incidents``, added up; ``None`` if no engine has known them."""
+        """``ends``, ``died``, ``incidents`` or a latency, added up; ``None`` if no engine has known
+        it."""
         before, now = getattr(self._before, counters), getattr(self._now, counters)
         return before + now if before and now else before or now
 
@@ -208,4 +211,4 @@ class Figures:
 
 
 def _shown(latency: Latency | None) -> messages.Latency | None:
-    return messages.Latency(p50=latency.p50, p99=latency.p99) if latency is not None else None
+    return messages.Latency(**vars(latency)) if latency is not None else None

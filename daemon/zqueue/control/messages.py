@@ -337,10 +337,17 @@ class KeptLetters(Message):
 
 
 class Latency(Message):
-    """Seconds: half of the requests took at most ``p50``, 99 of 100 at most ``p99``."""
+    """Seconds: half of the requests took at most ``p50``, 99 of 100 at most ``p99``, as long as the
+    queue runs or ran last; all since the queue was configured took ``seconds`` together.
+
+    ``counts``: how many of these took at most each of a row of steps and more than the one before,
+    and the last: longer than all steps. The steps are ``zqueue.engine.LATENCY_BOUNDS``.
+    """
 
     p50: float
     p99: float
+    seconds: float
+    counts: tuple[int, ...]
 
 
 class QueueStatus(Message):

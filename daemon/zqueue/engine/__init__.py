@@ -223,12 +223,36 @@ class DeadRequest:
     envelope: int
 
 
+LATENCY_BOUNDS = (
+    *(0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5),
+    *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+"""The steps, in seconds, by which :class:`Latency` counts. They stay: counts are handed over."""
+
+
 @dataclass(frozen=True)
 class Latency:
-    """How long requests took, in seconds: half of them, and 99 of 100, at most so long."""
+    """How long requests took, in seconds: half of them, and 99 of 100, at most so long, all of them
+    together ``seconds``.
+
+    ``counts``: how many took at most each of :data:`LATENCY_BOUNDS` and more than the one before,
+    and the last: how many took longer than all of these.
+    """
 
     p50: float
     p99: float
+    seconds: float
+    counts: tuple[int, ...]
+
+    def __add__(self, later: Latency) -> Latency:
+        """The counts of both; half and 99 of 100 are those of the later ones."""
+        return Latency(
+            p50=later.p50,
+            p99=later.p99,
+            seconds=self.seconds + later.seconds,
+            counts=tuple(map(sum, zip(self.counts, later.counts, strict=True))),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
 from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
 from zqueue.engine.wire.connections cimport watch_listener
 from zqueue.engine.wire.entities cimport Counters, DRAIN, Death, Dispatcher, FORWARD, HOLD, Peer, Settings
-from zqueue.engine.wire.histogram cimport BUCKETS
+from zqueue.engine.wire.histogram cimport BUCKETS, Histogram
 from zqueue.engine.wire.linux cimport (
     EFD_CLOEXEC,
     EFD_NONBLOCK,
@@ -63,6 +63,10 @@ from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, frames_of, type_name
+
+
+cdef tuple counted(Histogram* histogram):
+    return [histogram.buckets[place] for place in range(BUCKETS)], histogram.nanoseconds
 
 
 cdef class DataPath:
@@ -387,14 +391,15 @@ cdef class DataPath:
                     return counters
 
     @property
-    def queueing(self) -> list[int]:
-        """How many requests waited how long, by bucket; see ``histogram.bucket_bounds``."""
-        return [self._loop.dispatcher.queueing.buckets[place] for place in range(BUCKETS)]
+    def queueing(self) -> tuple[list[int], int]:
+        """How many requests waited how long, by bucket (see ``histogram.bucket_bounds``), and how
+        many nanoseconds all of them together."""
+        return counted(&self._loop.dispatcher.queueing)
 
     @property
-    def service(self) -> list[int]:
-        """How many requests took a worker how long, by bucket."""
-        return [self._loop.dispatcher.service.buckets[place] for place in range(BUCKETS)]
+    def service(self) -> tuple[list[int], int]:
+        """How many requests took a worker how long, as :attr:`queueing` has it."""
+        return counted(&self._loop.dispatcher.service)
 
     def notices(self) -> list[dict]:
         """What there was to tell since the last call, with names and details as text."""

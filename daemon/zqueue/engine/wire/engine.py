@@ -5,7 +5,9 @@ The data path tells by notices what happened; here they become reports. Its coun
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 import os
 import random
 import threading
@@ -17,6 +19,7 @@ import zmq
 
 from zqueue.descriptors import Budget
 from zqueue.engine import (
+    LATENCY_BOUNDS,
     Attempt,
     ConnectionCounts,
     DeadRequest,
@@ -137,6 +140,7 @@ class WireEngine:
             self._path.give_back()
         else:
             self._end(flush)
+        self.refresh()  # what was counted since the last tick counts, too
         self._capture.close()
         self._context.destroy(0)
         left = {what: count for what, count in self._path.left_behind.items() if count}
@@ -192,7 +196,9 @@ class WireEngine:
         self._path.drain_worker(number)
 
     def refresh(self) -> None:
-        """Its counters are always fresh."""
+        """Its counters are always fresh; here its latencies are, too."""
+        self._queueing = _latency(*self._path.queueing)
+        self._service = _latency(*self._path.service)
 
     # -- hearing -----------------------------------------------------------------------------
 
@@ -239,8 +245,7 @@ class WireEngine:
             self._nudged_at = now
             self._path.nudge()
         self._find_addresses()
-        self._queueing = _latency(self._path.queueing)
-        self._service = _latency(self._path.service)
+        self.refresh()
         yield from ()
 
     def _find_addresses(self) -> None:
@@ -382,18 +387,29 @@ def _keepalive(side: SocketOptions) -> int:
     return -1 if side.tcp_keepalive is False else max(1, round(side.tcp_keepalive))
 
 
-def _latency(buckets: Sequence[int]) -> Latency | None:
+@functools.cache
+def _step(bucket: int) -> int:
+    """The first of ``LATENCY_BOUNDS`` that all of a bucket is within."""
+    return bisect.bisect_left(LATENCY_BOUNDS, bucket_bounds(bucket)[1] / 1e9)
+
+
+def _latency(buckets: Sequence[int], nanoseconds: int) -> Latency | None:
     """The median and the 99th percentile of a histogram, each within a thirty-second of the truth:
-    the middle of its bucket."""
+    the middle of its bucket; and the counts by larger steps."""
     total = sum(buckets)
     if not total:
         return None
     wanted = [total * 0.5, total * 0.99]
     found: list[float] = []
     seen = 0
+    counts = [0] * (len(LATENCY_BOUNDS) + 1)
     for bucket, count in enumerate(buckets):
+        if not count:
+            continue
+        counts[_step(bucket)] += count
         seen += count
         while len(found) < len(wanted) and seen >= wanted[len(found)]:
             least, most = bucket_bounds(bucket)
             found.append((least + most) / 2e9)
-    return Latency(*found)
+    p50, p99 = found
+    return Latency(p50, p99, nanoseconds / 1e9, tuple(counts))

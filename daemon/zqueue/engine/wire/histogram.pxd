@@ -9,7 +9,6 @@ cdef enum:
 # No bucket is wider than a sixteenth of what is in it.
 cdef struct Histogram:
     uint64_t buckets[BUCKETS]
-    uint64_t count
     uint64_t nanoseconds
 
 cdef inline int bucket(uint64_t value) noexcept nogil:
@@ -22,5 +21,4 @@ cdef inline int bucket(uint64_t value) noexcept nogil:
 cdef inline void record(Histogram* histogram, int64_t nanoseconds) noexcept nogil:
     cdef uint64_t value = <uint64_t> max(nanoseconds, <int64_t> 0)
     histogram.buckets[bucket(value)] += 1
-    histogram.count += 1
     histogram.nanoseconds += value

@@ -126,7 +126,9 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
         **more,
         "counters": counters,
         "queueing": _buckets(&it.queueing),
+        "queueing_nanoseconds": it.queueing.nanoseconds,
         "service": _buckets(&it.service),
+        "service_nanoseconds": it.service.nanoseconds,
         "requests_made": it.requests_made,
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
@@ -403,7 +405,9 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
         _restore_all(it, reader, clients)
         it.counters = {**_counters(it), **_known(header["counters"], _counters(it))}
         _restore_buckets(&it.queueing, header["queueing"])
+        it.queueing.nanoseconds = header.get("queueing_nanoseconds", 0)
         _restore_buckets(&it.service, header["service"])
+        it.service.nanoseconds = header.get("service_nanoseconds", 0)
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
         it.id_counter, it.salt = header["id_counter"], header["salt"]
         _restore_lost(it, header["lost"])
