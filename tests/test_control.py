@@ -58,7 +58,7 @@ def dump(**request: Any) -> bytes:
         ([b"{}"], "version", "got none"),
         ([json.dumps(STATUS | {"v": 2}).encode()], "version", "speaks protocol version 1; got 2"),
         ([json.dumps(STATUS | {"v": True}).encode()], "version", "got true"),
-        ([dump(verb="fly")], "unknown_verb", '"fly"; there are: cancel, config'),
+        ([dump(verb="fly")], "unknown_verb", '"fly"; there are: cancel, clients'),
         ([dump()], "unknown_verb", "null"),
         ([dump(verb=["status"])], "unknown_verb", "there are"),
         ([dump(verb="status", wings=2)], "malformed", "wings"),

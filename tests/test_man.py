@@ -15,8 +15,9 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from zqueue.cli import zqueuectl, zqueued
+from zqueue.cli import lists, zqueuectl, zqueued
 from zqueue.config import Config
+from zqueue.control import messages
 from zqueue.control.client import Refused, Unreachable
 from zqueue.errors import ConfigError, EndpointError
 
@@ -161,3 +162,17 @@ def test_groff_has_nothing_to_say(pages: dict[str, Path], page: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "SEE ALSO" in done.stdout or "S\bSE\bEE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("verb", "row"),
+    [
+        ("workers", messages.Worker),
+        ("clients", messages.Client),
+        ("requests", messages.OpenRequest),
+    ],
+)
+def test_every_column_is_explained(verb: str, row: type[messages.Message]) -> None:
+    text = " ".join((getattr(lists, verb).help or "").split())
+    unexplained = [name for name in row.model_fields if name.upper().replace("_", " ") not in text]
+    assert not unexplained

@@ -336,13 +336,22 @@ def everything() -> Iterator[Metric]:
     worker = WorkerStatus(
         id=1,
         peer="tcp://127.0.0.1:1",
+        identity="",
         type="REP",
+        zmtp="3.1",
         connected_for=1.0,
+        silent_for=0.0,
+        requests=0,
+        replies=0,
         in_flight=0,
-        answered=0,
+        received_bytes=0,
+        sent_bytes=0,
+        unsent_bytes=0,
+        state="ready",
         ahead=1,
         service=0.1,
-        draining=False,
+        p50=0.1,
+        p99=0.1,
     )
     _, make = Metrics(lambda: []).format_for("")
     yield from families_of(make(Look(status, {"q": (worker,)}, 0.1)).decode())

@@ -68,7 +68,12 @@ def test_the_api_says_what_zqueuectl_says(start_zqueued: StartZqueued, peers: Pe
     assert ask(zqueued, "/api/v1/version").json["pid"] == zqueued.process.pid
     answer = ask(zqueued, "/api/v1/workers?queue=orders")
     if zqueued.engine == "wire":
-        assert [each["answered"] for each in answer.json["workers"]] == [20]
+        assert [each["replies"] for each in answer.json["workers"]] == [20]
+        of_them = ask(zqueued, "/api/v1/clients?queue=orders&filter=requests>0,state=ready&limit=1")
+        assert len(of_them.json["clients"]) <= 1
+        ended = ask(zqueued, "/api/v1/connections?queue=orders&sort=-requests&filter=side=frontend")
+        assert ended.json["connections"][0]["requests"] == 20
+        assert ask(zqueued, "/api/v1/requests?queue=orders").json["total"] == 0
     else:
         assert (answer.status, answer.json["error"]["code"]) == (409, "refused")
 
@@ -77,6 +82,7 @@ def test_the_api_says_what_is_wrong(served: Zqueued) -> None:
     for path, status, code in (
         ("/api/v1/workers", 400, "ambiguous"),
         ("/api/v1/workers?queue=none", 404, "unknown_queue"),
+        ("/api/v1/clients?queue=orders&limit=few", 400, "malformed"),
         ("/api/v1/shutdown", 404, "unknown"),
     ):
         answer = ask(served, path)

@@ -275,3 +275,16 @@ def test_a_closed_pipe_is_no_traceback(zqueued: Zqueued) -> None:
     command = f"{sys.executable} -m zqueue.cli.zqueuectl -e {zqueued.control} --json status | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_the_libzmq_engine_says_that_it_cannot_list_connections(
+    start_zqueued: StartZqueued,
+) -> None:
+    zqueued = start_zqueued(
+        '[queues.default]\nengine = "libzmq"\n'
+        'frontend = "tcp://127.0.0.1:*"\nbackend = "tcp://127.0.0.1:*"\n'
+    )
+    for verb in ("workers", "clients", "connections"):
+        done = zqueued.ctl(verb)
+        assert done.returncode == 1
+        assert "the libzmq engine cannot tell connections apart" in done.stderr

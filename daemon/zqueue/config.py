@@ -62,6 +62,7 @@ _FOR_WIRE = (
     "max_waiting_time",
     "service_timeout",
     "client_grace",
+    "slow_request",
     *_LETTERS,
     "keep_for_gone_clients",
     "error_reply",
@@ -343,6 +344,7 @@ class QueueConfig(_Table):
     when_full: Literal["hold", "reject", "oldest"] = "hold"
     keep_for_gone_clients: Annotated[bool, Field(strict=True)] = False
     client_grace: Duration = 0.0
+    slow_request: _TimeLimit | None = None
     dead_letters: _File | None = None
     dead_letters_max: _Count = 10_000
     dead_letters_max_bytes: Annotated[Size, AfterValidator(_room)] = 64 << 20

@@ -249,6 +249,7 @@ _KINDS = (
         ("side", "peer", "id", "connected_for", "reason"),
         "a client or worker left",
     ),
+    Kind("peer.kicked", "warning", ("by", "id"), "an operator ended a connection"),
     Kind(
         "peer.protocol_error",
         "warning",
@@ -275,6 +276,16 @@ _KINDS = (
         "warning",
         ("peer", "requests"),
         "a worker left with requests that it had not answered: other workers get them",
+    ),
+    Kind(
+        "request.slow",
+        "warning",
+        (
+            *("id", "peer", "worker", "took", "waited", "service"),
+            *("attempts", "size", "reply_size", "unsent", "suppressed"),
+        ),
+        "a reply came later than slow_request after its request",
+        "7d0c3c1b5f6e4a53a9f2f3a8c1b4d6e0",
     ),
     Kind(
         "request.dead",

@@ -7,7 +7,6 @@ the daemon's end of it is inproc, and a config may bind a second one for scripts
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import struct
@@ -28,6 +27,7 @@ from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
 from zqueue.handover import QueueState
 from zqueue.letter_id import NoSuchLetter
+from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
 from zqueue.threads import name_this_thread
@@ -59,12 +59,13 @@ class Queue:
 
     Words: ``PAUSE``, ``RESUME``, ``TERMINATE``, ``START`` (``{"paused": bool}``), ``STATISTICS``
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
-    "terminate"}``, answered when it has ended, with its ``outcome``), ``WORKERS`` (answered with
-    those that are connected), ``DRAIN_WORKER`` (``{"worker": id}``), those of
-    :data:`zqueue.deaths.WORDS`, ``FREEZE`` (``{"connections": bool}``), after which :attr:`left` is
-    for whoever takes the queue up, ``THAW``, and ``END`` (``{"reason": str, "keep": "none" |
-    "stored" | "all"}``), after which the thread is no more; ``keep`` says which listening sockets
-    go on: those that systemd keeps, or all, which another process or queue has by then.
+    "terminate"}``, answered when it has ended, with its ``outcome``), those of
+    :data:`zqueue.lists.LISTS`, ``DRAIN_WORKER`` (``{"worker": id}``), ``KICK`` (``{"connection":
+    id}``), those of :data:`zqueue.deaths.WORDS`, ``FREEZE`` (``{"connections": bool}``), after
+    which :attr:`left` is for whoever takes the queue up, ``THAW``, and ``END`` (``{"reason": str,
+    "keep": "none" | "stored" | "all"}``), after which the thread is no more; ``keep`` says which
+    listening sockets go on: those that systemd keeps, or all, which another process or queue has by
+    then.
 
     A queue that has ``taken_up`` what another left is frozen after its ``START``, until ``THAW``.
     """
@@ -187,8 +188,9 @@ class Queue:
                 if word == b"STATISTICS":
                     self._ask(functools.partial(self._answer, number, {"ok": True}))
                     continue
-                if word == b"WORKERS":
-                    self._answer(number, {"ok": True, "workers": self._workers()})
+                if word in LISTS:
+                    found = listed(word, self._engine, **json.loads(arguments))
+                    self._answer(number, {"ok": True} | found)
                     continue
                 if word in WORDS:
                     found = self._deaths.obey(word, self._submit, json.loads(arguments))
@@ -201,6 +203,8 @@ class Queue:
             except (Refused, NoSuchLetter, DeadLettersError) as error:
                 refusal = {"ok": False, "detail": str(error), "code": error.code}
                 self._answer(number, refusal)
+            except (LookupError, TimeoutError, UnknownColumn) as error:
+                self._answer(number, {"ok": False, "detail": str(error), "code": "refused"})
             except Exception as error:
                 self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
                 raise
@@ -276,7 +280,12 @@ class Queue:
             self._retry_after = _FIRST_RETRY
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
         if word == "DRAIN_WORKER":
-            return self._drain_worker(arguments["worker"])
+            self._running_engine().drain_worker(arguments["worker"])
+            return True
+        if word == "KICK":
+            self._running_engine().kick(arguments["connection"])
+            self._emit("peer.kicked", by=by, id=arguments["connection"])
+            return True
         if word == "FREEZE":
             self._freeze(**arguments)
             return True
@@ -317,21 +326,6 @@ class Queue:
         self._running_engine().drain()
         self._drain = Drain([number], by, timeout, then)
         self._machine.change(State.DRAINING, by)
-
-    def _workers(self) -> list[dict[str, Any]]:
-        if self._engine is None:
-            return []
-        try:
-            return [dataclasses.asdict(worker) for worker in self._engine.workers()]
-        except (LookupError, TimeoutError) as error:
-            raise Refused(str(error)) from error
-
-    def _drain_worker(self, worker: int) -> bool:
-        try:
-            self._running_engine().drain_worker(worker)
-        except (LookupError, TimeoutError) as error:
-            raise Refused(str(error)) from error
-        return True
 
     def _submit(self, client: bytes, frames: Sequence[bytes]) -> None:
         """Ask again for what has died; see :meth:`zqueue.engine.Engine.submit`."""

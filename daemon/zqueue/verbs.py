@@ -34,7 +34,11 @@ class Verbs:
         self._daemon = daemon
         self._verbs: dict[type[messages.Message], Callable[..., Awaitable[messages.Message]]] = {
             messages.Status: self._status,
-            messages.Workers: self._workers,
+            messages.Workers: self._list,
+            messages.Clients: self._list,
+            messages.Connections: self._list,
+            messages.Requests: self._list,
+            messages.Kick: self._kick,
             messages.Pause: self._pause,
             messages.Resume: self._resume,
             messages.Drain: self._drain,
@@ -109,10 +113,10 @@ class Verbs:
         if not answer["ok"]:
             return _steered(queue, answer)
         while True:
-            listed = await queue.ask("WORKERS", by)
+            listed = await queue.ask("WORKERS", by, filter=[f"id={worker}"])
             if not listed["ok"]:
                 return _steered(queue, listed)
-            left = [each["in_flight"] for each in listed["workers"] if each["id"] == worker]
+            left = [each["in_flight"] for each in listed["rows"]]
             if not left or not left[0]:
                 return _told(queue, "done").model_copy(update={"in_flight": 0})
             if time.monotonic() >= deadline:
@@ -120,19 +124,26 @@ class Verbs:
                 return told.model_copy(update={"in_flight": left[0]})
             await asyncio.sleep(_LOOKED_AT_EVERY)
 
-    async def _workers(
-        self, request: messages.Workers, by: str, _: Progress
-    ) -> messages.WorkersResult:
+    async def _list(self, request: messages.ListRequest, by: str, _: Progress) -> messages.Message:
         queue = self._only(self._select(request))
-        answer = await queue.ask("WORKERS", by)
+        what, result = request.verb, messages.LISTS[request.verb]
+        answer = await queue.ask(
+            what.upper(), by, filter=request.filter, sort=request.sort, limit=request.limit
+        )
         if not answer["ok"]:
             raise Refusal("refused", f"{queue.name}: {answer['detail']}")
-        workers = tuple(messages.Worker(**worker) for worker in answer["workers"])
-        return messages.WorkersResult(queue=queue.name, workers=workers)
+        return result.model_validate(
+            {"queue": queue.name, what: answer["rows"], "total": answer["total"]}
+        )
+
+    async def _kick(self, request: messages.Kick, by: str, _: Progress) -> SteerResult:
+        queue = self._only(self._select(request))
+        answer = await queue.ask("KICK", by, connection=request.connection)
+        return SteerResult(queues=(_steered(queue, answer),))
 
     def _only(self, queues: list[Steering]) -> Steering:
         if len(queues) != 1:
-            raise Refusal("ambiguous", "workers belong to one queue; name it")
+            raise Refusal("ambiguous", "connections belong to one queue; name it")
         return queues[0]
 
     async def _each(self, queues: list[Steering], word: str, by: str) -> tuple[Steered, ...]:

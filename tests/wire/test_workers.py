@@ -40,7 +40,7 @@ def test_are_listed_with_what_they_have(
     rep.send(rep.recv())
     wait_for(lambda: zqueued.queue().in_flight == 2)
     answered = next(each for each in workers(zqueued).values() if each.type == "REP")
-    assert (answered.answered, answered.in_flight) == (1, 0)
+    assert (answered.replies, answered.in_flight) == (1, 0)
     assert answered.service
     shown = zqueued.ctl("workers").stdout
     assert all(peer in shown for peer in workers(zqueued))
@@ -61,7 +61,7 @@ def test_one_that_is_drained_finishes_what_it_has_and_gets_no_more(
     done = zqueued.ctl("drain", "--worker", str(worker.id))
     assert (done.returncode, done.stdout) == (0, "default: drained\n")
     assert zqueued.queue().state == "running"
-    assert workers(zqueued)[peer].draining
+    assert workers(zqueued)[peer].state == "draining"
     assert workers(zqueued)[peer].in_flight == 0
     zqueued.wait_event("worker.drained", id=worker.id, peer=peer)
     served = len(drained.served)

@@ -19,7 +19,6 @@ from zqueue.control.messages import (
     ReloadResult,
     StatusResult,
     Steered,
-    WorkersResult,
 )
 
 _NARROWEST = 100
@@ -166,25 +165,6 @@ def _of_what(queue: QueueStatus, end: str) -> str:
     return f": {causes}" if causes else ""
 
 
-def workers(result: WorkersResult) -> None:
-    """The workers of a queue."""
-    columns = ("ID", "ADDRESS", "TYPE", "SINCE", "IN FLIGHT", "AHEAD", "ANSWERED", "SERVICE", "")
-    table = new_table(*columns)
-    for worker in result.workers:
-        table.add_row(
-            str(worker.id),
-            worker.peer,
-            worker.type,
-            f"{duration(worker.connected_for)} ago",
-            str(worker.in_flight),
-            "-" if worker.ahead is None else str(worker.ahead),
-            str(worker.answered),
-            "-" if worker.service is None else short_time(worker.service),
-            "draining" if worker.draining else "",
-        )
-    new_console().print(table)
-
-
 def short_time(seconds: float) -> str:
     """``12us``, ``3.4ms``, ``1.2s``: two or three digits and a unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
@@ -315,8 +295,8 @@ def _status(result: StatusResult) -> Group:
             str(queue.workers.connected),
             _count(queue.waiting, about),
             _count(queue.in_flight, about),
-            f"{about}{_short(queue.requests.messages)}",
-            f"{about}{_short(queue.requests.messages_per_second)}",
+            f"{about}{short_number(queue.requests.messages)}",
+            f"{about}{short_number(queue.requests.messages_per_second)}",
         )
     notes = [f"{queue.name}: {note}" for queue in result.queues for note in _notes(queue)]
     return Group(head, table, *notes)
@@ -366,7 +346,7 @@ def _count(number: int | None, about: str) -> str:
     return "-" if number is None else f"{about}{number}"
 
 
-def _short(number: float) -> str:
+def short_number(number: float) -> str:
     """Four digits and a unit; an exact number if it is that short."""
     for unit in _UNITS:
         if abs(number) < 10_000:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import zqueue
-from zqueue.cli import completion
+from zqueue.cli import completion, lists
 from zqueue.cli.calls import (
     ANSWER_WITHIN,
     Group,
@@ -122,18 +122,8 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
             render.watch(looks)
 
 
-@main.command()
-@takes_options
-@click.argument("queue", required=False, metavar="[QUEUE]", shell_complete=completion.queues)
-@click.pass_obj
-def workers(options: Options | None, queue: str | None) -> None:
-    """Show a queue's workers, each with its id, what it has and what it is given ahead."""
-    with called(options) as (zqueued, how):
-        result = zqueued.workers(*((queue,) if queue else ()))
-        if not as_json(how, result):
-            from zqueue.cli import render
-
-            render.workers(result)
+for each in (lists.workers, lists.clients, lists.connections, lists.requests):
+    main.add_command(each)
 
 
 @main.command()
@@ -255,6 +245,7 @@ def start(options: Options | None, queues: tuple[str, ...], every: bool) -> None
         _report(how, zqueued.start(*queues, all=every), "started")
 
 
+main.add_command(lists.kick)
 main.add_command(dead)
 
 

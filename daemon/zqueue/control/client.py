@@ -150,10 +150,64 @@ class ControlClient:
 
     # -- to steer --------------------------------------------------------------------------------
 
-    def workers(self, *queues: str) -> messages.WorkersResult:
-        """The workers of a queue; its name may be left out where it is the only one."""
-        request = messages.Workers(id=self._next(), queues=queues)
+    def workers(
+        self,
+        *queues: str,
+        filter: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> messages.WorkersResult:
+        """The workers of a queue; its name may be left out where it is the only one. Of ``filter``
+        and ``sort`` see :class:`zqueue.control.messages.Workers`."""
+        request = messages.Workers(
+            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
+        )
         return self._ask(request, messages.WorkersResult)
+
+    def clients(
+        self,
+        *queues: str,
+        filter: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> messages.ClientsResult:
+        """The clients of a queue, chosen as with :meth:`workers`."""
+        request = messages.Clients(
+            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
+        )
+        return self._ask(request, messages.ClientsResult)
+
+    def connections(
+        self,
+        *queues: str,
+        filter: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> messages.ConnectionsResult:
+        """The connections of a queue, those that have ended of late among them, chosen as with
+        :meth:`workers`."""
+        request = messages.Connections(
+            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
+        )
+        return self._ask(request, messages.ConnectionsResult)
+
+    def requests(
+        self,
+        *queues: str,
+        filter: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> messages.RequestsResult:
+        """The requests of a queue that wait or are in flight, chosen as with :meth:`workers`."""
+        request = messages.Requests(
+            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
+        )
+        return self._ask(request, messages.RequestsResult)
+
+    def kick(self, connection: int, *queues: str) -> messages.SteerResult:
+        """End a client's or worker's connection, by its id."""
+        request = messages.Kick(id=self._next(), queues=queues, connection=connection)
+        return self._ask(request, messages.SteerResult)
 
     def pause(
         self,

@@ -56,11 +56,55 @@ class Status(_Request):
     verb: Literal["status"] = "status"
 
 
-class Workers(_Request, Selection):
-    """The workers of one queue, on an engine that can tell them apart. Result:
-    :class:`WorkersResult`."""
+class _List(_Request, Selection):
+    """A list of what is in one queue, on an engine that can tell it apart.
+
+    ``filter``: conditions that all hold, such as ``in_flight>0`` or ``peer=10.0.0.*``: a column,
+    one of ``= != < <= > >=``, a value. Text may have ``*`` and ``?`` in it; durations and sizes are
+    written as in the config (``age>1s``, ``unsent_bytes>=1MiB``). ``sort``: by this column, from
+    the largest with ``-`` before it. The columns are the fields of the rows.
+    """
+
+    filter: tuple[str, ...] = ()
+    sort: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+
+
+class Workers(_List):
+    """The workers that are connected. Result: :class:`WorkersResult`."""
 
     verb: Literal["workers"] = "workers"
+
+
+class Clients(_List):
+    """The clients that are connected. Result: :class:`ClientsResult`."""
+
+    verb: Literal["clients"] = "clients"
+
+
+class Connections(_List):
+    """Every connection, also those in their handshake, and the last 128 that have ended, with why;
+    as many again that never were peers. Result: :class:`ConnectionsResult`."""
+
+    verb: Literal["connections"] = "connections"
+
+
+class Requests(_List):
+    """The requests that wait, the oldest first, then those in flight; the 10,000 oldest of each.
+    Result: :class:`RequestsResult`."""
+
+    verb: Literal["requests"] = "requests"
+
+
+ListRequest = Workers | Clients | Connections | Requests
+
+
+class Kick(_Request, Selection):
+    """End a client's or worker's connection, by its id; it may connect anew. Result:
+    :class:`SteerResult`."""
+
+    verb: Literal["kick"] = "kick"
+    connection: int
 
 
 class Pause(_Request, Selection):
@@ -226,6 +270,10 @@ class Version(_Request):
 Request = Annotated[
     Status
     | Workers
+    | Clients
+    | Connections
+    | Requests
+    | Kick
     | Pause
     | Resume
     | Drain
@@ -415,27 +463,127 @@ class StatusResult(Message):
     log_level: str
 
 
-class Worker(Message):
-    """One connected worker. Times are seconds.
+class _Peer(Message):
+    """What is known of every peer.
 
-    ``ahead`` is how many requests it may have at once, ``None`` for no limit; ``service`` how long
-    a request takes it of late, ``None`` while that is not known. ``draining``: it gets no more.
+    ``id``: the connection's, which events have as well, and ``kick`` and ``drain --worker`` take.
+    ``peer``: its address, ``identity``: the routing id, in hex, that a client gave itself or was
+    given, or what a worker calls itself. ``type``: its socket's, ``zmtp``: the protocol's version.
+    ``connected_for`` and ``silent_for`` (since something was heard of it) are seconds.
+    ``received_bytes`` have come from it, ``sent_bytes`` have gone to it, ``unsent_bytes`` are to
+    go.
     """
 
     id: int
     peer: str
+    identity: str
     type: str
+    zmtp: str
     connected_for: float
+    silent_for: float
+    requests: int
+    replies: int
     in_flight: int
-    answered: int
+    received_bytes: int
+    sent_bytes: int
+    unsent_bytes: int
+
+
+class Worker(_Peer):
+    """One connected worker. ``requests`` were given to it, ``replies`` came back.
+
+    ``state``: ``ready``; ``draining``: it gets no more; ``aside``: it is at one request for longer
+    than ``service_timeout``, and gets no more until it answers. ``ahead`` is how many requests it
+    may have at once, ``None`` for no limit. Seconds: ``service``, what a request takes it of late,
+    ``p50`` and ``p99``, what half of its latest thousands took, and 99 of 100; ``None``: not known
+    yet.
+    """
+
+    state: Literal["ready", "draining", "aside"]
     ahead: int | None
     service: float | None
-    draining: bool
+    p50: float | None
+    p99: float | None
 
 
-class WorkersResult(Message):
+class Client(_Peer):
+    """One connected client. ``requests`` have come from it, ``waiting`` of them wait for a worker,
+    ``replies`` went to it.
+
+    ``state``: ``ready``; ``held``: nothing is read from it, because it does not read its replies or
+    as much waits as may.
+    """
+
+    state: Literal["ready", "held"]
+    waiting: int
+
+
+class Connection(_Peer):
+    """One connection, of a client (``side`` is ``frontend``) or a worker (``backend``), or in its
+    ``handshake``, or ``closed`` for ``closed_for`` seconds for this ``reason``; nothing, if the
+    peer simply left. The others as in :class:`Worker` and :class:`Client`."""
+
+    side: Literal["frontend", "backend"]
+    state: Literal["handshake", "ready", "held", "draining", "aside", "closed"]
+    waiting: int
+    ahead: int | None
+    service: float | None
+    p50: float | None
+    p99: float | None
+    closed_for: float | None
+    reason: str
+
+
+class OpenRequest(Message):
+    """A request that waits or is in flight, for ``state_for`` seconds; it came ``age`` seconds ago.
+
+    ``attempts`` is how many workers have had it, ``size`` its bytes. ``client`` and ``worker`` are
+    the ids of connections; ``None`` if the client has left, or no worker has it.
+    """
+
+    id: int
+    state: Literal["waiting", "in_flight"]
+    age: float
+    state_for: float
+    attempts: int
+    size: int
+    client: int | None
+    client_peer: str
+    client_identity: str
+    worker: int | None
+    worker_peer: str
+
+
+class ListResult(Message):
+    """``total`` is how many there are, whatever was chosen of them."""
+
     queue: str
+    total: int
+
+
+class WorkersResult(ListResult):
     workers: tuple[Worker, ...]
+
+
+class ClientsResult(ListResult):
+    clients: tuple[Client, ...]
+
+
+class ConnectionsResult(ListResult):
+    connections: tuple[Connection, ...]
+
+
+class RequestsResult(ListResult):
+    requests: tuple[OpenRequest, ...]
+
+
+LISTS: dict[str, type[ListResult]] = {
+    "workers": WorkersResult,
+    "clients": ClientsResult,
+    "connections": ConnectionsResult,
+    "requests": RequestsResult,
+}
+"""The result of each verb that lists."""
 
 
 Outcome = Literal["pending", "done", "timed_out", "interrupted", "failed"]

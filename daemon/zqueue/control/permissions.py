@@ -11,6 +11,9 @@ from zqueue.control.server import Caller, Refusal
 _LOOKS = (
     messages.Status,
     messages.Workers,
+    messages.Clients,
+    messages.Connections,
+    messages.Requests,
     messages.Events,
     messages.Cancel,
     messages.Config,

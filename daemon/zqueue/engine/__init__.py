@@ -73,8 +73,9 @@ class Dispatch:
     ``max_waiting``; ``oldest``: the one that has waited longest dies. Times are seconds:
     ``deadline`` from receipt to reply, ``max_waiting_time`` from receipt until it is given to a
     worker, ``service_timeout`` for one request at a worker, ``client_grace`` for a client with a
-    routing id of its own to come back. ``error_reply``: the frames that answer a request that died;
-    none, and nothing does. ``handover``: a client with a routing id that is in use takes it over.
+    routing id of its own to come back, ``slow_request`` what is reported as slow. ``error_reply``:
+    the frames that answer a request that died; none, and nothing does. ``handover``: a client with
+    a routing id that is in use takes it over.
     """
 
     prefetch: int = 0
@@ -89,6 +90,7 @@ class Dispatch:
     max_waiting_time: float = 0.0
     service_timeout: float = 0.0
     client_grace: float = 0.0
+    slow_request: float = 0.0
     keep_for_gone_clients: bool = False
     error_reply: tuple[Frame, ...] = ()
     max_connections: int = 0
@@ -287,22 +289,66 @@ class ConnectionCounts:
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One connected worker. Times are seconds.
+class Connection:
+    """One connection, open, or closed of late. Durations are seconds, ``None`` where not known.
 
-    ``ahead`` is how many requests it may have at once, ``None`` for no limit; ``service`` how long
-    a request takes it of late, ``None`` while that is not known. ``draining``: it gets no more.
+    ``identity`` is the routing id, in hex, that a client gave itself or was given, and what a
+    worker calls itself. ``state``: ``handshake``; ``ready``; ``held`` (a client is not read from:
+    back-pressure, or it does not read its replies); ``draining`` and ``aside`` (a worker gets
+    nothing more, until it answers); ``closed``, ``closed_for`` so long, for this ``reason``.
+    ``connected_for`` and ``silent_for`` (since something was heard) end when it does.
+
+    ``requests`` have come from a client, or were given to a worker; ``replies`` went to it, or came
+    from it. ``waiting`` is of a client alone. ``ahead`` is how many requests a worker may have at
+    once, ``None`` for no limit; ``service`` how long a request takes it of late, ``p50`` and
+    ``p99`` what half of its latest thousands took, and 99 of 100. ``unsent_bytes`` are on their way
+    to it.
     """
 
     id: int
+    side: Side
     peer: str
+    identity: str
     type: str
+    zmtp: str
+    state: Literal["handshake", "ready", "held", "draining", "aside", "closed"]
     connected_for: float
+    silent_for: float
+    requests: int
+    replies: int
+    waiting: int
     in_flight: int
-    answered: int
     ahead: int | None
     service: float | None
-    draining: bool
+    p50: float | None
+    p99: float | None
+    received_bytes: int
+    sent_bytes: int
+    unsent_bytes: int
+    closed_for: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """A request that has not come to an end. Durations are seconds.
+
+    It is ``waiting`` or ``in_flight``, for ``state_for`` by now; it came ``age`` ago.
+    ``client_identity`` is in hex; ``client`` and ``worker`` are the ids of connections, ``None``
+    for a client that has left, and for no worker.
+    """
+
+    id: int
+    state: Literal["waiting", "in_flight"]
+    age: float
+    state_for: float
+    attempts: int
+    size: int
+    client: int | None
+    client_peer: str
+    client_identity: str
+    worker: int | None
+    worker_peer: str
 
 
 @dataclass(frozen=True)
@@ -408,11 +454,28 @@ class Engine(Protocol):
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         """How many connections each side has had."""
 
-    def workers(self) -> list[Worker]:
-        """Every worker that is connected.
+    def connections(self) -> list[Connection]:
+        """Every connection, and those that have ended of late.
 
         Raises:
-            LookupError: the engine cannot tell workers apart.
+            LookupError: the engine cannot tell connections apart.
+            TimeoutError: the data path does not answer.
+        """
+
+    def requests(self) -> tuple[list[OpenRequest], int]:
+        """The requests that wait and that are in flight, or if there are very many the oldest of
+        them, and how many there are.
+
+        Raises:
+            LookupError: the engine cannot tell them apart.
+            TimeoutError: the data path does not answer.
+        """
+
+    def kick(self, number: int) -> None:
+        """End a connection.
+
+        Raises:
+            LookupError: there is no such one, or the engine cannot tell connections apart.
             TimeoutError: the data path does not answer.
         """
 

@@ -17,15 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import zmq
 
 from zqueue.engine import (
+    Connection,
     ConnectionCounts,
     DeadRequest,
+    OpenRequest,
     Plan,
     Report,
     Side,
     Snapshot,
     Statistics,
     Traffic,
-    Worker,
 )
 from zqueue.engine.capture import CaptureRelay
 from zqueue.engine.connections import Connections
@@ -347,8 +348,14 @@ class LibzmqEngine:
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         return {side: connections.counts for side, connections in self._connections.items()}
 
-    def workers(self) -> list[Worker]:
-        raise LookupError("the libzmq engine cannot tell workers apart")
+    def connections(self) -> list[Connection]:
+        raise LookupError("the libzmq engine cannot tell connections apart")
+
+    def requests(self) -> tuple[list[OpenRequest], int]:
+        raise LookupError("the libzmq engine cannot tell requests apart")
+
+    def kick(self, number: int) -> None:
+        raise LookupError("the libzmq engine cannot tell connections apart")
 
     def freeze(self) -> Snapshot:
         raise LookupError("the libzmq engine cannot hand over its connections")

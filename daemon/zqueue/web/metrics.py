@@ -254,7 +254,7 @@ _OF_WORKERS: tuple[tuple[str, str, Callable[[Worker], float | None]], ...] = (
     (
         "zqueue_worker_requests_answered_total",
         "Requests that this worker has answered",
-        lambda worker: worker.answered,
+        lambda worker: worker.replies,
     ),
     (
         "zqueue_worker_service_seconds",
@@ -264,7 +264,7 @@ _OF_WORKERS: tuple[tuple[str, str, Callable[[Worker], float | None]], ...] = (
     (
         "zqueue_worker_draining",
         "1 if this worker gets no more requests until it connects anew",
-        lambda worker: float(worker.draining),
+        lambda worker: float(worker.state == "draining"),
     ),
 )
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
+from pydantic import ValidationError
+
 from zqueue.control import messages
 from zqueue.control.server import Refusal
 from zqueue.web import health, http, metrics, page
@@ -60,14 +62,26 @@ class Routes:
     async def _api(self, name: str, request: Request) -> Response:
         if name not in _API_NAMES:
             return _failure(404, "unknown", f"there are: {', '.join(_api_paths())}")
-        if name == "workers":
-            queue = request.query.get("queue")
-            wanted = messages.Workers(id="http", queues=(queue,) if queue else ())
-            return await self._result(wanted)
+        if name in _LISTS:
+            return await self._list(name, request)
         if name == "version":
             return await self._result(messages.Version(id="http"))
         shown = (await self._looks.look()).once(name, _STATUSES[name])
         return Response(200, _JSON, shown)
+
+    async def _list(self, name: str, request: Request) -> Response:
+        queue, conditions = request.query.get("queue"), request.query.get("filter")
+        try:
+            wanted = _LISTS[name](
+                id="http",
+                queues=(queue,) if queue else (),
+                filter=tuple(conditions.split(",")) if conditions else (),
+                sort=request.query.get("sort"),
+                limit=request.query.get("limit"),
+            )
+        except ValidationError:
+            return _failure(400, "malformed", "limit is a number from 0 on")
+        return await self._result(wanted)
 
     async def _result(self, wanted: messages.Request) -> Response:
         try:
@@ -92,12 +106,17 @@ def _queues(look: Look) -> bytes:
 
 
 _STATUSES = {"status": _status, "queues": _queues, "stats": _queues}
-_API_NAMES = (*_STATUSES, "workers", "version")
+_LISTS: dict[str, Callable[..., messages.ListRequest]] = {
+    "workers": messages.Workers,
+    "clients": messages.Clients,
+    "connections": messages.Connections,
+    "requests": messages.Requests,
+}
+_API_NAMES = (*_STATUSES, *_LISTS, "version")
 
 
 def _api_paths() -> list[str]:
-    query = {"workers": "?queue=NAME"}
-    return [f"{_API}{name}{query.get(name, '')}" for name in _API_NAMES]
+    return [f"{_API}{name}{'?queue=NAME' if name in _LISTS else ''}" for name in _API_NAMES]
 
 
 def _failure(status: int, code: str, message: str) -> Response:

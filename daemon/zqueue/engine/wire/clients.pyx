@@ -218,6 +218,7 @@ cdef int client_send(
         return KEPT if taken else REFUSED_BY_CLIENT
     make_dirty(it, client.peer)
     if taken:
+        client.answered += 1
         return SENT
     peer_end(it, client.peer, b"there is no memory for its reply")
     return REFUSED_BY_CLIENT

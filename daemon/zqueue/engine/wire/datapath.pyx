@@ -32,6 +32,7 @@ from zqueue.engine.wire.linux cimport (
     zq_get,
     zq_set,
 )
+from zqueue.engine.wire.listing cimport Listing, listing_clear
 from zqueue.engine.wire.loop cimport (
     BUFFER,
     CLOSE,
@@ -40,7 +41,8 @@ from zqueue.engine.wire.loop cimport (
     END_PEER,
     FREEZE,
     IS_OWN,
-    LIST_WORKERS,
+    LIST_CONNECTIONS,
+    LIST_REQUESTS,
     LONGEST_ADDRESS,
     Listening,
     Loop,
@@ -59,6 +61,7 @@ from zqueue.engine.wire.loop cimport (
     loop_take_up,
 )
 from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
+from zqueue.engine.wire.rows cimport ConnectionRow, RequestRow
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
@@ -135,7 +138,7 @@ cdef class DataPath:
         free(self._loop.listening)
         free(self._loop.connecting)
         free(self._loop.buffer)
-        free(self._loop.rows)
+        listing_clear(&self._loop.listing)
         tap_close(&self._loop.tap)
         for fd in (self._loop.epoll, self._loop.wake, self._loop.told, self._loop.timer):
             if fd >= 0:
@@ -340,20 +343,82 @@ cdef class DataPath:
         """Give it nothing more."""
         self._order(DRAIN_WORKER, number)
 
-    def ask_for_workers(self) -> None:
-        """Have :meth:`workers` brought up to date; it is once :attr:`obeyed` says so."""
-        self._order(LIST_WORKERS, 0)
+    def ask_for_connections(self) -> None:
+        """Have :meth:`connections` brought up to date; it is once :attr:`obeyed` says so."""
+        self._order(LIST_CONNECTIONS, 0)
 
-    def workers(self) -> list[dict]:
-        """Every worker as it was when :meth:`ask_for_workers` was obeyed."""
-        cdef int place
+    def connections(self) -> list[dict]:
+        """Every connection as it was when :meth:`ask_for_connections` was obeyed, and those that had
+        ended of late; see ``rows.pxd``. ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
+        cdef Listing* listing = &self._loop.listing
+        cdef ConnectionRow* row
+        cdef size_t place
         gathered = []
-        for place in range(self._loop.row_count):
-            row: dict = self._loop.rows[place]
-            row["name"] = self._loop.rows[place].name.decode(errors="replace")
-            row["type"] = type_name(self._loop.rows[place].type).decode()
-            gathered.append(row)
+        for place in range(listing.connection_count):
+            row = &listing.connections[place]
+            until = row.closed_at or listing.now
+            shown = {
+                "number": row.number,
+                "side": row.side,
+                "type": type_name(row.type).decode() if row.arrived else "",
+                "major": row.major,
+                "minor": row.minor,
+                "arrived": row.arrived,
+                "held_back": row.held_back,
+                "draining": row.draining,
+                "aside": row.aside,
+                "age": until - row.opened_at,
+                "silent_for": until - row.heard_at,
+                "closed_for": listing.now - row.closed_at if row.closed_at else None,
+                "received_bytes": row.received_bytes,
+                "sent_bytes": row.sent_bytes,
+                "unsent_bytes": row.unsent_bytes,
+                "requests": row.requests,
+                "replies": row.replies,
+                "waiting": row.waiting,
+                "in_flight": row.in_flight,
+                "ahead": row.ahead,
+                "service": row.service,
+                "p50": row.p50,
+                "p99": row.p99,
+                "id": <bytes> row.id[:row.id_size],
+                "name": row.name.decode(errors="replace"),
+                "reason": row.reason.decode(errors="replace"),
+            }
+            gathered.append(shown)
+        listing_clear(listing)
         return gathered
+
+    def ask_for_requests(self) -> None:
+        """Have :meth:`requests` brought up to date; it is once :attr:`obeyed` says so."""
+        self._order(LIST_REQUESTS, 0)
+
+    def requests(self) -> tuple[list[dict], int]:
+        """The requests that waited or were in flight when :meth:`ask_for_requests` was obeyed, see
+        ``rows.pxd`` and ``listing.pxd``, and how many there were. ``age`` and ``for`` are
+        nanoseconds."""
+        cdef Listing* listing = &self._loop.listing
+        cdef RequestRow* row
+        cdef size_t place
+        gathered = []
+        for place in range(listing.request_count):
+            row = &listing.requests[place]
+            shown = {
+                "number": row.number,
+                "age": listing.now - row.received_at,
+                "for": listing.now - row.since,
+                "size": row.size,
+                "attempts": row.attempts,
+                "peer": row.peer,
+                "worker": row.worker,
+                "id": <bytes> row.id[:row.id_size],
+                "client_name": row.client_name.decode(errors="replace"),
+                "worker_name": row.worker_name.decode(errors="replace"),
+            }
+            gathered.append(shown)
+        in_all = listing.requests_in_all
+        listing_clear(listing)
+        return gathered, in_all
 
     def end_peer(self, int64_t number) -> None:
         """Close its connection."""

@@ -33,6 +33,7 @@ from zqueue.engine.wire.entities cimport (
 from zqueue.engine.wire.expiry cimport expire, next_expiry
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.instants cimport earlier
+from zqueue.engine.wire.listing cimport remember_closed
 from zqueue.engine.wire.memory cimport (
     body_bytes,
     body_drop,
@@ -136,6 +137,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.loose.first)
     free(it.loose.last)
     free(it.due)
+    free(it.closed)
     pool_clear(&it.pool)
 
 
@@ -237,6 +239,7 @@ cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil:
 
 cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) noexcept nogil:
     """Bytes came. What cannot be taken now is kept, and taken when there is room."""
+    peer.received_bytes += size
     it.serving, it.quota = peer_was_read(it, peer), TURN
     _take_or_keep(it, peer, data, size)
     it.serving = False
@@ -313,6 +316,7 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
 
 cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
     """So many bytes of ``peer.session.out`` have gone out."""
+    peer.sent_bytes += size
     outgoing_sent(&it.pool, &peer.session.out, size)
     if peer.stalled == BY_ITSELF:
         unstall_itself(it, peer)
@@ -339,6 +343,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     cdef int side = peer.side
     if why == NULL:
         why = _why_it_left(peer)
+    remember_closed(it, peer, why)
     if has_arrived(peer):
         it.counters.connected[side] -= 1
         it.counters.disconnected[side] += 1
@@ -390,6 +395,8 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         if not worker_new(it, peer):
             peer_end(it, peer, b"there is no memory for another worker")
             return
+        peer.worker.id_size = <uint8_t> min(piece.size, <size_t> LONGEST_ID)
+        memcpy(peer.worker.id, piece.data, peer.worker.id_size)
     elif not client_arrived(it, peer, piece.data, piece.size):
         return
     it.counters.connected[peer.side] += 1

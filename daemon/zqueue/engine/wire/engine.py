@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 
@@ -21,12 +21,14 @@ from zqueue.descriptors import Budget
 from zqueue.engine import (
     LATENCY_BOUNDS,
     Attempt,
+    Connection,
     ConnectionCounts,
     DeadRequest,
     Died,
     Ends,
     Incidents,
     Latency,
+    OpenRequest,
     Plan,
     Report,
     Side,
@@ -34,7 +36,6 @@ from zqueue.engine import (
     SocketOptions,
     Statistics,
     Traffic,
-    Worker,
 )
 from zqueue.engine.capture import CapturePublisher
 from zqueue.engine.wire.addresses import Address
@@ -181,19 +182,37 @@ class WireEngine:
     def write_off_orphans(self, reason: str) -> Iterator[Report]:
         yield from ()  # what a worker that left had was given to others
 
-    def workers(self) -> list[Worker]:
-        self._path.ask_for_workers()
+    def connections(self) -> list[Connection]:
+        self._path.ask_for_connections()
+        self._until_obeyed()
+        return [_connection(row) for row in self._path.connections()]
+
+    def requests(self) -> tuple[list[OpenRequest], int]:
+        self._path.ask_for_requests()
+        self._until_obeyed()
+        rows, in_all = self._path.requests()
+        return [_open_request(row) for row in rows], in_all
+
+    def _until_obeyed(self) -> None:
         deadline = time.monotonic() + _LISTS_WITHIN
         while not self._path.obeyed:
             if time.monotonic() > deadline:
                 raise TimeoutError("the data path does not answer")
             time.sleep(_A_TURN)
-        return [_worker(row) for row in self._path.workers()]
 
     def drain_worker(self, number: int) -> None:
-        if all(worker.id != number for worker in self.workers()):
-            raise LookupError(f"there is no worker {number}")
+        self._must_be_connected(number, "worker", Side.BACKEND)
         self._path.drain_worker(number)
+
+    def kick(self, number: int) -> None:
+        self._must_be_connected(number, "connection", *_SIDES)
+        self._path.end_peer(number)
+
+    def _must_be_connected(self, number: int, what: str, *sides: Side) -> None:
+        for each in self.connections():
+            if each.id == number and each.side in sides and each.closed_for is None:
+                return
+        raise LookupError(f"there is no {what} {number}")
 
     def refresh(self) -> None:
         """Its counters are always fresh; here its latencies are, too."""
@@ -339,18 +358,65 @@ def _data_path(plan: Plan) -> DataPath:
     return path
 
 
-def _worker(row: dict[str, Any]) -> Worker:
-    return Worker(
+def _connection(row: dict[str, Any]) -> Connection:
+    return Connection(
         id=row["number"],
+        side=_SIDES[row["side"]],
         peer=row["name"],
+        identity=row["id"].hex(),
         type=row["type"],
-        connected_for=round(row["connected_for"] / 1e9, 3),
+        zmtp=f"{row['major']}.{row['minor']}" if row["arrived"] else "",
+        state=_state(row),
+        connected_for=_seconds(row["age"]),
+        silent_for=_seconds(row["silent_for"]),
+        requests=row["requests"],
+        replies=row["replies"],
+        waiting=row["waiting"],
         in_flight=row["in_flight"],
-        answered=row["answered"],
-        ahead=None if row["ahead"] == _NO_LIMIT else row["ahead"],
-        service=row["service"] / 1e9 if row["service"] else None,
-        draining=bool(row["draining"]),
+        ahead=row["ahead"] or None,
+        service=row["service"] / 1e9 or None,
+        p50=row["p50"] / 1e9 or None,
+        p99=row["p99"] / 1e9 or None,
+        received_bytes=row["received_bytes"],
+        sent_bytes=row["sent_bytes"],
+        unsent_bytes=row["unsent_bytes"],
+        closed_for=None if row["closed_for"] is None else _seconds(row["closed_for"]),
+        reason=row["reason"],
     )
+
+
+def _state(
+    row: dict[str, Any],
+) -> Literal["handshake", "ready", "held", "draining", "aside", "closed"]:
+    if row["closed_for"] is not None:
+        return "closed"
+    if not row["arrived"]:
+        return "handshake"
+    if row["aside"]:
+        return "aside"
+    if row["draining"]:
+        return "draining"
+    return "held" if row["held_back"] else "ready"
+
+
+def _open_request(row: dict[str, Any]) -> OpenRequest:
+    return OpenRequest(
+        id=row["number"],
+        state="in_flight" if row["worker"] else "waiting",
+        age=_seconds(row["age"]),
+        state_for=_seconds(row["for"]),
+        attempts=row["attempts"],
+        size=row["size"],
+        client=row["peer"] or None,
+        client_peer=row["client_name"],
+        client_identity=row["id"].hex(),
+        worker=row["worker"] or None,
+        worker_peer=row["worker_name"],
+    )
+
+
+def _seconds(nanoseconds: int) -> float:
+    return round(nanoseconds / 1e9, 6)
 
 
 def _dead_request(died: dict[str, Any], since_the_epoch: float) -> DeadRequest:

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.histogram cimport Histogram
 from zqueue.engine.wire.memory cimport Body, Outgoing, Pool
 from zqueue.engine.wire.notices cimport NAME, Notices
+from zqueue.engine.wire.recent cimport Recent
+from zqueue.engine.wire.rows cimport ConnectionRow
 from zqueue.engine.wire.session cimport Heartbeat, Session
 from zqueue.engine.wire.tap cimport Tap
 from zqueue.engine.wire.zmtp cimport Limits
@@ -82,6 +84,7 @@ cdef struct Settings:
     int64_t max_waiting_time
     int64_t service_timeout
     int64_t client_grace
+    int64_t slow_request
     bint keep_for_gone
     Part* error_reply
     uint32_t error_reply_parts
@@ -141,7 +144,7 @@ cdef struct Line:
     Request* last
 
 # ``lasting``: what it asked for is done also when it has left. ``line``: what it asked for and no
-# worker has yet.
+# worker has yet. ``asked`` and ``answered`` only grow.
 cdef struct Client:
     Peer* peer
     Absence* absence
@@ -149,7 +152,10 @@ cdef struct Client:
     Line line
     uint64_t waiting
     uint64_t waiting_bytes
+    uint64_t asked
+    uint64_t answered
     uint32_t requests
+    uint32_t in_flight
     uint32_t hash
     bint named
     bint lasting
@@ -230,6 +236,9 @@ cdef struct Worker:
     uint64_t answered
     int64_t answered_at
     double service
+    Recent took
+    uint8_t id_size
+    uint8_t id[255]
 
 # Workers that can take a request, by how many they have; the first is at ``low`` or behind.
 cdef struct Ring:
@@ -273,6 +282,8 @@ cdef struct Peer:
     bint deaf
     bint waits_to_write
     int64_t opened_at
+    uint64_t received_bytes
+    uint64_t sent_bytes
     uint8_t address[16]
 
 cdef struct Dispatcher:
@@ -331,6 +342,9 @@ cdef struct Dispatcher:
     int quota
     bint told_no_workers
     bint told_congested
+    # Connections that have ended, of late: those that never were peers, and the others.
+    ConnectionRow* closed
+    size_t closed_made[2]
     Peer** due
     int due_count
     int due_size

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.entities cimport Counters, Death, Dispatcher, Peer
 from zqueue.engine.wire.linux cimport pthread_mutex_t
+from zqueue.engine.wire.listing cimport Listing
 from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.tap cimport Tap
 
@@ -26,25 +27,14 @@ cdef enum Order:
     END_PEER
     CLOSE
     NUDGE
-    LIST_WORKERS
+    LIST_CONNECTIONS
+    LIST_REQUESTS
     SUBMIT
     FREEZE
 
 cdef struct Ordered:
     int what
     int64_t argument
-
-# What there is to know of a worker. Times are nanoseconds.
-cdef struct Row:
-    int64_t number
-    int64_t connected_for
-    uint64_t in_flight
-    uint64_t answered
-    uint64_t ahead
-    int64_t service
-    int type
-    bint draining
-    char name[NAME]
 
 # A request that is asked again; its bytes lie just behind this.
 cdef struct Submission:
@@ -113,8 +103,7 @@ cdef struct Loop:
     uint64_t mode_done
     uint64_t version
     Counters published
-    Row* rows
-    int row_count
+    Listing listing
     # For the other thread to read, and what it has read.
     Death* deaths
     Death* deaths_read

@@ -7,7 +7,7 @@ Descriptors are watched edge-triggered: one that may still be read is in the dis
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint64_t, uint8_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close, read, write
@@ -65,6 +65,7 @@ from zqueue.engine.wire.linux cimport (
 )
 from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear, pool_trim
 from zqueue.engine.wire.notices cimport NAME
+from zqueue.engine.wire.listing cimport list_connections, list_requests
 from zqueue.engine.wire.peers cimport peer_end, peer_is_ready, peer_numbered
 from zqueue.engine.wire.receiving cimport submit
 from zqueue.engine.wire.workers cimport worker_drain
@@ -439,35 +440,15 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         free(asked)
     elif order.what == FREEZE:
         loop.frozen = True
-    elif order.what == LIST_WORKERS:
-        _list_workers(loop)
+    elif order.what == LIST_CONNECTIONS:
+        list_connections(it, &loop.listing)
+    elif order.what == LIST_REQUESTS:
+        list_requests(it, &loop.listing)
     elif order.what == CLOSE:
         dispatcher_mode(it, HOLD)
         unwatch_listeners(loop)
         loop.closing = True
         loop.close_by = it.now + order.argument
-
-
-cdef void _list_workers(Loop* loop) noexcept nogil:
-    """Write down what there is to know of each worker, for the other thread to read."""
-    cdef Dispatcher* it = &loop.dispatcher
-    cdef Peer* peer = it.peers
-    cdef Row* row
-    loop.row_count = 0
-    free(loop.rows)
-    loop.rows = <Row*> malloc(sizeof(Row) * (it.strict.connected + it.loose.connected + 1))
-    while peer != NULL and loop.rows != NULL:
-        if peer.worker != NULL:
-            row = &loop.rows[loop.row_count]
-            loop.row_count += 1
-            row.number, row.type = peer.number, peer.session.peer_type
-            row.connected_for = it.now - peer.opened_at
-            row.in_flight = peer.worker.count + peer.worker.odd
-            row.answered = peer.worker.answered
-            row.ahead, row.service = peer.worker.credit, <int64_t> peer.worker.service
-            row.draining = peer.worker.draining
-            memcpy(row.name, peer.name, NAME)
-        peer = peer.next
 
 
 cdef bint _has_flushed(Loop* loop) noexcept nogil:

@@ -7,6 +7,7 @@ cdef enum:
     NAME = 64
     DETAIL = 128
     EACH_A_SECOND = 20
+    MORE_NUMBERS = 4
 
 cdef enum Kind:
     CONNECTED
@@ -27,9 +28,10 @@ cdef enum Kind:
     CLIENT_RETURNED
     WORKER_SET_ASIDE
     WORKER_ANSWERS_AGAIN
+    SLOW_REQUEST
     KINDS
 
-# ``number`` is the connection's; what ``one`` and ``other`` mean depends on the kind. ``suppressed``
+# ``number`` is the connection's; what ``one``, ``other`` and ``more`` mean depends on the kind. ``suppressed``
 # is how many of the same kind were not told since the last one, because there were too many.
 cdef struct Notice:
     int kind
@@ -38,6 +40,7 @@ cdef struct Notice:
     int64_t one
     int64_t other
     int64_t suppressed
+    int64_t more[MORE_NUMBERS]
     char name[NAME]
     char detail[DETAIL]
 
@@ -61,5 +64,17 @@ cdef void notice(
     const char* detail,
     int64_t one,
     int64_t other,
+) noexcept nogil
+cdef void notice_more(
+    Notices* notices,
+    int64_t now,
+    int kind,
+    int side,
+    int64_t number,
+    const char* name,
+    const char* detail,
+    int64_t one,
+    int64_t other,
+    const int64_t* more,
 ) noexcept nogil
 cdef bint next_notice(Notices* notices, Notice* into) noexcept nogil

@@ -1,12 +1,12 @@
 """See notices.pxd."""
 
-from libc.string cimport strncpy
+from libc.string cimport memcpy, strncpy
 from zqueue.engine.wire.linux cimport zq_get, zq_set
 
 
 cdef inline bint _limited(int kind) noexcept nogil:
     """Whether a peer can cause this as often as it likes."""
-    return kind in (REJECTED, BROKE, DUPLICATE, MALFORMED, STRAY, CLIENT_RETURNED)
+    return kind in (REJECTED, BROKE, DUPLICATE, MALFORMED, STRAY, CLIENT_RETURNED, SLOW_REQUEST)
 
 
 cdef void notice(
@@ -21,6 +21,22 @@ cdef void notice(
     int64_t other,
 ) noexcept nogil:
     """Tell of something, unless the ring is full or there was too much of the kind this second."""
+    notice_more(notices, now, kind, side, number, name, detail, one, other, NULL)
+
+
+cdef void notice_more(
+    Notices* notices,
+    int64_t now,
+    int kind,
+    int side,
+    int64_t number,
+    const char* name,
+    const char* detail,
+    int64_t one,
+    int64_t other,
+    const int64_t* more,
+) noexcept nogil:
+    """As :c:func:`notice`, with MORE_NUMBERS more numbers."""
     cdef Notice* slot
     cdef int64_t second = now // 1_000_000_000
     if _limited(kind):
@@ -38,6 +54,8 @@ cdef void notice(
     slot.kind, slot.side, slot.number = kind, side, number
     slot.one, slot.other = one, other
     slot.suppressed, notices.suppressed[kind] = notices.suppressed[kind], 0
+    if more != NULL:
+        memcpy(slot.more, more, sizeof(slot.more))
     strncpy(slot.name, name, NAME - 1)
     slot.name[NAME - 1] = 0
     strncpy(slot.detail, detail, DETAIL - 1)

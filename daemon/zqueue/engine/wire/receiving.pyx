@@ -72,6 +72,7 @@ cdef inline void _count(
 ) noexcept nogil:
     """The client's routing id counts as a frame of it."""
     it.counters.received += 1
+    client.asked += 1
     it.counters.request_frames += frames + 1
     it.counters.request_bytes += payload + client.id_size
 

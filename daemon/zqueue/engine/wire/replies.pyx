@@ -1,6 +1,6 @@
 """See replies.pxd."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send, who_hears
 from zqueue.engine.wire.due cimport schedule_by
@@ -8,7 +8,15 @@ from zqueue.engine.wire.entities cimport BACKEND, IN_TURN, Client, Request, Work
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.matches cimport match_find
 from zqueue.engine.wire.memory cimport body_bytes, body_drop
-from zqueue.engine.wire.notices cimport STRAY, WORKER_ANSWERS_AGAIN, notice
+from zqueue.engine.wire.notices cimport (
+    MORE_NUMBERS,
+    SLOW_REQUEST,
+    STRAY,
+    WORKER_ANSWERS_AGAIN,
+    notice,
+    notice_more,
+)
+from zqueue.engine.wire.recent cimport record_recent
 from zqueue.engine.wire.requests cimport finish, id_frame, request_free, take_back
 from zqueue.engine.wire.return_addresses cimport (
     ReturnAddress,
@@ -128,6 +136,7 @@ cdef void _pass_on(
     cdef int sent = REFUSED_BY_CLIENT
     if request != NULL:
         record(&it.service, it.now - request.since)
+        record_recent(&worker.took, it.now - request.since)
         client = who_hears(it, request.client)
     elif piece.scan.frames > 1:
         client = client_with(it, id, id_size)
@@ -144,6 +153,8 @@ cdef void _pass_on(
         it.counters.extra_replies += 1
     if request == NULL:
         return
+    if it.settings.slow_request and it.now - request.received_at >= it.settings.slow_request:
+        _tell_of_slowness(it, worker, request, piece, client)
     if sent == REFUSED_BY_CLIENT:
         finish(it, request, &it.counters.unclaimed)
     elif sent == KEPT:
@@ -151,6 +162,24 @@ cdef void _pass_on(
         finish(it, request, &it.counters.kept)
     else:
         finish(it, request, &it.counters.replied)
+
+
+cdef void _tell_of_slowness(
+    Dispatcher* it, Worker* worker, Request* request, Piece* piece, Client* client
+) noexcept nogil:
+    """Where its time has gone: how long it waited, how long its worker had it, and how much its
+    client has still to read, this reply the last of it."""
+    cdef int64_t more[MORE_NUMBERS]
+    cdef const char* name = b""
+    more[0], more[1] = request.attempts, request.size
+    more[2] = piece.size - piece.scan.first
+    more[3] = 0
+    if client != NULL and client.peer != NULL:
+        name, more[3] = client.peer.name, client.peer.session.out.size
+    notice_more(
+        it.notices, it.now, SLOW_REQUEST, BACKEND, request.number, worker.peer.name, name,
+        request.since - request.received_at, it.now - request.since, more,
+    )
 
 
 cdef void _drop(Dispatcher* it, Worker* worker, const char* why, Piece* piece) noexcept nogil:

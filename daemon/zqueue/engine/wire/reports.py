@@ -26,7 +26,8 @@ from zqueue.engine import Report, Side
     CLIENT_RETURNED,
     WORKER_SET_ASIDE,
     WORKER_ANSWERS_AGAIN,
-) = range(18)
+    SLOW_REQUEST,
+) = range(19)
 
 _UNHEARD_OF = "a browser, a health check or a TLS client that is no ZeroMQ peer"
 _LIKELY = {
@@ -77,7 +78,26 @@ def report(notice: dict[str, Any]) -> Report:
         return Report("request.returned", {"peer": notice["name"], "requests": notice["one"]})
     if kind == STRAY:
         return Report("reply.dropped", {"peer": notice["name"], "reason": detail} | more)
+    if kind == SLOW_REQUEST:
+        return Report("request.slow", _slowness(notice) | more)
     return _of_a_socket(kind, side, notice)
+
+
+def _slowness(notice: dict[str, Any]) -> dict[str, Any]:
+    waited, service = notice["one"] / 1e9, notice["other"] / 1e9
+    attempts, size, reply_size, unsent = notice["more"]
+    return {
+        "id": notice["number"],
+        "peer": notice["detail"],
+        "worker": notice["name"],
+        "took": round(waited + service, 6),
+        "waited": round(waited, 6),
+        "service": round(service, 6),
+        "attempts": attempts,
+        "size": size,
+        "reply_size": reply_size,
+        "unsent": unsent,
+    }
 
 
 def _of_a_socket(kind: int, side: Side, notice: dict[str, Any]) -> Report:

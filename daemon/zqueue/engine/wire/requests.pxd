@@ -170,6 +170,7 @@ cdef inline void put_at_worker(Dispatcher* it, Worker* worker, Request* request)
         worker.odd += 1
     if not request.over:
         it.counters.in_flight += 1
+        request.client.in_flight += 1
         if request.envelope:
             worker.bytes += request.size
             it.counters.in_flight_bytes += request.size
@@ -188,6 +189,7 @@ cdef inline void hand_to(Dispatcher* it, Worker* worker, Request* request) noexc
 
 cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     it.counters.in_flight -= 1
+    request.client.in_flight -= 1
     if request.envelope:
         worker.bytes -= request.size
         it.counters.in_flight_bytes -= request.size

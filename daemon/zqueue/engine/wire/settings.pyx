@@ -35,6 +35,7 @@ _DEFAULTS = {
     "max_waiting_time": 0.0,
     "service_timeout": 0.0,
     "client_grace": 0.0,
+    "slow_request": 0.0,
     "keep_for_gone_clients": False,
     "error_reply": (),
     "handover": False,
@@ -81,6 +82,7 @@ cdef int settings_from(Settings* into, dict given) except -1:
     into.max_waiting_time = <int64_t> (<double> wanted["max_waiting_time"] * SECOND)
     into.service_timeout = <int64_t> (<double> wanted["service_timeout"] * SECOND)
     into.client_grace = <int64_t> (<double> wanted["client_grace"] * SECOND)
+    into.slow_request = <int64_t> (<double> wanted["slow_request"] * SECOND)
     into.keep_for_gone = wanted["keep_for_gone_clients"]
     into.handover = wanted["handover"]
     return _error_reply(into, wanted["error_reply"])

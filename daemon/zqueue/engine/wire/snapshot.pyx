@@ -42,6 +42,7 @@ from zqueue.engine.wire.memory cimport (
     outgoing_copy,
 )
 from zqueue.engine.wire.peers cimport make_dirty
+from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.requests cimport (
     ages,
     put_at_worker,
@@ -240,6 +241,8 @@ cdef int _save_client(_Writer writer, Client* client) except -1:
         writer.number(client.absence.since)
         writer.number(client.absence.replies)
         writer.outgoing(&client.absence.kept)
+    writer.number(client.asked)
+    writer.number(client.answered)
     return writer.end()
 
 
@@ -287,6 +290,10 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
         writer.number(worker.answered)
         writer.number(worker.answered_at)
         writer.number(service)
+        writer.data(&worker.took, sizeof(Recent))
+        writer.data(worker.id, worker.id_size)
+    writer.number(peer.received_bytes)
+    writer.number(peer.sent_bytes)
     return writer.end()
 
 
@@ -483,6 +490,8 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
         found = reader.data(&size)
         if size and not outgoing_copy(&it.pool, &client.absence.kept, found, size):
             raise MemoryError
+    client.asked = reader.number()
+    client.answered = reader.number()
     reader.finish()
     return 0
 
@@ -568,6 +577,10 @@ cdef Peer* _restore_peer(
         peer.worker.answered_at = reader.number()
         service = reader.number()
         memcpy(&peer.worker.service, &service, 8)
+        reader.copy(&peer.worker.took, sizeof(Recent))
+        peer.worker.id_size = <uint8_t> reader.copy(peer.worker.id, LONGEST_ID)
+    peer.received_bytes = reader.number()
+    peer.sent_bytes = reader.number()
     if (peer.session.stage == TALKS) != (peer.client != NULL or peer.worker != NULL):
         raise ValueError("it is damaged")
     reader.finish()

@@ -1,0 +1,207 @@
+"""``zqueuectl workers``, ``clients``, ``connections``, ``requests``: who is there and what is open;
+``kick``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zqueue.cli import completion
+from zqueue.cli.calls import Command, Options, Seconds, as_json, called, fail, takes_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zqueue.control.client import ControlClient
+    from zqueue.control.messages import ListResult
+
+
+def _takes_choice(command: Command) -> Command:
+    """Give ``command`` a queue, and what it takes to choose among many rows."""
+    for decorate in (
+        click.option(
+            "--watch",
+            "every",
+            is_flag=False,
+            flag_value=1.0,
+            default=None,
+            type=Seconds(),
+            metavar="[DURATION]",
+            help="Show it anew every second, or so often, until Ctrl-C.",
+        ),
+        click.option(
+            "--limit", type=click.IntRange(0), metavar="COUNT", help="At most so many rows."
+        ),
+        click.option(
+            "--sort",
+            metavar="COLUMN",
+            help="By this column; with a - before it, from the largest: --sort=-p99.",
+        ),
+        click.option(
+            "--filter",
+            "conditions",
+            multiple=True,
+            metavar="CONDITION",
+            help="Only rows for which this holds: a column, one of = != < <= > >=, a value: "
+            "'peer=*10.0.0.*', 'in_flight>0', 'age>=1s', 'unsent_bytes>1MiB'. May be repeated: "
+            "then all must hold.",
+        ),
+        click.argument(
+            "queue", required=False, metavar="[QUEUE]", shell_complete=completion.queues
+        ),
+        takes_options,
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_takes_choice
+@click.pass_obj
+def workers(options: Options | None, /, **choice: Any) -> None:
+    """Show a queue's workers: what each has, what it is given ahead, how long it takes.
+
+    The columns, which are also what --sort and --filter take, with _ for a space:
+
+    ID is what "drain --worker" and "kick" take, and events have as id. PEER is its address,
+    IDENTITY what it calls itself, in hex if that is no text. TYPE is its socket's, ZMTP the
+    protocol's version.
+
+    CONNECTED FOR says since when it is connected, SILENT FOR when something was heard of it last,
+    heartbeats among it.
+
+    IN FLIGHT are the requests that it has, AHEAD is how many it may have at once (- for no limit),
+    REQUESTS were given to it in all, and REPLIES have come from it.
+
+    P50 and P99 are what half of its latest thousands of requests took, and 99 of 100; SERVICE is
+    what one takes of late, by which AHEAD is set. RECEIVED BYTES have come from it, SENT BYTES have
+    gone to it, UNSENT BYTES are to go.
+
+    STATE is ready; draining if it gets no more; aside if it is at one request for longer than
+    service_timeout, and gets no more until it answers.
+    """
+    _show(options, "workers", lambda zqueued: zqueued.workers, choice)
+
+
+@click.command()
+@_takes_choice
+@click.pass_obj
+def clients(options: Options | None, /, **choice: Any) -> None:
+    """Show a queue's clients: what each has asked, what it waits for.
+
+    The columns, which are also what --sort and --filter take, with _ for a space:
+
+    ID is what "kick" takes, and events have as id. PEER is its address, IDENTITY its routing id, in
+    hex if that is no text: its own, or the one that was made for it. TYPE is its socket's, ZMTP the
+    protocol's version.
+
+    CONNECTED FOR says since when it is connected, SILENT FOR when something was heard of it last.
+
+    REQUESTS have come from it, of which some are WAITING for a worker and some IN FLIGHT at one;
+    REPLIES went to it. RECEIVED BYTES have come from it, SENT BYTES have gone to it; UNSENT BYTES
+    are replies that it has not read yet.
+
+    STATE is ready; held if it is not read from, because it does not read its replies or as much
+    waits as may.
+    """
+    _show(options, "clients", lambda zqueued: zqueued.clients, choice)
+
+
+@click.command()
+@_takes_choice
+@click.pass_obj
+def connections(options: Options | None, /, **choice: Any) -> None:
+    """Show every connection of a queue, and those that have ended of late, with why.
+
+    The last 128 that have ended are remembered, and as many that never were peers of ZeroMQ.
+
+    Columns, which are also what --sort and --filter take, with _ for a space: SIDE is frontend for
+    clients and backend for workers. STATE is as in "workers" and "clients", or handshake, or
+    closed, CLOSED FOR so long. REASON is why it was closed; nothing if the peer simply left.
+    CONNECTED FOR and SILENT FOR have ended with it. All others are as in "workers" and "clients".
+    """
+    _show(options, "connections", lambda zqueued: zqueued.connections, choice)
+
+
+@click.command()
+@_takes_choice
+@click.pass_obj
+def requests(options: Options | None, /, **choice: Any) -> None:
+    """Show the requests that wait, the oldest first, and those in flight.
+
+    Of each there are the 10,000 oldest at most.
+
+    The columns, which are also what --sort and --filter take, with _ for a space: ID counts the
+    queue's requests. STATE is waiting or in_flight, STATE FOR so long; AGE is since when it is in
+    the broker. ATTEMPTS is how many workers have had it, SIZE its bytes. CLIENT and WORKER are the
+    ids of connections (- for a client that has left, or no worker), CLIENT PEER and WORKER PEER
+    their addresses, CLIENT IDENTITY is the client's routing id.
+    """
+    _show(options, "requests", lambda zqueued: zqueued.requests, choice)
+
+
+@click.command()
+@takes_options
+@click.argument("connection", type=int, metavar="ID")
+@click.option(
+    "-q",
+    "--queue",
+    metavar="QUEUE",
+    help="Whose connection it is; may be left out where there is only one queue.",
+    shell_complete=completion.queues,
+)
+@click.pass_obj
+def kick(options: Options | None, connection: int, queue: str | None) -> None:
+    """End a client's or a worker's connection; its peer may connect anew, and libzmq's do at once.
+
+    ID is as in "workers", "clients" and "connections". What a worker had goes to others, what a
+    client asked for is withdrawn, as when they leave by themselves.
+    """
+    with called(options) as (zqueued, how):
+        result = zqueued.kick(connection, *((queue,) if queue else ()))
+        if not as_json(how, result) and result.ok:
+            click.echo(f"{result.queues[0].queue}: ended connection {connection}")
+        if not result.ok:
+            fail(Options(), "refused", result.queues[0].detail, 1)
+
+
+def _show(
+    options: Options | None,
+    what: str,
+    method: Callable[[ControlClient], Callable[..., ListResult]],
+    choice: dict[str, Any],
+) -> None:
+    queue, every = choice["queue"], choice["every"]
+    with called(options) as (zqueued, how):
+
+        def look() -> ListResult:
+            return method(zqueued)(
+                *((queue,) if queue else ()),
+                filter=choice["conditions"],
+                sort=_named(choice["sort"]),
+                limit=choice["limit"],
+            )
+
+        looks = _looks(look, every)
+        if how.json:
+            for result in looks:
+                click.echo(result.model_dump_json(indent=2 if every is None else None))
+        else:
+            from zqueue.cli import render_lists
+
+            render_lists.show(what, looks, live=every is not None)
+
+
+def _looks(look: Callable[[], ListResult], every: float | None) -> Iterator[ListResult]:
+    yield look()
+    while every is not None:
+        time.sleep(every)
+        yield look()
+
+
+def _named(column: str | None) -> str | None:
+    """A column as the tables head it is as good as its name."""
+    return None if column is None else column.lower().replace(" ", "_")

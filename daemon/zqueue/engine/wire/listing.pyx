@@ -1,0 +1,147 @@
+"""See listing.pxd."""
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strncpy
+from zqueue.engine.wire.entities cimport FLOWS, IN_TURN, Client, Line, Request, Worker
+from zqueue.engine.wire.notices cimport DETAIL, NAME
+from zqueue.engine.wire.peers cimport has_arrived
+from zqueue.engine.wire.recent cimport recent_share
+from zqueue.engine.wire.workers cimport UNLIMITED
+
+
+cdef void list_connections(Dispatcher* it, Listing* into) noexcept nogil:
+    """Every one that is open, then those that are remembered, the latest last; none if there is no
+    memory."""
+    cdef Peer* peer = it.peers
+    cdef int arrived
+    listing_clear(into)
+    into.now = it.now
+    into.connections = <ConnectionRow*> malloc(
+        sizeof(ConnectionRow) * (<size_t> it.peers_out + 2 * REMEMBERED)
+    )
+    if into.connections == NULL:
+        return
+    while peer != NULL:
+        _write_down(it, peer, &into.connections[into.connection_count])
+        into.connection_count += 1
+        peer = peer.next
+    for arrived in range(2):
+        _list_closed(it, arrived, into)
+
+
+cdef void _list_closed(Dispatcher* it, int arrived, Listing* into) noexcept nogil:
+    cdef size_t made = it.closed_made[arrived]
+    cdef size_t at = made - min(made, <size_t> REMEMBERED)
+    while at < made:
+        into.connections[into.connection_count] = (
+            it.closed[arrived * REMEMBERED + at % REMEMBERED]
+        )
+        into.connection_count += 1
+        at += 1
+
+
+cdef void remember_closed(Dispatcher* it, Peer* peer, const char* why) noexcept nogil:
+    """It ends now. Those that never were peers are remembered apart: they may be many."""
+    cdef ConnectionRow* row
+    cdef int arrived = has_arrived(peer)
+    if it.closed == NULL:
+        it.closed = <ConnectionRow*> calloc(2 * REMEMBERED, sizeof(ConnectionRow))
+        if it.closed == NULL:
+            return
+    row = &it.closed[arrived * REMEMBERED + it.closed_made[arrived] % REMEMBERED]
+    it.closed_made[arrived] += 1
+    _write_down(it, peer, row)
+    row.closed_at = it.now
+    strncpy(row.reason, why, DETAIL - 1)
+
+
+cdef void _write_down(Dispatcher* it, Peer* peer, ConnectionRow* row) noexcept nogil:
+    cdef Client* client = peer.client
+    cdef Worker* worker = peer.worker
+    memset(row, 0, sizeof(ConnectionRow))
+    row.number, row.side, row.type = peer.number, peer.side, peer.session.peer_type
+    row.major, row.minor = peer.session.major, peer.session.minor
+    row.arrived, row.held_back = has_arrived(peer), peer.stalled != FLOWS
+    row.opened_at, row.heard_at = peer.opened_at, peer.session.heard_at
+    row.received_bytes, row.sent_bytes = peer.received_bytes, peer.sent_bytes
+    row.unsent_bytes = peer.session.out.size
+    memcpy(row.name, peer.name, NAME)
+    if client != NULL:
+        row.requests, row.replies = client.asked, client.answered
+        row.waiting, row.in_flight = client.waiting, client.in_flight
+        row.id_size = client.id_size
+        memcpy(row.id, client.id, client.id_size)
+    if worker != NULL:
+        row.requests, row.replies = worker.given, worker.answered
+        row.in_flight = worker.count + worker.odd
+        row.ahead = 0 if worker.credit == UNLIMITED else worker.credit
+        row.service = <int64_t> worker.service
+        row.p50, row.p99 = recent_share(&worker.took, 0.5), recent_share(&worker.took, 0.99)
+        row.draining, row.aside = worker.draining, worker.aside
+        row.id_size = worker.id_size
+        memcpy(row.id, worker.id, worker.id_size)
+
+
+cdef void list_requests(Dispatcher* it, Listing* into) noexcept nogil:
+    """Those that wait, the oldest first, then those at workers; none if there is no memory."""
+    cdef Peer* peer = it.peers
+    cdef size_t most = min(it.counters.waiting, <uint64_t> MOST_REQUESTS)
+    cdef size_t at_workers
+    listing_clear(into)
+    into.now = it.now
+    into.requests_in_all = it.counters.waiting + it.counters.in_flight
+    at_workers = min(it.counters.in_flight, <uint64_t> MOST_REQUESTS)
+    into.requests = <RequestRow*> malloc(sizeof(RequestRow) * (most + at_workers + 1))
+    if into.requests == NULL:
+        return
+    _list_waiting(it, into, most)
+    while peer != NULL:
+        if peer.worker != NULL:
+            _list_those_of(it, peer.worker, into, most + at_workers)
+        peer = peer.next
+
+
+cdef void _list_waiting(Dispatcher* it, Listing* into, size_t most) noexcept nogil:
+    cdef Request* first = it.line.first
+    cdef Request* odd = it.odd.first
+    while into.request_count < most and (first != NULL or odd != NULL):
+        if odd == NULL or (first != NULL and first.number < odd.number):
+            _write_request_down(first, into)
+            first = first.beside[IN_TURN].next
+        else:
+            _write_request_down(odd, into)
+            odd = odd.beside[IN_TURN].next
+
+
+cdef void _list_those_of(
+    Dispatcher* it, Worker* worker, Listing* into, size_t most
+) noexcept nogil:
+    cdef Request* request = worker.outstanding.first
+    while request != NULL and into.request_count < most:
+        if not request.over:
+            _write_request_down(request, into)
+        request = request.beside[IN_TURN].next
+
+
+cdef void _write_request_down(Request* request, Listing* into) noexcept nogil:
+    cdef RequestRow* row = &into.requests[into.request_count]
+    cdef Client* client = request.client
+    into.request_count += 1
+    memset(row, 0, sizeof(RequestRow))
+    row.number, row.size, row.attempts = request.number, request.size, request.attempts
+    row.received_at, row.since = request.received_at, request.since
+    row.id_size = client.id_size
+    memcpy(row.id, client.id, client.id_size)
+    if client.peer != NULL:
+        row.peer = client.peer.number
+        memcpy(row.client_name, client.peer.name, NAME)
+    if request.worker != NULL:
+        row.worker = request.worker.peer.number
+        memcpy(row.worker_name, request.worker.peer.name, NAME)
+
+
+cdef void listing_clear(Listing* listing) noexcept nogil:
+    """Give back its memory."""
+    free(listing.connections)
+    free(listing.requests)
+    memset(listing, 0, sizeof(Listing))
