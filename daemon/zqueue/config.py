@@ -47,7 +47,7 @@ _MODE = re.compile(r"0?[0-7]{3}")
 _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _LETTERS = ("dead_letters", "dead_letters_max", "dead_letters_max_bytes", "dead_letters_sync")
-_APPLIED_LIVE = {"start", "drain_timeout", *_LETTERS}
+_APPLIED_LIVE = {"start", "drain_timeout", "tap", *_LETTERS}
 _SIDES = ("frontend", "backend")
 _FOR_WIRE = (
     "prefetch",
@@ -63,6 +63,7 @@ _FOR_WIRE = (
     "service_timeout",
     "client_grace",
     "slow_request",
+    "tap",
     *_LETTERS,
     "keep_for_gone_clients",
     "error_reply",
@@ -327,6 +328,7 @@ class QueueConfig(_Table):
     frontend: SocketConfig
     backend: SocketConfig
     capture: _Bind | None = None
+    tap: Annotated[bool, Field(strict=True)] = False
     control: _Bind | None = None
     start: Literal["running", "paused"] = "running"
     drain_timeout: Duration | None = None

@@ -30,6 +30,7 @@ from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
+from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
 
 Emit = Callable[..., None]
@@ -61,11 +62,11 @@ class Queue:
     (answered once :attr:`status` is fresh), ``DRAIN`` (``{"timeout": seconds, "then": "pause" |
     "terminate"}``, answered when it has ended, with its ``outcome``), those of
     :data:`zqueue.lists.LISTS`, ``DRAIN_WORKER`` (``{"worker": id}``), ``KICK`` (``{"connection":
-    id}``), those of :data:`zqueue.deaths.WORDS`, ``FREEZE`` (``{"connections": bool}``), after
-    which :attr:`left` is for whoever takes the queue up, ``THAW``, and ``END`` (``{"reason": str,
-    "keep": "none" | "stored" | "all"}``), after which the thread is no more; ``keep`` says which
-    listening sockets go on: those that systemd keeps, or all, which another process or queue has by
-    then.
+    id}``), ``TAP`` (see :meth:`zqueue.taps.Taps.read`), those of :data:`zqueue.deaths.WORDS`,
+    ``FREEZE`` (``{"connections": bool}``), after which :attr:`left` is for whoever takes the queue
+    up, ``THAW``, and ``END`` (``{"reason": str, "keep": "none" | "stored" | "all"}``), after which
+    the thread is no more; ``keep`` says which listening sockets go on: those that systemd keeps, or
+    all, which another process or queue has by then.
 
     A queue that has ``taken_up`` what another left is frozen after its ``START``, until ``THAW``.
     """
@@ -100,6 +101,7 @@ class Queue:
         self._frozen = False
         self.left: QueueState | None = None
         self._deaths = Deaths(letters, self._emit)
+        self._taps = Taps()
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
         self._not_promised: tuple[str, ...] = ()
@@ -195,6 +197,9 @@ class Queue:
                 if word in WORDS:
                     found = self._deaths.obey(word, self._submit, json.loads(arguments))
                     self._answer(number, {"ok": True} | found)
+                    continue
+                if word == b"TAP":
+                    self._answer(number, {"ok": True} | self._tap(**json.loads(arguments)))
                     continue
                 if word == b"DRAIN":
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
@@ -455,6 +460,11 @@ class Queue:
             self._outer = None
         self._ended = True
 
+    def _tap(self, tap: str, **wish: Any) -> dict[str, Any]:
+        if not self.config.tap:
+            raise Refused(f"queues.{self.name}.tap does not allow it")
+        return self._taps.read(self._running_engine(), tap, **wish)
+
     def _must_be_able(self, state: State) -> None:
         if state not in FOLLOWS[self._machine.state]:
             hint = "" if self._engine else "; start it first"
@@ -491,6 +501,8 @@ class Queue:
             return
         self._say(engine.reports())
         self._take_deaths(engine)
+        if self._taps:
+            self._taps.take(engine)
         self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
         if engine.failure is not None:
             self._fail(engine.failure)
@@ -533,6 +545,7 @@ class Queue:
     def _close_engine(self) -> int:
         """Returns how many requests were lost with it."""
         engine, self._engine = self._engine, None
+        self._taps.forget()
         assert engine is not None
         left_over = 0
         try:

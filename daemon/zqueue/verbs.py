@@ -39,6 +39,7 @@ class Verbs:
             messages.Connections: self._list,
             messages.Requests: self._list,
             messages.Kick: self._kick,
+            messages.Tap: self._tap,
             messages.Pause: self._pause,
             messages.Resume: self._resume,
             messages.Drain: self._drain,
@@ -140,6 +141,20 @@ class Verbs:
         queue = self._only(self._select(request))
         answer = await queue.ask("KICK", by, connection=request.connection)
         return SteerResult(queues=(_steered(queue, answer),))
+
+    async def _tap(self, request: messages.Tap, by: str, _: Progress) -> messages.TapResult:
+        queue = self._only(self._select(request))
+        wish = request.model_dump(exclude={"v", "id", "verb", "progress", "queues", "all", "wait"})
+        deadline = time.monotonic() + request.wait
+        while True:
+            answer = await queue.ask("TAP", by, **wish)
+            if not answer["ok"]:
+                raise Refusal("refused", f"{queue.name}: {answer['detail']}")
+            if answer["messages"] or answer["dropped"] or time.monotonic() >= deadline:
+                return messages.TapResult(
+                    queue=queue.name, messages=answer["messages"], dropped=answer["dropped"]
+                )
+            await asyncio.sleep(_LOOKED_AT_EVERY)
 
     def _only(self, queues: list[Steering]) -> Steering:
         if len(queues) != 1:

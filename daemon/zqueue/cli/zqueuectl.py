@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import zqueue
-from zqueue.cli import completion, lists
+from zqueue.cli import completion, lists, tap
 from zqueue.cli.calls import (
     ANSWER_WITHIN,
     Group,
@@ -122,7 +122,7 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
             render.watch(looks)
 
 
-for each in (lists.workers, lists.clients, lists.connections, lists.requests):
+for each in (lists.workers, lists.clients, lists.connections, lists.requests, tap.tap, tap.replay):
     main.add_command(each)
 
 

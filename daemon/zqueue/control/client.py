@@ -204,6 +204,37 @@ class ControlClient:
         )
         return self._ask(request, messages.RequestsResult)
 
+    def tap(
+        self,
+        *queues: str,
+        content: int = 256,
+        client: str | None = None,
+        worker: str | None = None,
+        smallest: int | None = None,
+        largest: int | None = None,
+        took: float | None = None,
+        contains: str | None = None,
+    ) -> Iterator[messages.TapResult]:
+        """The messages that pass through a queue from now on, as far as they are as is asked for;
+        see :class:`zqueue.control.messages.Tap`. Without end; at least once a second there is a
+        result, also if nothing has passed. It is open once the first has come. What is not read in
+        time is left out, and counted as ``dropped``."""
+        request = messages.Tap(
+            id=self._next(),
+            queues=queues,
+            tap=self._next(),
+            content=content,
+            client=client,
+            worker=worker,
+            smallest=smallest,
+            largest=largest,
+            took=took,
+            contains=contains,
+        )
+        while True:
+            yield self._ask(request, messages.TapResult)
+            request = request.model_copy(update={"id": self._next(), "wait": 1.0})
+
     def kick(self, connection: int, *queues: str) -> messages.SteerResult:
         """End a client's or worker's connection, by its id."""
         request = messages.Kick(id=self._next(), queues=queues, connection=connection)

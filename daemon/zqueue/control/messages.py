@@ -99,6 +99,31 @@ class Requests(_List):
 ListRequest = Workers | Clients | Connections | Requests
 
 
+class Tap(_Request, Selection):
+    """Read what a tap has found: the messages that pass through one queue, each reply with its
+    request's ``id``. ``tap`` is a name of the caller's choice; a tap is opened when it is first
+    read, and ends when it is not for 5 seconds. The queue's ``tap`` has to allow it.
+
+    ``content``: how many bytes of a message are told. What is wanted, all of it, is said when it is
+    opened: ``client`` and ``worker`` (an id, or an address or routing id, which may have ``*`` and
+    ``?``), ``smallest`` and ``largest`` (bytes of its frames), ``took`` (seconds from the request's
+    receipt to its reply, or more), ``contains`` (text, in the first 64 KiB). A message is told if
+    it is so, and with a request its reply; where the reply decides, the request is told with it.
+    ``wait``: seconds to wait for something. Result: :class:`TapResult`.
+    """
+
+    verb: Literal["tap"] = "tap"
+    tap: str = Field(min_length=1, max_length=128)
+    content: int = Field(default=256, ge=0, le=1 << 30)
+    client: str | None = None
+    worker: str | None = None
+    smallest: int | None = Field(default=None, ge=0)
+    largest: int | None = Field(default=None, ge=0)
+    took: float | None = Field(default=None, ge=0)
+    contains: str | None = Field(default=None, min_length=1, max_length=1024)
+    wait: float = Field(default=0.0, ge=0, le=5)
+
+
 class Kick(_Request, Selection):
     """End a client's or worker's connection, by its id; it may connect anew. Result:
     :class:`SteerResult`."""
@@ -274,6 +299,7 @@ Request = Annotated[
     | Connections
     | Requests
     | Kick
+    | Tap
     | Pause
     | Resume
     | Drain
@@ -552,6 +578,38 @@ class OpenRequest(Message):
     client_identity: str
     worker: int | None
     worker_peer: str
+
+
+class TappedMessage(Message):
+    """A message that has passed. ``at`` is seconds since the epoch.
+
+    ``id`` is its request's; ``None`` for a reply that no request was open for. A reply says how
+    many seconds its request ``waited``, and how long its worker had it: ``service``. It has so many
+    ``frames`` behind the client's routing id, of these ``sizes``; ``bodies`` are in base64, as far
+    as they were asked for.
+    """
+
+    way: Literal["request", "reply"]
+    id: int | None
+    at: float
+    waited: float | None
+    service: float | None
+    client: int | None
+    client_peer: str
+    client_identity: str
+    worker: int | None
+    worker_peer: str
+    frames: int
+    sizes: tuple[int, ...]
+    bodies: tuple[str, ...]
+
+
+class TapResult(Message):
+    """``dropped``: how many messages could not be kept since the last time, wanted or not."""
+
+    queue: str
+    messages: tuple[TappedMessage, ...]
+    dropped: int
 
 
 class ListResult(Message):

@@ -352,6 +352,32 @@ class OpenRequest:
 
 
 @dataclass(frozen=True)
+class Tapped:
+    """A message that has passed. ``at`` is seconds since the epoch, durations are seconds.
+
+    ``number`` is its request's, 0 for a reply that nothing was open for. A reply has ``waited``,
+    how long its request waited for a worker, and ``service``, how long that had it. ``identity`` is
+    the client's routing id. ``frames`` is how many there are behind it, ``sizes`` and ``bodies``
+    are of these, as far as they were copied; ``whole``: all of them were.
+    """
+
+    way: Literal["request", "reply"]
+    number: int
+    at: float
+    waited: float | None
+    service: float | None
+    client: int | None
+    client_peer: str
+    identity: bytes
+    worker: int | None
+    worker_peer: str
+    frames: int
+    sizes: tuple[int, ...]
+    bodies: tuple[bytes, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """Something that happened in the engine: an event's name and its fields."""
 
@@ -470,6 +496,21 @@ class Engine(Protocol):
             LookupError: the engine cannot tell them apart.
             TimeoutError: the data path does not answer.
         """
+
+    def tap(self, most: int | None) -> None:
+        """Copy ``most`` bytes of each message that passes, for :meth:`tapped`; ``None``: no more.
+
+        Raises:
+            LookupError: the engine cannot.
+        """
+
+    def tapped(self) -> list[Tapped]:
+        """What was copied since the last call and found by :meth:`reports`. What there was no room
+        for is left out: :attr:`tap_missed`."""
+
+    @property
+    def tap_missed(self) -> int:
+        """How many messages there was no room to copy."""
 
     def kick(self, number: int) -> None:
         """End a connection.

@@ -26,6 +26,7 @@ from zqueue.engine import (
     Side,
     Snapshot,
     Statistics,
+    Tapped,
     Traffic,
 )
 from zqueue.engine.capture import CaptureRelay
@@ -353,6 +354,16 @@ class LibzmqEngine:
 
     def requests(self) -> tuple[list[OpenRequest], int]:
         raise LookupError("the libzmq engine cannot tell requests apart")
+
+    def tap(self, most: int | None) -> None:
+        raise LookupError("the libzmq engine cannot tell whose reply is whose; see capture")
+
+    def tapped(self) -> list[Tapped]:
+        return []
+
+    @property
+    def tap_missed(self) -> int:
+        return 0
 
     def kick(self, number: int) -> None:
         raise LookupError("the libzmq engine cannot tell connections apart")

@@ -64,8 +64,8 @@ from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
 from zqueue.engine.wire.rows cimport ConnectionRow, RequestRow
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
-from zqueue.engine.wire.tap cimport tap_close, tap_next, tap_open, tap_switch, tap_take
-from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, frames_of, type_name
+from zqueue.engine.wire.tap cimport Tapped, tap_close, tap_next, tap_open, tap_switch, tap_take
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_begun, frames_joined, type_name
 
 
 cdef tuple counted(Histogram* histogram):
@@ -515,8 +515,9 @@ cdef class DataPath:
             free(asked)
             raise BlockingIOError("too many orders at once")
 
-    def tap(self, bint on) -> None:
-        """Begin or end to copy what passes. Only the first call needs memory.
+    def tap(self, bint on, uint64_t most) -> None:
+        """Begin or end to copy what passes, ``most`` bytes of a message. Only the first call needs
+        memory.
 
         Raises:
             MemoryError: there is none for it.
@@ -525,19 +526,34 @@ cdef class DataPath:
             if not tap_open(&self._loop.tap):
                 raise MemoryError
             self._loop.dispatcher.tap = &self._loop.tap
-        tap_switch(&self._loop.tap, on)
+        tap_switch(&self._loop.tap, on, most)
 
-    def tapped(self, int most) -> list[tuple[int, list[bytes]]]:
-        """Up to ``most`` messages that were copied: 0 for a request, 1 for a reply, and the frames,
-        the client's routing id first."""
-        cdef uint32_t size = 0, way = 0
+    def tapped(self, int most) -> list[dict]:
+        """Up to ``most`` messages that were copied; see ``tap.pxd``. ``sizes`` and ``bodies`` are of
+        its frames, the client's routing id first, as far as they were copied."""
+        cdef Tapped about
         gathered = []
         if self._loop.tap.ring == NULL:
             return gathered
-        while len(gathered) < most and tap_next(&self._loop.tap, &size, &way):
-            copied = bytearray(size)
-            tap_take(&self._loop.tap, copied, size)
-            gathered.append((way, frames_of(copied, size)))
+        while len(gathered) < most and tap_next(&self._loop.tap, &about):
+            copied = bytearray(about.kept)
+            tap_take(&self._loop.tap, &about, copied)
+            sizes, bodies = frames_begun(copied, about.kept)
+            gathered.append({
+                "way": about.way,
+                "number": about.number,
+                "at": about.at,
+                "waited": about.waited,
+                "service": about.service,
+                "frames": about.frames,
+                "whole": about.kept == about.whole,
+                "client": about.client,
+                "worker": about.worker,
+                "client_name": about.client_name.decode(errors="replace"),
+                "worker_name": about.worker_name.decode(errors="replace"),
+                "sizes": sizes,
+                "bodies": bodies,
+            })
         return gathered
 
     @property

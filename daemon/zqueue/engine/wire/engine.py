@@ -35,6 +35,7 @@ from zqueue.engine import (
     Snapshot,
     SocketOptions,
     Statistics,
+    Tapped,
     Traffic,
 )
 from zqueue.engine.capture import CapturePublisher
@@ -50,6 +51,7 @@ _NUDGED_EVERY = 1.0
 _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
+_ALL_BYTES = 2**63
 _CAPTURED_A_TURN = 500
 _LISTS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
@@ -74,6 +76,8 @@ class WireEngine:
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
         self._submitted: int | None = None
+        self._tap: int | None = None
+        self._tapped: list[Tapped] = []
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -88,7 +92,7 @@ class WireEngine:
         ]
         self._capture = CapturePublisher(plan.name, plan.capture, self._context)
         if plan.capture is not None:
-            self._path.tap(False)
+            self._path.tap(False, 0)
         listening = [
             (number, os.dup(listener.fileno()), listener.asked)
             for number, (_, side) in enumerate(sides)
@@ -234,10 +238,32 @@ class WireEngine:
             yield Report("queue.events_lost", {"events": lost - self._lost_notices})
             self._lost_notices = lost
         for told in self._capture.reports():
-            self._path.tap(self._capture.wanted)
+            self._switch_tap()
             yield told
-        for _, message in self._path.tapped(_CAPTURED_A_TURN):
-            self._capture.publish(message)
+        copied = self._path.tapped(_CAPTURED_A_TURN)
+        if self._tap is not None and copied:
+            since_the_epoch = time.time() - time.monotonic()
+            self._tapped += [_tapped(each, since_the_epoch) for each in copied]
+        if self._capture.wanted:
+            for each in copied:
+                if each["whole"]:
+                    self._capture.publish(each["bodies"])
+
+    def tap(self, most: int | None) -> None:
+        self._tap = most
+        self._switch_tap()
+
+    def _switch_tap(self) -> None:
+        wanted = self._capture.wanted or self._tap is not None
+        self._path.tap(wanted, _ALL_BYTES if self._capture.wanted else self._tap or 0)
+
+    def tapped(self) -> list[Tapped]:
+        found, self._tapped = self._tapped, []
+        return found
+
+    @property
+    def tap_missed(self) -> int:
+        return self._path.tap_missed
 
     def deaths(self) -> list[DeadRequest]:
         died = self._path.deaths()
@@ -417,6 +443,27 @@ def _open_request(row: dict[str, Any]) -> OpenRequest:
 
 def _seconds(nanoseconds: int) -> float:
     return round(nanoseconds / 1e9, 6)
+
+
+def _tapped(copied: dict[str, Any], since_the_epoch: float) -> Tapped:
+    is_reply = bool(copied["way"])
+    timed = is_reply and copied["number"]
+    return Tapped(
+        way="reply" if is_reply else "request",
+        number=copied["number"],
+        at=round(copied["at"] / 1e9 + since_the_epoch, 6),
+        waited=copied["waited"] / 1e9 if timed else None,
+        service=copied["service"] / 1e9 if timed else None,
+        client=copied["client"] or None,
+        client_peer=copied["client_name"],
+        identity=copied["bodies"][0],
+        worker=copied["worker"] or None,
+        worker_peer=copied["worker_name"],
+        frames=copied["frames"] - 1,
+        sizes=tuple(copied["sizes"][1:]),
+        bodies=tuple(copied["bodies"][1:]),
+        whole=bool(copied["whole"]),
+    )
 
 
 def _dead_request(died: dict[str, Any], since_the_epoch: float) -> DeadRequest:

@@ -1,7 +1,7 @@
 """See receiving.pxd."""
 
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from zqueue.engine.wire.admission cimport is_full, tell_of_congestion
 from zqueue.engine.wire.clients cimport client_absent
 from zqueue.engine.wire.deaths cimport die
@@ -19,11 +19,11 @@ from zqueue.engine.wire.entities cimport (
 from zqueue.engine.wire.error_replies cimport tell_of_death
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
-from zqueue.engine.wire.notices cimport MALFORMED, notice
+from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
 from zqueue.engine.wire.routing_ids cimport client_with
-from zqueue.engine.wire.tap cimport REQUEST, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport REQUEST, Tapped, tap_is_on, tap_put
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
 
 
@@ -31,7 +31,6 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     """A client's message has come: it waits for a worker."""
     cdef Request* request = NULL
     cdef Body* body = piece.owner
-    cdef uint8_t head[LONGEST_ID + 2]
     if piece.scan.envelope > LONGEST_ENVELOPE or piece.scan.depth > DEEPEST_ENVELOPE:
         _refuse_envelope(it, peer, piece)
         return
@@ -50,9 +49,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         it.quota -= 1
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)
     if it.tap != NULL and tap_is_on(it.tap):
-        tap_put(
-            it.tap, REQUEST, head, id_frame(peer.client, head), body_bytes(body), request.size
-        )
+        _tap(it, request, piece.scan.frames)
     if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
         give_all(it)
@@ -65,6 +62,20 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         while is_full(it) and it.counters.waiting:
             die(it, unqueue(it, _oldest_waiting(it)), QUEUE_FULL)
     queue_last(it, request)
+
+
+cdef void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
+    cdef Tapped about
+    cdef uint8_t head[LONGEST_ID + 2]
+    cdef Peer* peer = request.client.peer
+    memset(&about, 0, sizeof(about))
+    about.way, about.number, about.at = REQUEST, request.number, it.now
+    about.frames = frames + 1
+    about.client = peer.number
+    memcpy(about.client_name, peer.name, NAME)
+    tap_put(
+        it.tap, &about, head, id_frame(request.client, head), body_bytes(request.body), request.size
+    )
 
 
 cdef inline void _count(

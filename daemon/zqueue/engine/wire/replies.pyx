@@ -1,7 +1,7 @@
 """See replies.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from zqueue.engine.wire.clients cimport KEPT, REFUSED_BY_CLIENT, client_send, who_hears
 from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, IN_TURN, Client, Request, Worker
@@ -10,6 +10,7 @@ from zqueue.engine.wire.matches cimport match_find
 from zqueue.engine.wire.memory cimport body_bytes, body_drop
 from zqueue.engine.wire.notices cimport (
     MORE_NUMBERS,
+    NAME,
     SLOW_REQUEST,
     STRAY,
     WORKER_ANSWERS_AGAIN,
@@ -25,7 +26,7 @@ from zqueue.engine.wire.return_addresses cimport (
     was_lost,
 )
 from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with
-from zqueue.engine.wire.tap cimport REPLY, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport REPLY, Tapped, tap_is_on, tap_put
 from zqueue.engine.wire.workers cimport place_worker, tell_if_drained
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE, Limits, frame_head, same_frames
 
@@ -65,7 +66,7 @@ cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     # Counted as with the client's routing id, whatever stood in its place.
     it.counters.reply_bytes += id_size
     if it.tap != NULL and tap_is_on(it.tap):
-        _tap(it, request, id, id_size, piece)
+        _tap(it, worker, request, id, id_size, piece)
     if peer.session.fault == NULL:
         _answered(it, worker, request, late, id, id_size, piece)
     if piece.owner != NULL:
@@ -82,18 +83,36 @@ cdef Request* _asked(Worker* worker, ReturnAddress* address, Piece* piece) noexc
 
 
 cdef void _tap(
-    Dispatcher* it, Request* request, const uint8_t* id, size_t id_size, Piece* piece
+    Dispatcher* it,
+    Worker* worker,
+    Request* request,
+    const uint8_t* id,
+    size_t id_size,
+    Piece* piece,
 ) noexcept nogil:
     """With the client's routing id, as the request was."""
     cdef uint8_t head[LONGEST_ID + 2]
     cdef size_t size
+    cdef Tapped about
+    memset(&about, 0, sizeof(about))
+    about.way, about.at, about.frames = REPLY, it.now, piece.scan.frames
+    about.worker = worker.peer.number
+    memcpy(about.worker_name, worker.peer.name, NAME)
     if request != NULL:
         size = id_frame(request.client, head)
+        about.number = request.number
+        about.waited = request.since - request.received_at
+        about.service = it.now - request.since
+        if request.client.peer != NULL:
+            about.client = request.client.peer.number
+            memcpy(about.client_name, request.client.peer.name, NAME)
     else:
         size = frame_head(head, MORE if piece.scan.frames > 1 else 0, id_size)
         memcpy(head + size, id, min(id_size, <size_t> LONGEST_ID))
         size += min(id_size, <size_t> LONGEST_ID)
-    tap_put(it.tap, REPLY, head, size, piece.data + piece.scan.first, piece.size - piece.scan.first)
+    tap_put(
+        it.tap, &about, head, size, piece.data + piece.scan.first, piece.size - piece.scan.first
+    )
 
 
 cdef void _answered(

@@ -1,16 +1,37 @@
 """Copies of what passes, for one reader in another thread, while it wants them."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from zqueue.engine.wire.notices cimport NAME
 
 cdef enum:
     TAP_SIZE = 8 << 20
     REQUEST = 0
     REPLY = 1
 
-# A ring of records. The writer alone changes ``written``, the reader alone ``read`` and ``on``.
+# What is known of a message, before its bytes. Of ``whole`` bytes ``kept`` are there, those of
+# ``frames`` frames, the client's routing id the first. ``number`` is its request's, 0 for a reply
+# that nothing was open for; ``client`` and ``worker`` are those of connections. Times are
+# nanoseconds: ``at`` on the monotonic clock, ``waited`` and ``service`` how long, of a reply.
+cdef struct Tapped:
+    uint64_t kept
+    uint64_t whole
+    uint64_t frames
+    int64_t number
+    int64_t at
+    int64_t waited
+    int64_t service
+    int64_t client
+    int64_t worker
+    uint32_t way
+    char client_name[NAME]
+    char worker_name[NAME]
+
+# A ring of records. The writer alone changes ``written``, the reader alone ``read``, ``on`` and
+# ``most``, which is how many bytes of a message are copied.
 cdef struct Tap:
     uint8_t* ring
     uint64_t on
+    uint64_t most
     uint64_t written
     uint64_t read
     uint64_t missed
@@ -18,9 +39,9 @@ cdef struct Tap:
 cdef bint tap_open(Tap* tap) noexcept nogil
 cdef void tap_close(Tap* tap) noexcept nogil
 cdef bint tap_is_on(Tap* tap) noexcept nogil
-cdef void tap_switch(Tap* tap, bint on) noexcept nogil
+cdef void tap_switch(Tap* tap, bint on, uint64_t most) noexcept nogil
 cdef void tap_put(
-    Tap* tap, int way, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
+    Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil
-cdef bint tap_next(Tap* tap, uint32_t* size, uint32_t* way) noexcept nogil
-cdef void tap_take(Tap* tap, uint8_t* into, uint32_t size) noexcept nogil
+cdef bint tap_next(Tap* tap, Tapped* about) noexcept nogil
+cdef void tap_take(Tap* tap, Tapped* about, uint8_t* into) noexcept nogil

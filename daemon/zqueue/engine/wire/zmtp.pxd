@@ -108,6 +108,7 @@ cdef bint same_frames(
 cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil
 cdef size_t envelope_of(list frames) except? 0
 cdef bytes frames_joined(list frames)
+cdef tuple frames_begun(const uint8_t* data, size_t size)
 cdef list frames_of(const uint8_t* data, size_t size)
 cdef bint is_command(const uint8_t* data, size_t size, const char* name) noexcept nogil
 cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil

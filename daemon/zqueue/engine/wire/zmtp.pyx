@@ -405,6 +405,23 @@ cdef list frames_of(const uint8_t* data, size_t size):
     return frames
 
 
+cdef tuple frames_begun(const uint8_t* data, size_t size):
+    """The sizes of frames of which the first ``size`` bytes are there, and their bodies as far as
+    they are."""
+    cdef size_t at = 0, head
+    cdef uint64_t length
+    sizes, bodies = [], []
+    while at < size:
+        head = 9 if data[at] & LONG else 2
+        if at + head > size:
+            break
+        length = big_endian(data + at + 1, <int> head - 1)
+        sizes.append(length)
+        bodies.append((<char*> data + at + head)[:min(length, size - at - head)])
+        at += head + length
+    return sizes, bodies
+
+
 cdef bytes frames_joined(list frames):
     """The bytes of one message with these bodies."""
     cdef uint8_t head[9]
