@@ -33,6 +33,11 @@ def findings(status: StatusResult) -> list[Finding]:
     found = [each for queue in status.queues for each in _of_queue(queue)]
     if status.state != "running":
         found.insert(0, Finding("warn", "", f"zqueued is {status.state}", "operator", ()))
+    return worst_first(found)
+
+
+def worst_first(found: list[Finding]) -> list[Finding]:
+    """What is bad before what is not."""
     return sorted(found, key=lambda each: _ORDER.index(each.weight))
 
 

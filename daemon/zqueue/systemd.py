@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import sdnotify
 
@@ -24,7 +25,6 @@ _FIRST_PASSED = 3
 _ANSWERS_WITHIN = 5.0
 _ASKED_AT_MOST = 5
 _STORED_WITHIN = 1.0
-_CGROUP = "/proc/self/cgroup"
 
 
 class Notifier:
@@ -199,7 +199,7 @@ async def unit() -> Unit | None:
 
     Its manager is asked by ``systemctl``, over D-Bus, which answers any user.
     """
-    manager, name = _own_unit()
+    manager, name = unit_of("self")
     if not name:
         return None
     jobs, stored = await asyncio.gather(
@@ -212,10 +212,11 @@ async def unit() -> Unit | None:
     return Unit(name, types[0] if types else "", int(stored))
 
 
-def _own_unit() -> tuple[tuple[str, ...], str]:
-    """The option for its manager, and the name of the service that this process belongs to."""
+def unit_of(pid: int | Literal["self"]) -> tuple[tuple[str, ...], str]:
+    """The option for its manager, and the name of the service that a process belongs to; both empty
+    if it belongs to none."""
     try:
-        lines = Path(_CGROUP).read_text().splitlines()
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:
         return (), ""
     for line in lines:

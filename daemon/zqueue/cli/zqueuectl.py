@@ -25,6 +25,7 @@ from zqueue.cli.calls import (
     takes_queues,
 )
 from zqueue.cli.dead import dead
+from zqueue.cli.doctor import doctor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,10 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
             render.watch(looks)
 
 
-for each in (lists.workers, lists.clients, lists.connections, lists.requests, tap.tap, tap.replay):
+for each in (
+    *(lists.workers, lists.clients, lists.connections, lists.requests),
+    *(tap.tap, tap.replay, doctor),
+):
     main.add_command(each)
 
 

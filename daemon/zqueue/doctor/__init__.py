@@ -1,0 +1,55 @@
+"""Looks for all that may be wrong with a daemon, its queues, its peers and its machine, and says
+what
+to do about each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zqueue import findings
+from zqueue.control.client import ControlClient, Refused
+from zqueue.doctor import machine, peers, service
+from zqueue.findings import Finding, worst_first
+
+
+def examine(zqueued: ControlClient) -> list[Finding]:
+    """All there is to tell of a daemon that answers, the worst first.
+
+    What belongs to the machine (descriptors, systemd's state, the config file) is looked at here,
+    so this runs where the daemon does. What this user may not see is left out.
+
+    Raises:
+        Unreachable: it answers no more.
+        Refused: it does not let this user look.
+    """
+    status = zqueued.status()
+    config = {value.key: value.value for value in zqueued.config().values}
+    found = findings.findings(status)
+    found += service.clock(status)
+    found += service.version(status)
+    found += service.config_file(status, config)
+    found += service.permissions(zqueued.endpoint, config)
+    found += machine.descriptors(status, config)
+    found += machine.backlog(config)
+    found += machine.unit_of(status.pid)
+    for queue in status.queues:
+        if queue.stale or queue.state not in ("running", "paused", "draining"):
+            continue
+        found += peers.room(queue, config)
+        found += peers.shut_out(zqueued, queue)
+        found += peers.sent_away(zqueued, queue)
+        try:
+            found += peers.of_queue(zqueued, queue)
+        except Refused:  # its engine cannot tell them apart, or it does not answer now
+            continue
+    return worst_first(found)
+
+
+def examine_absence(why: str, path: Path | None, instance: str | None) -> list[Finding]:
+    """What may be the reason that no daemon answers, which is ``why``."""
+    unit = f"zqueue@{instance}.service" if instance else "zqueue.service"
+    start = (f"systemctl start {unit}", f"journalctl -u {unit} -n 50")
+    found = [Finding("bad", "", f"no daemon answers: {why}", "operator", start)]
+    found += service.unreadable(path)
+    found += machine.unit(unit, ())
+    return worst_first(found)

@@ -1,0 +1,96 @@
+"""The machine: descriptors, the kernel's limits, what systemd says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zqueue import systemd
+from zqueue.control.messages import StatusResult
+from zqueue.findings import Finding
+
+RAISE_LIMIT = ("LimitNOFILE= in the unit, or ulimit -n", "then restart; connections outlive it")
+"""What to do where descriptors run out."""
+
+_ANSWERS_WITHIN = 5.0
+
+
+def descriptors(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[Finding]:
+    """The limit of descriptors, against what the config lets connect."""
+    limit = _limit_of(status.pid)
+    if limit is None:
+        return
+    wanted = sum(
+        in_force.get(f"queues.{queue.name}.max_connections") or 0 for queue in status.queues
+    )
+    if wanted > limit:
+        what = f"max_connections allow {wanted}, and there are {limit} file descriptors"
+        yield Finding("warn", "", what, "this machine", RAISE_LIMIT)
+
+
+def backlog(in_force: Mapping[str, Any]) -> Iterator[Finding]:
+    """How many may wait to be accepted, against what the kernel allows."""
+    try:
+        somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except (OSError, ValueError):
+        return
+    wanted = [
+        value
+        for key, value in in_force.items()
+        if key.startswith("queues.") and key.endswith(".backlog") and isinstance(value, int)
+    ]
+    if wanted and max(wanted) > somaxconn:
+        what = f"a backlog of {max(wanted)} is wanted, and the kernel allows {somaxconn}"
+        do = (f"sysctl net.core.somaxconn={max(wanted)}", "and in /etc/sysctl.d; then restart")
+        yield Finding("warn", "", what, "this machine", do)
+
+
+def unit_of(pid: int) -> Iterator[Finding]:
+    """What systemd says of the unit that a process belongs to, if to any."""
+    manager, name = systemd.unit_of(pid)
+    if name:
+        yield from unit(name, manager)
+
+
+def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:
+    """What systemd says of a unit; ``manager`` is ``("--user",)`` for a user's."""
+    told = _show(name, manager)
+    log = f"journalctl -u {name} -n 50"
+    if told.get("ActiveState") == "failed":
+        what = f"{name} has failed: {told.get('Result', '')}"
+        yield Finding("bad", "", what, "this machine", (log, f"systemctl start {name}"))
+    restarts = told.get("NRestarts", "0")
+    if restarts not in ("0", ""):
+        what = f"systemd had to start {name} again {restarts} times: it had ended by itself"
+        yield Finding("warn", "", what, "zqueued", (log, f"coredumpctl list {name}"))
+    if told.get("UnitFileState") == "disabled":
+        what = f"{name} is not started at boot"
+        yield Finding("note", "", what, "operator", (f"systemctl enable {name}",))
+    if told.get("NeedDaemonReload") == "yes":
+        what = f"the unit file of {name} has changed, and systemd has not read it"
+        yield Finding("warn", "", what, "operator", ("systemctl daemon-reload",))
+
+
+def _show(name: str, manager: tuple[str, ...]) -> dict[str, str]:
+    if not Path("/run/systemd/system").is_dir():
+        return {}
+    wanted = "ActiveState,Result,NRestarts,UnitFileState,NeedDaemonReload"
+    command = ["systemctl", *manager, "show", f"--property={wanted}", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWERS_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    pairs = (line.partition("=") for line in done.stdout.splitlines())
+    return {key: value for key, _, value in pairs}
+
+
+def _limit_of(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/limits").read_text()
+    except OSError:
+        return None
+    found = re.search(r"(?m)^Max open files +(\d+)", text)
+    return int(found[1]) if found else None

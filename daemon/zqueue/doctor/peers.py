@@ -1,0 +1,154 @@
+"""The peers of a queue: workers that are slow, stuck or too few, clients that do not read, peers at
+the
+wrong port."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from zqueue.control.client import ControlClient
+from zqueue.control.messages import EventReply, OpenRequest, QueueStatus, Worker
+from zqueue.doctor.machine import RAISE_LIMIT
+from zqueue.findings import Finding
+
+_NEARLY_FULL = 0.8
+_TIMES_SLOWER = 4.0
+_ENOUGH_ANSWERS = 50
+_LONG_WHERE_NOTHING_IS_KNOWN = 60.0
+_TIMES_LONGER = 100
+_LONG_AT_LEAST = 1.0
+_EVENTS_LOOKED_AT = 1000
+_PEERS_NAMED = 3
+
+
+def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
+    """How much waits, against how much may."""
+    most = in_force.get(f"queues.{queue.name}.max_waiting") or 0
+    if most and queue.waiting is not None and queue.waiting >= most * _NEARLY_FULL:
+        when_full = in_force.get(f"queues.{queue.name}.when_full", "hold")
+        then = {
+            "hold": "then clients are held",
+            "reject": "then requests are rejected",
+            "oldest": "then the oldest die",
+        }[when_full]
+        what = f"{queue.waiting} of {most} requests that may wait do; {then}"
+        do = ("start more workers", f"or raise queues.{queue.name}.max_waiting")
+        yield Finding("warn", queue.name, what, "workers", do)
+
+
+def sent_away(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+    """Peers that had come to the wrong port, or were none."""
+    events = zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False)
+    seen: dict[tuple[str, str], Counter[str]] = {}
+    for event in events:
+        if event.name == "peer.rejected" and event.fields.get("likely"):
+            key = str(event.fields["side"]), str(event.fields["likely"])
+            host = str(event.fields["peer"]).rpartition(":")[0] or str(event.fields["peer"])
+            seen.setdefault(key, Counter())[host] += 1
+    for (side, likely), hosts in seen.items():
+        named = ", ".join(host for host, _ in hosts.most_common(_PEERS_NAMED))
+        more = f" and {len(hosts) - _PEERS_NAMED} more" if len(hosts) > _PEERS_NAMED else ""
+        what = f"sent away at the {side}, {hosts.total()} times: {likely}; from {named}{more}"
+        ports = (
+            f"clients connect to {', '.join(queue.frontend)}",
+            f"workers connect to {', '.join(queue.backend)}",
+        )
+        yield Finding("warn", queue.name, what, "clients", ports)
+
+
+def shut_out(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+    """Listening sockets that accept nobody for now."""
+    shut: dict[str, EventReply] = {}
+    for event in zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False):
+        if event.name == "listener.closed_gate":
+            shut[str(event.fields["endpoint"])] = event
+        elif event.name == "listener.opened_gate":
+            shut.pop(str(event.fields["endpoint"]), None)
+    for endpoint, event in shut.items():
+        limit = event.fields["limit"]
+        if "connections" in event.fields:
+            why = f"max_connections = {limit} is reached"
+            do: tuple[str, ...] = (f"zqueuectl clients {queue.name}",)
+        else:
+            why = f"{event.fields['descriptors']} descriptors are in use of {limit}"
+            do = RAISE_LIMIT
+        what = f"new connections to {endpoint} wait in the kernel: {why}"
+        yield Finding("bad", queue.name, what, "this machine", do)
+
+
+def of_queue(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+    """What an engine that can tell peers apart knows of them.
+
+    Raises:
+        Refused: it cannot.
+    """
+    workers = zqueued.workers(queue.name).workers
+    yield from _stuck(workers, queue)
+    yield from _busy(workers, queue)
+    yield from _uneven(workers, queue)
+    held = zqueued.clients(queue.name, filter=["state=held", "unsent_bytes>0"]).clients
+    for client in held[:_PEERS_NAMED]:
+        what = f"client {client.id} ({client.peer}) does not read its replies: "
+        what += f"{client.unsent_bytes} bytes are kept for it, and it is not read from"
+        do = ("see what that client does", f"zqueuectl kick {client.id} -q {queue.name}")
+        yield Finding("warn", queue.name, what, "clients", do)
+    oldest = zqueued.requests(
+        queue.name, filter=["state=in_flight"], sort="-state_for", limit=1
+    ).requests
+    if oldest and oldest[0].state_for > _long(queue):
+        yield _old(oldest[0], queue)
+
+
+def _stuck(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+    for worker in workers:
+        if worker.state == "aside":
+            what = f"worker {worker.id} ({worker.peer}) is at one request for longer than "
+            what += "service_timeout: it gets no more until it answers"
+            yield Finding(
+                "bad", queue.name, what, "workers", ("look at that process", "or restart it")
+            )
+        elif worker.state == "draining":
+            what = f"worker {worker.id} ({worker.peer}) was drained: it gets no more"
+            do = ("stop it, or let it connect anew", f"zqueuectl kick {worker.id} -q {queue.name}")
+            yield Finding("note", queue.name, what, "operator", do)
+
+
+def _busy(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+    ready = [worker for worker in workers if worker.state == "ready"]
+    busy = [w for w in ready if w.ahead is not None and w.in_flight >= w.ahead]
+    if queue.waiting and ready and len(busy) == len(ready) and queue.state == "running":
+        count = "the only worker is" if len(ready) == 1 else f"all {len(ready)} workers are"
+        what = f"{count} busy, and {queue.waiting} requests wait"
+        yield Finding("warn", queue.name, what, "workers", ("start more workers",))
+
+
+def _uneven(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+    known = [w for w in workers if w.p50 is not None and w.replies >= _ENOUGH_ANSWERS]
+    for worker in known:
+        others = [w.p50 for w in known if w is not worker and w.p50 is not None]
+        assert worker.p50 is not None
+        if others and worker.p50 > _TIMES_SLOWER * statistics.median(others):
+            times = worker.p50 / statistics.median(others)
+            what = f"worker {worker.id} ({worker.peer}) takes {times:.0f} times as long as others"
+            do = (f"zqueuectl workers {queue.name} --sort=-p50", "see what is different there")
+            yield Finding("warn", queue.name, what, "workers", do)
+
+
+def _long(queue: QueueStatus) -> float:
+    if queue.service is None:
+        return _LONG_WHERE_NOTHING_IS_KNOWN
+    return max(_LONG_AT_LEAST, _TIMES_LONGER * queue.service.p99)
+
+
+def _old(request: OpenRequest, queue: QueueStatus) -> Finding:
+    what = f"request {request.id} is at worker {request.worker} ({request.worker_peer}) for "
+    what += f"{request.state_for:.0f} s"
+    do = (
+        "look at that process",
+        f"zqueuectl kick {request.worker} -q {queue.name}: it goes to another",
+        f"queues.{queue.name}.service_timeout does so by itself",
+    )
+    return Finding("warn", queue.name, what, "workers", do)
