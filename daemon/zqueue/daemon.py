@@ -25,6 +25,7 @@ from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
+from zqueue.event_history import EventHistory
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
@@ -68,6 +69,8 @@ class Daemon:
         self.log = log
         self.bus = EventBus()
         self.bus.subscribe(log)
+        self.history = EventHistory()
+        self.bus.subscribe(self.history)
         self.started = time.time()
         self.phase: Phase = "starting"
         self.queues: dict[str, Steering] = {}
@@ -79,7 +82,8 @@ class Daemon:
         passed = systemd.passed(STORED)
         self._inherited = Inherited(passed.sockets, self._notifier.store, self._notifier.unstore)
         stored = Stored(passed.parcel, STORED, self._notifier)
-        self._arrival = Arrival(Sent(predecessor) if predecessor else stored, self.bus.emit)
+        source = Sent(predecessor) if predecessor else stored
+        self._arrival = Arrival(source, self.bus.emit, self.history)
         self._upgrading = asyncio.Lock()
         self._handed_over = False
         self._stop = asyncio.Event()
@@ -253,7 +257,8 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _serving(self, control: Listener, handler: Handler) -> AsyncIterator[None]:
-        server = asyncio.create_task(ControlServer(control, handler, self.bus).serve())
+        serving = ControlServer(control, handler, self.bus, self.history).serve()
+        server = asyncio.create_task(serving)
         server.add_done_callback(self._server_ended)
         try:
             yield
@@ -473,7 +478,7 @@ class Daemon:
         if self._web is not None and self._web.listener is not None:
             others["metrics"] = self._web.listener
         queues = list(self.queues.values())
-        return Departure(queues, others, self._drain, self.bus.emit, by)
+        return Departure(queues, others, self._drain, self.bus.emit, self.history, by)
 
     async def _leave(self) -> None:
         """Hand over to the next run, if one follows, else drain. A second signal ends both."""

@@ -27,7 +27,7 @@ from zqueue.control.location import Unreachable
 from zqueue.control.messages import Message, Steered
 from zqueue.errors import ZqueueError
 
-__all__ = ["ControlClient", "Refused", "Unreachable"]
+__all__ = ["ControlClient", "Events", "Refused", "Unreachable"]
 
 OnProgress = Callable[[tuple[Steered, ...]], None]
 """Called about twice a second while a drain or a wait goes on."""
@@ -48,6 +48,19 @@ class Refused(ZqueueError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Events(Iterator[messages.EventReply]):
+    """Events one by one; ``remembered`` tells which of those before are not there any more."""
+
+    def __init__(
+        self, remembered: messages.Remembered, replies: Iterator[messages.EventReply]
+    ) -> None:
+        self.remembered = remembered
+        self._replies = replies
+
+    def __next__(self) -> messages.EventReply:
+        return next(self._replies)
 
 
 class ControlClient:
@@ -122,22 +135,49 @@ class ControlClient:
         return self._ask(messages.Version(id=self._next()), messages.VersionResult)
 
     def events(
-        self, queue: str | None = None, *, recent: int = 0, follow: bool = True
-    ) -> Iterator[messages.EventReply]:
-        """The last ``recent`` events, then with ``follow`` each as it happens, without end.
+        self,
+        queue: str | None = None,
+        *,
+        level: messages.EventLevel = "debug",
+        names: Sequence[str] = (),
+        since: float | None = None,
+        recent: int | None = None,
+        follow: bool = True,
+    ) -> Events:
+        """The events since ``since`` (seconds since the epoch), the newest ``recent`` of them, or
+        with neither none; then with ``follow`` each as it happens, without end.
 
+        Those of one ``queue``, of at least ``level``, of the kinds in ``names`` (``"peer.*"``).
         None is missed that happens after this call has returned.
         """
         request = messages.Events(
-            id=self._next(), queue=queue, recent=recent, follow=follow, progress=True
+            id=self._next(),
+            queue=queue,
+            level=level,
+            names=tuple(names),
+            since=since,
+            recent=recent,
+            follow=follow,
+            progress=True,
         )
         self._send(request)
         early: list[messages.EventReply] = []
         for reply in self._replies(request.id, self.timeout):
-            if not isinstance(reply, messages.EventReply):
+            if isinstance(reply, messages.EventReply):
+                early.append(reply)
+            else:
                 break
-            early.append(reply)
-        return self._events(request.id, early, follow)
+        return Events(self._remembered(reply), self._events(request.id, early, follow))
+
+    def _remembered(self, reply: messages.Reply) -> messages.Remembered:
+        remembered = None
+        if isinstance(reply, messages.Progress):
+            remembered = reply.remembered
+        elif isinstance(reply, messages.Result):
+            remembered = self._validated(reply, messages.EventsResult).remembered
+        if remembered is None:
+            raise Unreachable(_foreign(self.endpoint))
+        return remembered
 
     def _events(
         self, identity: str, early: list[messages.EventReply], follow: bool
@@ -356,13 +396,16 @@ class ControlClient:
         self._send(request)
         for reply in self._replies(request.id, self.timeout):
             if isinstance(reply, messages.Result):
-                try:
-                    return result.model_validate(reply.result)
-                except ValidationError as error:
-                    raise Unreachable(_foreign(self.endpoint)) from error
+                return self._validated(reply, result)
             if isinstance(reply, messages.Progress) and on_progress is not None:
                 on_progress(reply.queues)
         raise Unreachable(f"{self.endpoint}: the daemon gave no result")
+
+    def _validated(self, reply: messages.Result, result: type[R]) -> R:
+        try:
+            return result.model_validate(reply.result)
+        except ValidationError as error:
+            raise Unreachable(_foreign(self.endpoint)) from error
 
     def _replies(self, identity: str, silence: float | None) -> Iterator[messages.Reply]:
         """The replies to one request, to its end; an error among them is raised."""
