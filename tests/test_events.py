@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 import threading
@@ -222,6 +223,14 @@ def test_an_event_has_what_the_catalogue_says_of_it() -> None:
     assert (event.name, event.level, event.queue) == ("queue.paused", "info", "orders")
     assert event.message == CATALOGUE["queue.paused"].meaning
     assert event.fields == {"by": "x", "reason": "y"}
+
+
+def test_a_field_can_be_written_as_json() -> None:
+    heard: list[Event] = []
+    bus = EventBus()
+    bus.subscribe(heard.append)
+    bus.emit("daemon.starting", version="ü", pid=1, config=os.fsdecode(b"/etc/\xff.toml"))
+    assert heard[0].fields == {"version": "ü", "pid": 1, "config": "/etc/\\udcff.toml"}
 
 
 def test_subscribers_hear_the_same_in_the_same_order() -> None:

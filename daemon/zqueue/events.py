@@ -425,8 +425,16 @@ class EventBus:
         unknown = fields.keys() - set(kind.fields)
         if unknown:
             raise TypeError(f"event {name} has no field {', '.join(sorted(unknown))}")
+        fields = {field: _writable(value) for field, value in fields.items()}
         with self._lock:
             self._said += 1
             event = Event(name, kind.level, time.time(), queue, kind.meaning, fields, self._said)
             for subscriber in self._subscribers:
                 subscriber(event)
+
+
+def _writable(value: Any) -> Any:
+    """The name of a file may have bytes that are no text: no JSON could have it as it is."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
