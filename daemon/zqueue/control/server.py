@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,10 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 from zqueue.control import messages
 from zqueue.control.followers import Followers
 from zqueue.control.messages import MAX_REQUEST_BYTES, PROTOCOL_VERSION, Message, Steered
+from zqueue.door import Door
 from zqueue.event_filter import event_filter
 from zqueue.event_history import EventHistory
 from zqueue.events import Event, EventBus
-from zqueue.gates import Gates
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
 
@@ -39,8 +38,6 @@ _LONGEST_READ = 64 << 20
 _QUEUED_A_CALLER = 1000
 _AT_ONCE_A_CALLER = 64
 _REFUSALS_TOLD_A_SECOND = 5
-_GATE_TRIED_EVERY = 0.5
-_MONITOR = "inproc://callers"
 
 
 class Refusal(Exception):
@@ -99,8 +96,6 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers = Followers(history)
         self._refusals = _Refusals(bus)
-        # Whoever looks why clients are kept out has to be let in.
-        self._gates = Gates((listener,), callers=True)
 
     async def serve(self) -> None:
         """Answer requests; ends only by being cancelled."""
@@ -111,40 +106,23 @@ class ControlServer:
         router.set(zmq.SNDHWM, _QUEUED_A_CALLER)
         router.set(zmq.RCVHWM, _AT_ONCE_A_CALLER)
         router.set(zmq.HANDSHAKE_IVL, 5000)
-        router.monitor(_MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED)
-        monitor = context.socket(zmq.PAIR)
-        monitor.set(zmq.RCVHWM, 0)
-        monitor.connect(_MONITOR)
+        # Whoever looks why clients are kept out has to be let in.
+        door = Door(router, self._listener, self._bus.emit, "control", callers=True)
         self._listener.attach(router)
         self._loop = asyncio.get_running_loop()
         self._socket = LoopSocket(router, self._take)
-        callers = LoopSocket(monitor, self._called)
         unsubscribe = self._bus.subscribe(self._event_happened)
         try:
-            while True:
-                await asyncio.sleep(_GATE_TRIED_EVERY)
-                self._tell_of_gate("listener.opened_gate", self._gates.reopen(), {})
+            await door.watch()
         finally:
             unsubscribe()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._followers.close()
-            router.disable_monitor()
-            callers.close(0)
+            door.close()
             self._socket.close(500)
             await asyncio.to_thread(context.term)
-
-    def _called(self, frames: list[zmq.Frame]) -> None:
-        """The monitor: stop new callers before libzmq runs out of descriptors for them."""
-        event, value = struct.unpack("=HI", frames[0].bytes)
-        closed = self._gates.accepted(value) if event == zmq.EVENT_ACCEPTED else self._gates.close()
-        fields = {"descriptors": value, "limit": self._gates.limit}
-        self._tell_of_gate("listener.closed_gate", closed, fields)
-
-    def _tell_of_gate(self, event: str, listeners: list[Listener], fields: dict[str, Any]) -> None:
-        for listener in listeners:
-            self._bus.emit(event, side="control", endpoint=listener.asked, **fields)
 
     # -- requests ----------------------------------------------------------------------------
 
