@@ -46,6 +46,7 @@ This page is made from the source by `python -m tests.test_events`.
 - [What happened of late](#what-happened-of-late)
 - [All events](#all-events)
 - [In the journal](#in-the-journal)
+- [Published](#published)
 
 ## What happened of late
 
@@ -105,6 +106,51 @@ The important ones have a `MESSAGE_ID=`, which `journalctl -x` explains:
 |---|---|
 """
 
+_PUBLISHED = """
+## Published
+
+```toml
+[events]
+publish = "tcp://127.0.0.1:9561"    # or "ipc:///run/zqueue/events"
+level = "info"                      # the least that is published
+```
+
+has zqueued publish each event on a PUB socket, as two frames. The first is the topic: the name of
+the event and, if it is about a queue, the queue's name, **each with a space after it**. A
+subscription is the beginning of a topic:
+
+| subscription | gets |
+|---|---|
+| `""` | everything |
+| `"queue."` | whatever becomes of queues |
+| `"request.dead "` | requests that died, of every queue |
+| `"request.dead orders "` | those of `orders`, and not those of `orders2` |
+
+The second frame is the event as JSON: `name`, `level`, `time` (seconds since the epoch), `queue`
+(or `null`), `message` and `fields`, as `zqueuectl events --json` has them.
+
+```python
+import json
+import zmq
+
+subscriber = zmq.Context().socket(zmq.SUB)
+subscriber.connect("tcp://127.0.0.1:9561")
+subscriber.subscribe("queue.")
+while True:
+    topic, event = subscriber.recv_multipart()
+    event = json.loads(event)
+    print(event["level"], event["name"], event["queue"], event["fields"])
+```
+
+Nobody waits for a subscriber. For one that does not read, 1000 events are kept besides what its
+connection holds; what comes then it misses. So does one that is not connected: a PUB sends only
+what happens just now. Over a reload that does not move the socket subscribers stay connected; over
+a restart or an upgrade ZeroMQ connects them anew. What was missed, `zqueuectl events --since` has.
+
+There is no password, and `[control] may_look` does not count: whoever can reach the endpoint can
+read along. An ipc path has the mode 0660.
+"""
+
 
 def render() -> str:
     """docs/events.md, as the catalogue would have it."""
@@ -118,7 +164,7 @@ def render() -> str:
         for kind in CATALOGUE.values()
         if kind.message_id is not None
     ]
-    return _INTRODUCTION + "".join(rows) + _IN_THE_JOURNAL + "".join(ids)
+    return _INTRODUCTION + "".join(rows) + _IN_THE_JOURNAL + "".join(ids) + _PUBLISHED
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

@@ -27,6 +27,7 @@ from zqueue.endpoint_service import EndpointService
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
 from zqueue.event_history import EventHistory
+from zqueue.event_publisher import EventPublisher
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
@@ -202,7 +203,8 @@ class Daemon:
         async def ask(request: Request) -> Message:
             return await handler.handle(request, Caller(None, "http"), lambda queues: None)
 
-        return (WebService(ask, self._stalled, self.config, self.bus, self._inherited),)
+        what = self.config, self.bus, self._inherited
+        return WebService(ask, self._stalled, *what), EventPublisher(*what)
 
     def _claim_services(self, config: Config) -> None:
         """Claim what they want of ``config``.

@@ -74,6 +74,18 @@ _KINDS = (
         "metrics, health and the status page are served no more; the queues go on",
     ),
     Kind(
+        "events.publishing",
+        "info",
+        ("endpoint",),
+        "events are published there",
+    ),
+    Kind(
+        "events.failed",
+        "error",
+        ("error",),
+        "events are published no more; the queues go on",
+    ),
+    Kind(
         "daemon.stopping",
         "info",
         ("by", "drain_timeout"),

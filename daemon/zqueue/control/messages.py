@@ -654,16 +654,21 @@ class Progress(_Reply):
     remembered: Remembered | None = None
 
 
-class EventReply(_Reply):
-    """One event. ``dropped`` counts those that this caller missed because it read too slowly."""
+class Happened(Message):
+    """One event, as it is published. ``time`` is seconds since the epoch."""
 
-    kind: Literal["event"] = "event"
     name: str
     level: str
     time: float
     queue: str | None
     message: str
     fields: dict[str, Any]
+
+
+class EventReply(Happened, _Reply):
+    """One event. ``dropped`` counts those that this caller missed because it read too slowly."""
+
+    kind: Literal["event"] = "event"
     dropped: int = 0
 
 
