@@ -226,7 +226,10 @@ def in_frontend(line: str) -> str:
     [
         # unknown keys
         ("[deamon]\n", '1: deamon: unknown key; did you mean "daemon"?'),
-        ("[xyz]\n", "1: xyz: unknown key; known here are daemon, control, log, metrics, queues"),
+        (
+            "[xyz]\n",
+            "1: xyz: unknown key; known here are daemon, control, log, events, metrics, queues",
+        ),
         ('frontend = "tcp://*:1"\n', "1: frontend: unknown here; it belongs in [queues.NAME]"),
         (in_queue("captur = 1"), '4: queues.default.captur: unknown key; did you mean "capture"?'),
         (
@@ -342,6 +345,9 @@ def in_frontend(line: str) -> str:
         ),
         ("[metrics]\nlisten = 'tcp://*:9560'\n", 'found "tcp://*:9560", expected HOST:PORT'),
         ("[metrics]\nlisten = 'a:b'\n", '2: metrics.listen: found "a:b": "b" is not a port'),
+        ("[events]\npublish = '127.0.0.1:9561'\n", '2: events.publish: found "127.0.0.1:9561"'),
+        ("[events]\npublish = 9561\n", "2: events.publish: found 9561, expected an endpoint such"),
+        ("[events]\nlevel = 'all'\n", '2: events.level: found "all"'),
         ("[metrics]\nworkers = 1\n", "2: metrics.workers: found 1, expected true or false"),
         # what is missing or means nothing
         ("[queues]\n", "1: queues: no queue; describe one in [queues.NAME], or leave [queues] out"),
@@ -385,6 +391,11 @@ def in_frontend(line: str) -> str:
             f"[metrics]\nlisten = '127.0.0.1:5560'\n{QUEUE}",
             '5: queues.default.backend: "tcp://*:5560" is taken by metrics.listen (line 2), '
             '"tcp://127.0.0.1:5560"',
+        ),
+        (
+            f"[events]\npublish = 'tcp://127.0.0.1:9560'\n[metrics]\nlisten = '*:9560'\n{QUEUE}",
+            '4: metrics.listen: "tcp://*:9560" is taken by events.publish (line 2), '
+            '"tcp://127.0.0.1:9560"',
         ),
         (in_frontend("connect = 'tcp://localhost:2'"), '5: queues.q.frontend.connect: "tcp://'),
         (
@@ -544,6 +555,7 @@ def test_the_example_says_every_default_and_comments_out_the_rest() -> None:
         ("daemon", config.DaemonConfig),
         ("control", config.ControlConfig),
         ("log", config.LogConfig),
+        ("events", config.EventsConfig),
         ("metrics", config.MetricsConfig),
         ("queues.default", config.QueueConfig),
         ("queues.default.frontend", SocketConfig),

@@ -8,6 +8,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,36 @@ def test_nobody_notices_more_than_a_pause(
     queue = zqueued.queue()
     assert queue.ends is not None
     assert queue.requests.messages == queue.ends.replied == queue.replies.messages
+
+
+def test_a_caller_notices_nothing(start_zqueued: StartZqueued) -> None:
+    """Whoever asks just then is answered, by the one or by the other."""
+    zqueued = start_zqueued(ONE_QUEUE.format(more=""))
+    enough = threading.Event()
+    failures: list[str] = []
+    asked = [0]
+
+    def ask() -> None:
+        while not enough.is_set():
+            try:
+                with zqueued.client() as control:
+                    control.status()
+                    control.resume()
+                asked[0] += 1
+            except Exception as error:
+                failures.append(str(error))
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for _ in range(HANDOVERS):
+        before = asked[0]
+        upgrade(zqueued)
+        wait_for(lambda before=before: asked[0] > before + 8)  # type: ignore[misc]
+    enough.set()
+    for caller in callers:
+        caller.join()
+    assert failures == []
 
 
 def test_the_command_says_what_became_of_it(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import socket
 import time
@@ -12,6 +14,8 @@ import pytest
 from zqueue import handover
 from zqueue.drain import DrainState
 from zqueue.engine import ConnectionCounts, Ends, Side, Snapshot, Statistics, Traffic
+from zqueue.event_history import Forgotten, HistoryState
+from zqueue.events import Event
 from zqueue.figures import Totals
 from zqueue.handover import QueueState, SocketState
 from zqueue.parcel import Parcel
@@ -92,6 +96,11 @@ def a_state(*descriptors: int) -> handover.State:
             QueueState("b", standing, snapshot=Snapshot(b"engine's\n", tuple(rest[:2]))),
             QueueState("c", standing, snapshot=Snapshot(b"", tuple(rest[2:]))),
         ),
+        events=HistoryState(
+            begins=1.5,
+            events=(Event("queue.paused", "info", 2.5, "a", "it is", {"by": "me", "n": [1]}, 7),),
+            forgotten=(Forgotten("peer.connected", "a", 2.0),),
+        ),
     )
 
 
@@ -133,3 +142,15 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
     written = written[:head] + size.to_bytes(8, "little") + written[head + 8 :]
     read = handover.read(written.replace(b'"format":1', more), list(state.descriptors()))
     assert read == state
+
+
+def test_what_an_earlier_version_did_not_write_is_not_missed() -> None:
+    state = a_state(10, 11, 12, 13)
+    first, *rest = handover.write(state)
+    head = len(b"zqueue hand-over\n")
+    header = json.loads(first[head + 8 :])
+    del header["state"]["events"]
+    encoded = json.dumps(header).encode()
+    first = first[:head] + len(encoded).to_bytes(8, "little") + encoded
+    read = handover.read(first + b"".join(rest), list(state.descriptors()))
+    assert read == dataclasses.replace(state, events=None)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import zqueue
 from zqueue import handover
 from zqueue.errors import HandoverRefused
+from zqueue.event_history import EventHistory
 from zqueue.handover import QueueState, State
 from zqueue.inherited import Inherited
 from zqueue.parcel import Parcel
@@ -98,9 +99,10 @@ class Sent:
 class Arrival:
     """What was left, from when it is found until it is this process's own."""
 
-    def __init__(self, source: Source, emit: Emit) -> None:
+    def __init__(self, source: Source, emit: Emit, history: EventHistory) -> None:
         self._source = source
         self._emit = emit
+        self._history = history
         self._state: State | None = None
         self._waiting: dict[str, QueueState] = {}
 
@@ -123,6 +125,8 @@ class Arrival:
             self._give_up(f"the state cannot be read: {error}", len(descriptors))
             return
         inherited.add(self._state.sockets)
+        if self._state.events is not None:
+            self._history.take_up(self._state.events)
         self._waiting = {queue.name: queue for queue in self._state.queues}
 
     def of(self, name: str) -> QueueState | None:
@@ -171,7 +175,7 @@ class Arrival:
             return
         await asyncio.gather(*(queue.ask("THAW", "hand-over") for queue in queues.values()))
         self._emit("handover.taken_up", **taken | {"version": state.version})
-        self._state = replace(state, queues=())  # its bytes are of no use any more
+        self._state = replace(state, queues=(), events=None)  # its bytes are of no use any more
         await self._source.gone()
 
     def _give_up(self, reason: str, connections: int, queue: str | None = None) -> None:

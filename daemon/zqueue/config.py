@@ -255,6 +255,13 @@ class LogConfig(_Table):
     format: Literal["auto", "console", "logfmt", "json", "journal"] = "auto"
 
 
+class EventsConfig(_Table):
+    """``[events]``: where events of at least ``level`` are published; ``None`` is nowhere."""
+
+    publish: _Bind | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class MetricsConfig(_Table):
     """``[metrics]``: where metrics, health and the status page are served over HTTP.
 
@@ -408,6 +415,7 @@ class Config(_Table):
     daemon: DaemonConfig = Field(default_factory=DaemonConfig)
     control: ControlConfig = Field(default_factory=ControlConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+    events: EventsConfig = Field(default_factory=EventsConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     queues: dict[Annotated[str, AfterValidator(_queue_name)], QueueConfig] = Field(
         default_factory=_default_queues
@@ -572,6 +580,8 @@ def check(loaded: LoadedConfig) -> list[str]:
 def _paths_used(config: Config) -> Iterator[tuple[str, str]]:
     if config.control.endpoint is not None:
         yield "control.endpoint", config.control.endpoint
+    if config.events.publish is not None and config.events.publish.startswith("ipc:"):
+        yield "events.publish", config.events.publish
     if config.metrics.listen is not None and config.metrics.listen.startswith("/"):
         yield "metrics.listen", listening_endpoint(config.metrics.listen)
     for name, queue in config.queues.items():
@@ -629,7 +639,7 @@ def difference(old: Config, new: Config) -> Difference:
         changed={name: keys for name, keys in both.items() if keys},
         settings=tuple(
             f"{table}.{key}"
-            for table in ("daemon", "control", "log", "metrics")
+            for table in ("daemon", "control", "log", "events", "metrics")
             for key in _changed(getattr(old, table), getattr(new, table))
         ),
         unchanged=tuple(name for name, keys in both.items() if not keys),

@@ -22,6 +22,8 @@ def endpoints_written(document: dict[str, Any]) -> Iterator[tuple[KeyPath, _Use,
     """Each endpoint of a document that may be wrong elsewhere: its key, its use and its text."""
     control = _table(document.get("control"))
     yield from _texts(("control", "endpoint"), "bind", control.get("endpoint"))
+    events = _table(document.get("events"))
+    yield from _texts(("events", "publish"), "bind", events.get("publish"))
     listen = _table(document.get("metrics")).get("listen")
     if isinstance(listen, str):
         yield ("metrics", "listen"), "bind", listening_endpoint(listen)

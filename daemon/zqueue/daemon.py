@@ -23,8 +23,11 @@ from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, R
 from zqueue.control.server import Caller, ControlServer, Handler
 from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
+from zqueue.endpoint_service import EndpointService
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
+from zqueue.event_history import EventHistory
+from zqueue.event_publisher import EventPublisher
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
 from zqueue.inherited import Inherited
@@ -68,6 +71,8 @@ class Daemon:
         self.log = log
         self.bus = EventBus()
         self.bus.subscribe(log)
+        self.history = EventHistory()
+        self.bus.subscribe(self.history)
         self.started = time.time()
         self.phase: Phase = "starting"
         self.queues: dict[str, Steering] = {}
@@ -79,7 +84,8 @@ class Daemon:
         passed = systemd.passed(STORED)
         self._inherited = Inherited(passed.sockets, self._notifier.store, self._notifier.unstore)
         stored = Stored(passed.parcel, STORED, self._notifier)
-        self._arrival = Arrival(Sent(predecessor) if predecessor else stored, self.bus.emit)
+        source = Sent(predecessor) if predecessor else stored
+        self._arrival = Arrival(source, self.bus.emit, self.history)
         self._upgrading = asyncio.Lock()
         self._handed_over = False
         self._stop = asyncio.Event()
@@ -89,7 +95,7 @@ class Daemon:
         self._failure = ""
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
-        self._web: WebService | None = None
+        self._services: tuple[EndpointService, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -112,12 +118,13 @@ class Daemon:
         try:
             await self._arrival.unpack(self._inherited)
             self._control = self._open_control()
-            self._web = self._make_web(handler)
-            self._web.claim(self.config.metrics)
+            self._services = self._make_services(handler)
+            self._claim_services(self.config)
             await self._start_queues()
             await self._arrival.settle(self.queues, self._inherited)
             async with self._serving(self._control, handler), self._watching():
-                await self._web.serve(self.config.metrics)
+                for service in self._services:
+                    await service.serve(self.config)
                 self._say_ready()
                 await self._stop.wait()
                 self.phase = "stopping"
@@ -126,8 +133,8 @@ class Daemon:
                 await self._end_all()
         finally:
             await self._end_all()
-            if self._web is not None:
-                await self._web.close(self._let_go)
+            for service in self._services:
+                await service.close(self._let_go)
             self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
@@ -192,11 +199,29 @@ class Daemon:
             raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
         return listener or listen_control(endpoint, mode=mode, group=group)
 
-    def _make_web(self, handler: Handler) -> WebService:
+    def _make_services(self, handler: Handler) -> tuple[EndpointService, ...]:
         async def ask(request: Request) -> Message:
             return await handler.handle(request, Caller(None, "http"), lambda queues: None)
 
-        return WebService(ask, self._stalled, self.bus, self._inherited)
+        what = self.config, self.bus, self._inherited
+        return WebService(ask, self._stalled, *what), EventPublisher(*what)
+
+    def _claim_services(self, config: Config) -> None:
+        """Claim what they want of ``config``.
+
+        Raises:
+            EndpointError: something cannot be had; nothing is claimed.
+        """
+        try:
+            for service in self._services:
+                service.claim(config)
+        except BaseException:
+            self._unclaim_services()
+            raise
+
+    def _unclaim_services(self) -> None:
+        for service in self._services:
+            service.unclaim()
 
     async def _start_queues(self) -> None:
         problems = self._left_over(self.loaded)
@@ -253,7 +278,8 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _serving(self, control: Listener, handler: Handler) -> AsyncIterator[None]:
-        server = asyncio.create_task(ControlServer(control, handler, self.bus).serve())
+        serving = ControlServer(control, handler, self.bus, self.history).serve()
+        server = asyncio.create_task(serving)
         server.add_done_callback(self._server_ended)
         try:
             yield
@@ -380,18 +406,18 @@ class Daemon:
             Claims(name, loaded.config.queues[name], self._inherited)
             for name in (*difference.added, *rebound)
         ]
-        assert self._web is not None
-        self._web.claim(loaded.config.metrics)
+        self._claim_services(loaded.config)
         try:
             rebinding.claim(arriving, leaving)
         except BaseException:
-            self._web.unclaim()
+            self._unclaim_services()
             raise
 
         # From here on nothing is refused any more.
         self.loaded = loaded
         self.log.level = loaded.config.log.level
-        await self._web.serve(loaded.config.metrics)
+        for service in self._services:
+            await service.serve(loaded.config)
         before = {queue.name: queue.status.state for queue in leaving}
         draining = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
@@ -470,10 +496,11 @@ class Daemon:
     def _departure(self, by: str) -> Departure:
         assert self._control is not None
         others = {"control": self._control}
-        if self._web is not None and self._web.listener is not None:
-            others["metrics"] = self._web.listener
+        for service in self._services:
+            if service.listener is not None:
+                others[service.name] = service.listener
         queues = list(self.queues.values())
-        return Departure(queues, others, self._drain, self.bus.emit, by)
+        return Departure(queues, others, self._drain, self.bus.emit, self.history, by)
 
     async def _leave(self) -> None:
         """Hand over to the next run, if one follows, else drain. A second signal ends both."""

@@ -14,6 +14,7 @@ from typing import Any
 import zqueue
 from zqueue import handover, systemd
 from zqueue.errors import HandoverRefused
+from zqueue.event_history import EventHistory
 from zqueue.handover import Offer, QueueState, SocketState, State
 from zqueue.listeners import Listener
 from zqueue.parcel import Parcel
@@ -38,12 +39,14 @@ class Departure:
         others: Mapping[str, Listener],
         drain: Drain,
         emit: Emit,
+        history: EventHistory,
         by: str,
     ) -> None:
         self._queues = list(queues)
         self._others = dict(others)
         self._drain = drain
         self._emit = emit
+        self._history = history
         self._by = by
         self._with_connections: list[Steering] = []
         self._before = {queue.name: _standing(queue) for queue in queues}
@@ -147,6 +150,7 @@ class Departure:
             frozen_at=frozen_at,
             sockets=tuple(each for each in sockets if wanted(each)),
             queues=tuple(self._as_before(queue) for queue in self._queues),
+            events=self._history.leave(),
         )
 
     def _as_before(self, queue: Steering) -> QueueState:

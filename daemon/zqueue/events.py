@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +29,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. ``time`` is seconds since the epoch."""
+    """One thing that happened. ``time`` is seconds since the epoch; ``number`` counts what this
+    process has said."""
 
     name: str
     level: str
@@ -38,7 +38,13 @@ class Event:
     queue: str | None
     message: str
     fields: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
+
+RANKS = {
+    level: rank for rank, level in enumerate(("debug", "info", "warning", "error", "critical"))
+}
+"""Every level, and how much it matters."""
 
 _KINDS = (
     Kind("daemon.starting", "info", ("version", "pid", "config"), "zqueued begins to start"),
@@ -66,6 +72,18 @@ _KINDS = (
         "error",
         ("error",),
         "metrics, health and the status page are served no more; the queues go on",
+    ),
+    Kind(
+        "events.publishing",
+        "info",
+        ("endpoint",),
+        "events are published there",
+    ),
+    Kind(
+        "events.failed",
+        "error",
+        ("error",),
+        "events are published no more; the queues go on",
     ),
     Kind(
         "daemon.stopping",
@@ -395,8 +413,6 @@ CATALOGUE: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
 
 Subscriber = Callable[[Event], None]
 
-_REMEMBERED = 500
-
 
 class EventBus:
     """Carries each event to every subscriber, in the order in which it was said.
@@ -407,13 +423,8 @@ class EventBus:
 
     def __init__(self) -> None:
         self._subscribers: tuple[Subscriber, ...] = ()
-        self._recent: deque[Event] = deque(maxlen=_REMEMBERED)
+        self._said = 0
         self._lock = threading.Lock()
-
-    def recent(self) -> list[Event]:
-        """The last events, oldest first."""
-        with self._lock:
-            return list(self._recent)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Add ``subscriber``; the returned function takes it away again."""
@@ -437,8 +448,16 @@ class EventBus:
         unknown = fields.keys() - set(kind.fields)
         if unknown:
             raise TypeError(f"event {name} has no field {', '.join(sorted(unknown))}")
+        fields = {field: _writable(value) for field, value in fields.items()}
         with self._lock:
-            event = Event(name, kind.level, time.time(), queue, kind.meaning, fields)
-            self._recent.append(event)
+            self._said += 1
+            event = Event(name, kind.level, time.time(), queue, kind.meaning, fields, self._said)
             for subscriber in self._subscribers:
                 subscriber(event)
+
+
+def _writable(value: Any) -> Any:
+    """The name of a file may have bytes that are no text: no JSON could have it as it is."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value

@@ -20,6 +20,7 @@ from zqueue.drain import DrainState
 from zqueue.engine import Snapshot
 from zqueue.engine.choice import engine_for
 from zqueue.engine.wire import support
+from zqueue.event_history import HistoryState
 from zqueue.figures import Totals
 from zqueue.listeners import Listener
 from zqueue.states import Standing
@@ -74,12 +75,14 @@ def socket_state(name: str, listener: Listener) -> SocketState:
 
 @dataclass(frozen=True)
 class State:
-    """A whole daemon. ``frozen_at`` is on the monotonic clock."""
+    """A whole daemon. ``frozen_at`` is on the monotonic clock; ``events`` are those that it
+    remembers."""
 
     version: str
     frozen_at: float
     sockets: tuple[SocketState, ...] = ()
     queues: tuple[QueueState, ...] = ()
+    events: HistoryState | None = None
 
     @property
     def connections(self) -> int:

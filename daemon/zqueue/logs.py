@@ -22,14 +22,13 @@ from structlog import dev
 from structlog.processors import JSONRenderer, LogfmtRenderer
 
 from zqueue import journal
-from zqueue.events import CATALOGUE, Event
+from zqueue.events import CATALOGUE, RANKS, Event
 
 LEVELS = ("debug", "info", "warning", "error")
 """What the level may be set to. Events of level ``critical`` are always shown."""
 
 FORMATS = ("auto", "console", "logfmt", "json", "journal")
 
-_RANKS = {level: rank for rank, level in enumerate((*LEVELS, "critical"))}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _MOST_PENDING = 10_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
@@ -91,7 +90,7 @@ class Log:
             return self._dropped
 
     def __call__(self, event: Event) -> None:
-        if _RANKS.get(event.level, len(_RANKS)) < _RANKS[self._level]:
+        if RANKS.get(event.level, len(RANKS)) < RANKS[self._level]:
             return
         with self._changed:
             if self._closed:
@@ -322,7 +321,7 @@ def _console(colours: bool) -> Render:
         (dev.DIM, dev.BRIGHT, dev.CYAN, dev.RESET_ALL) if colours else ("", "", "", "")
     )
     all_styles = dev.ConsoleRenderer.get_default_level_styles(colours)
-    styles = {level: all_styles[level] for level in _RANKS}
+    styles = {level: all_styles[level] for level in RANKS}
 
     def column(style: str, width: int = 0) -> dev.KeyValueColumnFormatter:
         return dev.KeyValueColumnFormatter(None, style, reset, str, width)

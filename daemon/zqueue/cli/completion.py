@@ -55,6 +55,19 @@ def queues(
     ]
 
 
+def events(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """The names of all kinds of events, each with its level."""
+    from zqueue.events import CATALOGUE
+
+    return [
+        CompletionItem(name, help=kind.level)
+        for name, kind in CATALOGUE.items()
+        if name.startswith(incomplete)
+    ]
+
+
 def dead_letters(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:

@@ -235,11 +235,17 @@ def reload(result: ReloadResult) -> Iterator[str]:
 
 def event(reply: EventReply) -> str:
     """One event in a line."""
-    clock = datetime.fromtimestamp(reply.time).strftime("%H:%M:%S.%f")[:-3]
     queue = f" queue={reply.queue}" if reply.queue else ""
     fields = "".join(f" {key}={_one_line(value)}" for key, value in reply.fields.items())
     missed = f" ({reply.dropped} events were missed before this one)" if reply.dropped else ""
-    return f"{clock} {reply.level:<8} {reply.name}{queue}{fields}{missed}"
+    return f"{moment(reply.time)} {reply.level:<8} {reply.name}{queue}{fields}{missed}"
+
+
+def moment(when: float) -> str:
+    """The time of the day, with the date if that was another day."""
+    then = datetime.fromtimestamp(when)
+    day = "" if then.date() == datetime.now().date() else f"{then.date()} "
+    return f"{day}{then.strftime('%H:%M:%S.%f')[:-3]}"
 
 
 def config(result: ConfigResult) -> None:

@@ -7,6 +7,7 @@ answer at once and need no daemon.
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zqueue.control.client import ControlClient
-    from zqueue.control.messages import SteerResult
+    from zqueue.control.messages import Remembered, SteerResult
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -137,18 +138,54 @@ for each in (
     "-n",
     "--lines",
     type=click.IntRange(0),
-    default=20,
     metavar="COUNT",
-    help="How many past ones. [20]",
+    help="How many past ones at most. [20; with --since all]",
+)
+@click.option(
+    "--since", type=Seconds(), metavar="DURATION", help="Past ones that happened within this time."
 )
 @click.option(
     "-q", "--queue", metavar="QUEUE", help="Only this queue's.", shell_complete=completion.queues
 )
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    default="debug",
+    help="Only those that matter at least so much. [debug]",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only those with this name, of which * may be a part: 'peer.*'. May be repeated.",
+    shell_complete=completion.events,
+)
 @click.pass_obj
-def events(options: Options | None, follow: bool, lines: int, queue: str | None) -> None:
-    """Show what happened of late, or live what happens. docs/events.md lists every event."""
+def events(
+    options: Options | None,
+    follow: bool,
+    lines: int | None,
+    since: float | None,
+    queue: str | None,
+    level: Any,
+    names: tuple[str, ...],
+) -> None:
+    """Show what happened of late, or live what happens. docs/events.md lists every event.
+
+    The daemon remembers so many of each kind. Where some that you ask for are forgotten, it says so
+    on stderr.
+    """
+    begin = None if since is None else time.time() - since
+    if lines is None and begin is None:
+        lines = 20
     with called(options) as (zqueued, how):
-        for event in zqueued.events(queue, recent=lines, follow=follow):
+        found = zqueued.events(
+            queue, level=level, names=names, since=begin, recent=lines, follow=follow
+        )
+        for line in _gaps(found.remembered, begin):
+            click.echo(f"zqueuectl: {line}", err=True)
+        for event in found:
             if how.json:
                 keys = {"name", "level", "time", "queue", "message", "fields", "dropped"}
                 click.echo(event.model_dump_json(include=keys))
@@ -404,6 +441,15 @@ def _report(how: Options, result: SteerResult, done: str) -> None:
         sys.exit(1)
 
 
+def _gaps(remembered: Remembered, since: float | None) -> Iterator[str]:
+    from zqueue.cli import render
+
+    if since is not None and since < remembered.begins:
+        yield f"no event from before {render.moment(remembered.begins)} is remembered"
+    for name, last in sorted(remembered.forgotten.items()):
+        yield f"{name}: those up to {render.moment(last)} are forgotten, there were too many"
+
+
 def _show_progress(queues: tuple[Any, ...]) -> None:
     from zqueue.cli import render
 
@@ -423,8 +469,6 @@ def _choose(queues: tuple[Any, ...], names: tuple[str, ...]) -> list[Any]:
 
 
 def _looks(zqueued: ControlClient, interval: float, count: int | None) -> Iterator[Any]:
-    import time
-
     looked = 0
     while True:
         yield zqueued.status()

@@ -27,7 +27,7 @@ from zqueue.control.location import Unreachable
 from zqueue.control.messages import Message, Steered
 from zqueue.errors import ZqueueError
 
-__all__ = ["ControlClient", "Refused", "Unreachable"]
+__all__ = ["ControlClient", "Events", "Refused", "Unreachable"]
 
 OnProgress = Callable[[tuple[Steered, ...]], None]
 """Called about twice a second while a drain or a wait goes on."""
@@ -38,6 +38,13 @@ _LONGEST_POLL = 0.5
 """A signal that comes just before a poll is noticed only after it."""
 
 R = TypeVar("R", bound=Message)
+
+_MAY_BE_ASKED_AGAIN = (
+    *(messages.Status, messages.Config, messages.Version),
+    *(messages.Workers, messages.Clients, messages.Connections, messages.Requests),
+    *(messages.DeadList, messages.DeadRead),
+    *(messages.Pause, messages.Resume, messages.Start, messages.Terminate),
+)
 
 
 class Refused(ZqueueError):
@@ -50,12 +57,31 @@ class Refused(ZqueueError):
         self.code = code
 
 
+class Events(Iterator[messages.EventReply]):
+    """Events one by one; ``remembered`` tells which of those before are not there any more."""
+
+    def __init__(
+        self, remembered: messages.Remembered, replies: Iterator[messages.EventReply]
+    ) -> None:
+        self.remembered = remembered
+        self._replies = replies
+
+    def __next__(self) -> messages.EventReply:
+        return next(self._replies)
+
+
+class _Ended(Unreachable):
+    """The daemon has ended in the middle of a request."""
+
+
 class ControlClient:
     """A connection to the control socket, for one thread. Use it in a ``with``, or close it.
 
     ``endpoint``: ``ipc://…``; ``None`` looks where a daemon may listen, ``instance`` for the one
     started as ``zqueue@NAME``. ``timeout``: seconds of silence after which the daemon counts as
-    unreachable; during a drain or a wait it is heard from twice a second.
+    unreachable; during a drain or a wait it is heard from twice a second. What only looks, and
+    ``pause``, ``resume``, ``start`` and ``terminate``, is asked again of the daemon's successor if
+    it ends meanwhile, as at an upgrade or a restart.
 
     The methods for queues take their names; none means the only queue there is, ``all=True``
     each. What became of them is in the result: its ``ok`` is false if any was not ``done``.
@@ -77,6 +103,9 @@ class ControlClient:
         self._numbers = itertools.count(1)
         self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._connect()
+
+    def _connect(self) -> None:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.set(zmq.SNDHWM, 0)
@@ -89,10 +118,10 @@ class ControlClient:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         try:
-            self._socket.connect(endpoint)
+            self._socket.connect(self.endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise Unreachable(f"{endpoint}: {error.strerror}") from error
+            raise Unreachable(f"{self.endpoint}: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -102,10 +131,13 @@ class ControlClient:
 
     def close(self) -> None:
         """Hang up. What was asked for goes on in the daemon."""
+        self._disconnect()
+        self._context.term()
+
+    def _disconnect(self) -> None:
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)
-        self._context.term()
 
     # -- to look ---------------------------------------------------------------------------------
 
@@ -122,22 +154,49 @@ class ControlClient:
         return self._ask(messages.Version(id=self._next()), messages.VersionResult)
 
     def events(
-        self, queue: str | None = None, *, recent: int = 0, follow: bool = True
-    ) -> Iterator[messages.EventReply]:
-        """The last ``recent`` events, then with ``follow`` each as it happens, without end.
+        self,
+        queue: str | None = None,
+        *,
+        level: messages.EventLevel = "debug",
+        names: Sequence[str] = (),
+        since: float | None = None,
+        recent: int | None = None,
+        follow: bool = True,
+    ) -> Events:
+        """The events since ``since`` (seconds since the epoch), the newest ``recent`` of them, or
+        with neither none; then with ``follow`` each as it happens, without end.
 
+        Those of one ``queue``, of at least ``level``, of the kinds in ``names`` (``"peer.*"``).
         None is missed that happens after this call has returned.
         """
         request = messages.Events(
-            id=self._next(), queue=queue, recent=recent, follow=follow, progress=True
+            id=self._next(),
+            queue=queue,
+            level=level,
+            names=tuple(names),
+            since=since,
+            recent=recent,
+            follow=follow,
+            progress=True,
         )
         self._send(request)
         early: list[messages.EventReply] = []
         for reply in self._replies(request.id, self.timeout):
-            if not isinstance(reply, messages.EventReply):
+            if isinstance(reply, messages.EventReply):
+                early.append(reply)
+            else:
                 break
-            early.append(reply)
-        return self._events(request.id, early, follow)
+        return Events(self._remembered(reply), self._events(request.id, early, follow))
+
+    def _remembered(self, reply: messages.Reply) -> messages.Remembered:
+        remembered = None
+        if isinstance(reply, messages.Progress):
+            remembered = reply.remembered
+        elif isinstance(reply, messages.Result):
+            remembered = self._validated(reply, messages.EventsResult).remembered
+        if remembered is None:
+            raise Unreachable(_foreign(self.endpoint))
+        return remembered
 
     def _events(
         self, identity: str, early: list[messages.EventReply], follow: bool
@@ -438,16 +497,35 @@ class ControlClient:
     def _ask(
         self, request: messages.Request, result: type[R], on_progress: OnProgress | None = None
     ) -> R:
+        try:
+            return self._asked(request, result, on_progress)
+        except _Ended as ended:
+            if not isinstance(request, _MAY_BE_ASKED_AGAIN):
+                raise
+            try:
+                location.probe(self.endpoint)
+            except Unreachable:
+                raise ended from None
+            self._disconnect()
+            self._connect()
+            return self._asked(request, result, on_progress)
+
+    def _asked(
+        self, request: messages.Request, result: type[R], on_progress: OnProgress | None
+    ) -> R:
         self._send(request)
         for reply in self._replies(request.id, self.timeout):
             if isinstance(reply, messages.Result):
-                try:
-                    return result.model_validate(reply.result)
-                except ValidationError as error:
-                    raise Unreachable(_foreign(self.endpoint)) from error
+                return self._validated(reply, result)
             if isinstance(reply, messages.Progress) and on_progress is not None:
                 on_progress(reply.queues)
         raise Unreachable(f"{self.endpoint}: the daemon gave no result")
+
+    def _validated(self, reply: messages.Result, result: type[R]) -> R:
+        try:
+            return result.model_validate(reply.result)
+        except ValidationError as error:
+            raise Unreachable(_foreign(self.endpoint)) from error
 
     def _replies(self, identity: str, silence: float | None) -> Iterator[messages.Reply]:
         """The replies to one request, to its end; an error among them is raised."""
@@ -472,7 +550,7 @@ class ControlClient:
                 except ValidationError as error:
                     raise Unreachable(_foreign(self.endpoint)) from error
             if self._monitor in ready:
-                raise Unreachable(f"{self.endpoint}: the daemon ended before it answered")
+                raise _Ended(f"{self.endpoint}: the daemon ended before it answered")
             if not ready and left <= 0:
                 raise Unreachable(
                     f"{self.endpoint}: no answer within {silence:g} s; "

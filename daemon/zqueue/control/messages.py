@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 PROTOCOL_VERSION: Literal[1] = 1
 _LONGEST_TIMEOUT = 366 * 86400.0
@@ -26,6 +26,9 @@ Reason = Literal[
 ]
 """Why a request died: ``max_attempts`` workers had it in vain; its worker was lost, or late, and
 ``redeliver`` let no other have it; it was too old; the queue was full."""
+
+
+EventLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
 class Message(BaseModel):
@@ -260,16 +263,25 @@ class LogLevel(_Request):
 
 
 class Events(_Request):
-    """Send up to ``recent`` events that happened before, then with ``follow`` each as it happens,
-    until ``cancel`` or the caller leaves. Events of all levels; ``queue`` picks one queue's.
+    """Send events that happened before, in the order of their time, then with ``follow`` each as it
+    happens, until ``cancel`` or the caller leaves.
 
-    With ``progress``, one empty :class:`Progress` tells that from here on none is missed. Replies:
-    :class:`EventReply`. Result: :class:`EventsResult`.
+    Of those before: with ``since`` (seconds since the epoch) those since then, with ``recent`` the
+    newest so many, with both the newest so many of those since then, with neither none. ``queue``,
+    ``level`` (at least that) and ``names`` (of which ``*`` may be a part) choose among all.
+
+    With ``progress``, one :class:`Progress` tells that from here on none is missed, and what is
+    ``remembered``. Replies: :class:`EventReply`. Result: :class:`EventsResult`.
     """
 
     verb: Literal["events"] = "events"
     queue: str | None = None
-    recent: int = Field(default=0, ge=0)
+    level: EventLevel = "debug"
+    names: tuple[Annotated[str, StringConstraints(max_length=64)], ...] = Field(
+        default=(), max_length=64
+    )
+    since: float | None = None
+    recent: int | None = Field(default=None, ge=0)
     follow: bool = True
 
 
@@ -783,8 +795,22 @@ class LogLevelResult(Message):
     level: str
 
 
+class Remembered(Message):
+    """What there is of the events that were asked for. Times are seconds since the epoch.
+
+    ``begins``: nothing is remembered from before then; it is when zqueued started, or the first of
+    those that handed over to it. ``forgotten``: kinds of which some would have been sent that had
+    to make room for newer ones, each with the time of the last of these.
+    """
+
+    begins: float
+    forgotten: dict[str, float] = {}
+
+
 class EventsResult(Message):
-    """No more events follow."""
+    """No more events follow. ``remembered`` tells of those before; ``None`` after a ``cancel``."""
+
+    remembered: Remembered | None = None
 
 
 class CancelResult(Message):
@@ -826,22 +852,29 @@ class Result(_Reply):
 
 
 class Progress(_Reply):
-    """How far a drain or a wait has come."""
+    """How far a drain or a wait has come; or, with no queues, that a reload or an upgrade goes on,
+    or that events are followed from here on."""
 
     kind: Literal["progress"] = "progress"
-    queues: tuple[Steered, ...]
+    queues: tuple[Steered, ...] = ()
+    remembered: Remembered | None = None
 
 
-class EventReply(_Reply):
-    """One event. ``dropped`` counts those that this caller missed because it read too slowly."""
+class Happened(Message):
+    """One event, as it is published. ``time`` is seconds since the epoch."""
 
-    kind: Literal["event"] = "event"
     name: str
     level: str
     time: float
     queue: str | None
     message: str
     fields: dict[str, Any]
+
+
+class EventReply(Happened, _Reply):
+    """One event. ``dropped`` counts those that this caller missed because it read too slowly."""
+
+    kind: Literal["event"] = "event"
     dropped: int = 0
 
 
@@ -849,9 +882,9 @@ class Error(_Reply):
     """A refusal. ``code`` is for scripts, ``message`` for people.
 
     Codes: ``malformed`` (frames, JSON, types), ``version`` (protocol), ``unknown_verb``,
-    ``unknown_queue``, ``unknown_letter``, ``ambiguous`` (which queue?), ``forbidden``, ``config``
-    (a refused reload), ``refused`` (not in this state), ``failed``, ``busy`` (too many requests at
-    once).
+    ``unknown_queue``, ``unknown_letter``, ``unknown_event``, ``ambiguous`` (which queue?),
+    ``forbidden``, ``config`` (a refused reload), ``refused`` (not in this state), ``failed``,
+    ``busy`` (too many requests at once).
     """
 
     kind: Literal["error"] = "error"

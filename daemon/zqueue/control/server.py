@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,9 +19,12 @@ import zmq
 from pydantic import TypeAdapter, ValidationError
 
 from zqueue.control import messages
+from zqueue.control.followers import Followers
 from zqueue.control.messages import MAX_REQUEST_BYTES, PROTOCOL_VERSION, Message, Steered
+from zqueue.door import Door
+from zqueue.event_filter import event_filter
+from zqueue.event_history import EventHistory
 from zqueue.events import Event, EventBus
-from zqueue.gates import Gates
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
 
@@ -36,8 +38,6 @@ _LONGEST_READ = 64 << 20
 _QUEUED_A_CALLER = 1000
 _AT_ONCE_A_CALLER = 64
 _REFUSALS_TOLD_A_SECOND = 5
-_GATE_TRIED_EVERY = 0.5
-_MONITOR = "inproc://callers"
 
 
 class Refusal(Exception):
@@ -83,28 +83,19 @@ class _Return:
         return self.frames[0]
 
 
-@dataclass
-class _Follower:
-    """Somebody who follows the events."""
-
-    way: _Return
-    queue: str | None
-    dropped: int = 0
-
-
 class ControlServer:
     """Serves the control socket on ``listener`` until its task is cancelled."""
 
-    def __init__(self, listener: Listener, handler: Handler, bus: EventBus) -> None:
+    def __init__(
+        self, listener: Listener, handler: Handler, bus: EventBus, history: EventHistory
+    ) -> None:
         self._listener = listener
         self._handler = handler
         self._bus = bus
         self._running: Counter[bytes] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._followers: dict[tuple[bytes, str], _Follower] = {}
+        self._followers = Followers(history)
         self._refusals = _Refusals(bus)
-        # Whoever looks why clients are kept out has to be let in.
-        self._gates = Gates((listener,), callers=True)
 
     async def serve(self) -> None:
         """Answer requests; ends only by being cancelled."""
@@ -115,39 +106,23 @@ class ControlServer:
         router.set(zmq.SNDHWM, _QUEUED_A_CALLER)
         router.set(zmq.RCVHWM, _AT_ONCE_A_CALLER)
         router.set(zmq.HANDSHAKE_IVL, 5000)
-        router.monitor(_MONITOR, zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED)
-        monitor = context.socket(zmq.PAIR)
-        monitor.set(zmq.RCVHWM, 0)
-        monitor.connect(_MONITOR)
+        # Whoever looks why clients are kept out has to be let in.
+        door = Door(router, self._listener, self._bus.emit, "control", callers=True)
         self._listener.attach(router)
         self._loop = asyncio.get_running_loop()
         self._socket = LoopSocket(router, self._take)
-        callers = LoopSocket(monitor, self._called)
         unsubscribe = self._bus.subscribe(self._event_happened)
         try:
-            while True:
-                await asyncio.sleep(_GATE_TRIED_EVERY)
-                self._tell_of_gate("listener.opened_gate", self._gates.reopen(), {})
+            await door.watch()
         finally:
             unsubscribe()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            router.disable_monitor()
-            callers.close(0)
+            await self._followers.close()
+            door.close()
             self._socket.close(500)
             await asyncio.to_thread(context.term)
-
-    def _called(self, frames: list[zmq.Frame]) -> None:
-        """The monitor: stop new callers before libzmq runs out of descriptors for them."""
-        event, value = struct.unpack("=HI", frames[0].bytes)
-        closed = self._gates.accepted(value) if event == zmq.EVENT_ACCEPTED else self._gates.close()
-        fields = {"descriptors": value, "limit": self._gates.limit}
-        self._tell_of_gate("listener.closed_gate", closed, fields)
-
-    def _tell_of_gate(self, event: str, listeners: list[Listener], fields: dict[str, Any]) -> None:
-        for listener in listeners:
-            self._bus.emit(event, side="control", endpoint=listener.asked, **fields)
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -229,50 +204,33 @@ class ControlServer:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self._forget(way)
+            self._followers.forget(way.routing_id)
         return True
 
     # -- events --------------------------------------------------------------------------------
 
     def _follow(self, way: _Return, caller: Caller, request: messages.Events) -> None:
-        if request.recent:
-            recent = [event for event in self._bus.recent() if _concerns(event, request.queue)]
-            for event in recent[-request.recent :]:
-                self._send(way, _event_reply(request.id, event, 0))
-        if not request.follow:
-            self._result(way, request.id, messages.EventsResult())
+        try:
+            wanted = event_filter(request.names, request.level, request.queue)
+        except ValueError as error:
+            refusal = Refusal("unknown_event", str(error))
+            self._refuse(way, caller, request.id, request.verb, refusal)
             return
-        follows = sum(key[0] == way.routing_id for key in self._followers)
-        if follows >= _AT_ONCE_A_CALLER:
+        if self._followers.of(way.routing_id) >= _AT_ONCE_A_CALLER:
             self._refuse(way, caller, request.id, request.verb, _busy())
             return
-        self._followers[way.routing_id, request.id] = _Follower(way, request.queue)
-        if request.progress:
-            self._send(way, messages.Progress(id=request.id, queues=()))
+        self._followers.add(way.routing_id, request, wanted, lambda reply: self._send(way, reply))
 
     def _cancel(self, way: _Return, request: messages.Cancel) -> None:
-        follower = self._followers.pop((way.routing_id, request.request), None)
-        if follower is not None:
-            self._result(follower.way, request.request, messages.EventsResult())
-        self._result(way, request.id, messages.CancelResult(cancelled=follower is not None))
+        cancelled = self._followers.cancel(way.routing_id, request.request)
+        if cancelled:
+            self._result(way, request.request, messages.EventsResult())
+        self._result(way, request.id, messages.CancelResult(cancelled=cancelled))
 
     def _event_happened(self, event: Event) -> None:
         """Called in whatever thread said it."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._publish, event)
-
-    def _publish(self, event: Event) -> None:
-        for (_, identity), follower in list(self._followers.items()):
-            if not _concerns(event, follower.queue):
-                continue
-            if self._send(follower.way, _event_reply(identity, event, follower.dropped)):
-                follower.dropped = 0
-            else:
-                follower.dropped += 1
-
-    def _forget(self, way: _Return) -> None:
-        for key in [key for key in self._followers if key[0] == way.routing_id]:
-            del self._followers[key]
+            self._loop.call_soon_threadsafe(self._followers.tell, event)
 
 
 class _Refusals:
@@ -295,23 +253,6 @@ class _Refusals:
         more = f" (and {self._untold} more refusals before it)" if self._untold else ""
         self._untold = 0
         self._bus.emit("control.refused", by=by, verb=verb, error=error + more)
-
-
-def _concerns(event: Event, queue: str | None) -> bool:
-    return queue is None or event.queue == queue
-
-
-def _event_reply(identity: str, event: Event, dropped: int) -> messages.EventReply:
-    return messages.EventReply(
-        id=identity,
-        name=event.name,
-        level=event.level,
-        time=event.time,
-        queue=event.queue,
-        message=event.message,
-        fields=event.fields,
-        dropped=dropped,
-    )
 
 
 def _busy() -> Refusal:

@@ -1,0 +1,130 @@
+"""What zqueued serves besides the queues: each at one endpoint, which a reload may open, move or
+close.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import zmq
+
+from zqueue import endpoints
+from zqueue.config import Config
+from zqueue.errors import EndpointError
+from zqueue.events import EventBus
+from zqueue.inherited import Inherited
+from zqueue.listeners import Listener, check_address, listen
+
+_BACKLOG = 128
+
+
+class EndpointService(ABC):
+    """Something that is served where the config says, or nowhere.
+
+    ``name`` is what its listening socket is kept and handed over by; ``key`` is the config's key.
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[str]
+
+    def __init__(self, config: Config, bus: EventBus, inherited: Inherited) -> None:
+        self.config = config
+        self.bus = bus
+        self._inherited = inherited
+        self._claimed: Listener | None = None
+        self._listener: Listener | None = None
+
+    @abstractmethod
+    def wanted(self, config: Config) -> str | None:
+        """The endpoint that ``config`` names."""
+
+    @abstractmethod
+    async def start(self, listener: Listener) -> None:
+        """Begin to serve.
+
+        Raises:
+            OSError, zmq.ZMQError: it cannot be served there.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Serve no more, if it was served; the listener is the caller's."""
+
+    @abstractmethod
+    def failed(self, error: str) -> None:
+        """Say that it is not served, though the config wants it."""
+
+    @property
+    def listener(self) -> Listener | None:
+        """Where it is served."""
+        return self._listener
+
+    def claim(self, config: Config) -> None:
+        """Open what ``config`` wants and is not open yet, for :meth:`serve` to take.
+
+        Where the address is in the way of the present one, it is only checked.
+
+        Raises:
+            EndpointError: it cannot be had; nothing has changed.
+        """
+        endpoint, present = self.wanted(config), self._present()
+        if endpoint is None or endpoint == present:
+            return
+        try:
+            if present is not None and endpoints.overlaps(
+                endpoints.parse(endpoint, "bind"), endpoints.parse(present, "bind")
+            ):
+                check_address(endpoint, ipv6=False)
+            else:
+                self._claimed = self._open(endpoint)
+        except EndpointError as error:
+            raise EndpointError(error.endpoint, error.reason, error.hint, where=self.key) from error
+
+    def unclaim(self) -> None:
+        """Close what was claimed: the config is refused for something else."""
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
+    async def serve(self, config: Config) -> None:
+        """Do as ``config`` says from now on, on what was claimed for it."""
+        self.config = config
+        endpoint = self.wanted(config)
+        if endpoint is not None and endpoint == self._present():
+            return
+        await self._end(Listener.close)
+        if endpoint is None:
+            return
+        try:
+            self._listener = self._claimed or self._open(endpoint)
+            self._claimed = None
+            await self.start(self._listener)
+        except (EndpointError, OSError, zmq.ZMQError) as error:
+            await self._end(Listener.close)
+            self.failed(str(error))
+            return
+        if endpoints.parse(endpoint, "bind").host in ("*", "0.0.0.0", "::"):
+            self.bus.emit("daemon.open_to_anyone", endpoints=endpoint)
+
+    async def close(self, close: Callable[[Listener], None]) -> None:
+        """Serve no more, and have the listening socket closed by ``close``."""
+        self.unclaim()
+        await self._end(close)
+
+    def _present(self) -> str | None:
+        return self._listener.asked if self._listener is not None else None
+
+    def _open(self, endpoint: str) -> Listener:
+        listener = self._inherited.take(self.name, endpoint, _BACKLOG)
+        if listener is None:
+            listener = listen(endpoint, backlog=_BACKLOG)
+            self._inherited.keep(self.name, listener)
+        return listener
+
+    async def _end(self, close: Callable[[Listener], None]) -> None:
+        await self.stop()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            close(listener)
