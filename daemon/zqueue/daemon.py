@@ -87,7 +87,7 @@ class Daemon:
         source = Sent(predecessor) if predecessor else stored
         self._arrival = Arrival(source, self.bus.emit, self.history)
         self._upgrading = asyncio.Lock()
-        self._handed_over = False
+        self.handed_over = False
         self._stop = asyncio.Event()
         self._stopped_by = ""
         self._stop_now = asyncio.Event()
@@ -130,11 +130,11 @@ class Daemon:
                 self.phase = "stopping"
                 self._notifier.stopping()
                 await self._leave()
+                await self._close_services()
                 await self._end_all()
         finally:
+            await self._close_services()
             await self._end_all()
-            for service in self._services:
-                await service.close(self._let_go)
             self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
@@ -489,7 +489,7 @@ class Daemon:
             if self._stop.is_set():
                 raise ZqueueError("the daemon is shutting down")
             taken = await self._departure(by).to_successor()
-            self._handed_over = True
+            self.handed_over = True
             self.stop(by, now=True)
         return taken
 
@@ -505,14 +505,14 @@ class Daemon:
     async def _leave(self) -> None:
         """Hand over to the next run, if one follows, else drain. A second signal ends both."""
         async with self._upgrading:
-            if self._handed_over:
+            if self.handed_over:
                 return
 
         async def leave() -> None:
             async with self._reloading:
                 departure = self._departure(self._stopped_by)
-                self._handed_over = await departure.to_next_run(self._notifier)
-                if not self._handed_over:
+                self.handed_over = await departure.to_next_run(self._notifier)
+                if not self.handed_over:
                     await self._drain(list(self.queues.values()), "shutdown")
 
         leaving = asyncio.create_task(leave())
@@ -548,9 +548,13 @@ class Daemon:
         own = queue.claims.config.drain_timeout
         return self.config.daemon.drain_timeout if own is None else own
 
+    async def _close_services(self) -> None:
+        for service in self._services:
+            await service.close(self._let_go)
+
     async def _end_all(self) -> None:
         """Close what is there; what was handed over goes on elsewhere."""
-        keep: Keep = "all" if self._handed_over else "stored"
+        keep: Keep = "all" if self.handed_over else "stored"
         await self._end(list(self.queues.values()), "shutdown", keep=keep)
 
     def _end_control(self) -> None:
@@ -558,7 +562,7 @@ class Daemon:
             self._let_go(self._control)
 
     def _let_go(self, listener: Listener) -> None:
-        if self._handed_over:
+        if self.handed_over:
             listener.leave()
         else:
             listener.let_go()

@@ -54,6 +54,10 @@ class Verbs:
             **DeadLetterVerbs(daemon).verbs(),
         }
 
+    @property
+    def has_left(self) -> bool:
+        return self._daemon.handed_over
+
     def permit(self, request: messages.Request, caller: Caller) -> None:
         """Raise ``Refusal`` unless the config lets ``caller`` make this request."""
         control = self._daemon.config.control

@@ -39,13 +39,6 @@ _LONGEST_POLL = 0.5
 
 R = TypeVar("R", bound=Message)
 
-_MAY_BE_ASKED_AGAIN = (
-    *(messages.Status, messages.Config, messages.Version),
-    *(messages.Workers, messages.Clients, messages.Connections, messages.Requests),
-    *(messages.DeadList, messages.DeadRead),
-    *(messages.Pause, messages.Resume, messages.Start, messages.Terminate),
-)
-
 
 class Refused(ZqueueError):
     """The daemon refused or failed; ``code`` is as in :class:`zqueue.control.messages.Error`."""
@@ -491,7 +484,7 @@ class ControlClient:
 
     def _send(self, request: Message) -> None:
         if self._monitor.poll(0):
-            raise Unreachable(f"{self.endpoint}: the daemon has ended; connect anew")
+            raise _Ended(f"{self.endpoint}: the daemon has ended; connect anew")
         self._socket.send(request.model_dump_json().encode(), zmq.DONTWAIT)
 
     def _ask(
@@ -500,7 +493,7 @@ class ControlClient:
         try:
             return self._asked(request, result, on_progress)
         except _Ended as ended:
-            if not isinstance(request, _MAY_BE_ASKED_AGAIN):
+            if not isinstance(request, messages.MAY_BE_ASKED_AGAIN):
                 raise
             try:
                 location.probe(self.endpoint)

@@ -333,6 +333,14 @@ Request = Annotated[
 ]
 """Any request, told apart by its ``verb``."""
 
+MAY_BE_ASKED_AGAIN = (
+    *(Status, Config, Version, Workers, Clients, Connections, Requests, DeadList, DeadRead),
+    *(Pause, Resume, Start, Terminate),
+)
+"""What may be asked again of the daemon's successor, if it ends before it has answered. A daemon
+that
+has handed over leaves them to that one."""
+
 # -- results ---------------------------------------------------------------------------------
 
 

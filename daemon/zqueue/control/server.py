@@ -62,6 +62,10 @@ class Caller:
 class Handler(Protocol):
     """What does the work; raises :class:`Refusal` where it cannot, or will not for this caller."""
 
+    @property
+    def has_left(self) -> bool:
+        """True once another process has taken over: what that one can answer is left to it."""
+
     def permit(self, request: messages.Request, caller: Caller) -> None: ...
 
     async def handle(
@@ -151,6 +155,8 @@ class ControlServer:
             if self._running[way.routing_id] >= _AT_ONCE_A_CALLER:
                 raise _busy()
             self._handler.permit(request, caller)
+            if self._is_for_successor(request):
+                return
         except Refusal as refusal:
             self._refuse(way, caller, identity, verb, refusal)
             return
@@ -171,9 +177,11 @@ class ControlServer:
 
         try:
             result = await self._handler.handle(request, caller, progress)
-            self._result(way, request.id, result)
+            if not self._is_for_successor(request):
+                self._result(way, request.id, result)
         except Refusal as refusal:
-            self._refuse(way, caller, request.id, request.verb, refusal)
+            if not self._is_for_successor(request):
+                self._refuse(way, caller, request.id, request.verb, refusal)
         except Exception as error:  # our own mistake: its caller hears of it, nobody else is hurt
             mistake = Refusal("failed", f"{type(error).__name__}: {error}")
             self._refuse(way, caller, request.id, request.verb, mistake)
@@ -181,6 +189,9 @@ class ControlServer:
             self._running[way.routing_id] -= 1
             if not self._running[way.routing_id]:
                 del self._running[way.routing_id]
+
+    def _is_for_successor(self, request: messages.Request) -> bool:
+        return self._handler.has_left and isinstance(request, messages.MAY_BE_ASKED_AGAIN)
 
     def _result(self, way: _Return, identity: str, result: Message) -> None:
         self._send(way, messages.Result(id=identity, result=result.model_dump(mode="json")))
