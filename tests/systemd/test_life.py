@@ -219,3 +219,28 @@ def test_a_service_of_a_user(machine: Machine) -> None:
     assert status["control"] == f"ipc:///run/user/{number}/zqueue/control.sock"
     assert_serves(machine)
     machine.run(f"{session} zqueuectl shutdown", user="ada")
+
+
+# -- the doctor ------------------------------------------------------------------------------------
+
+
+def test_the_doctor_knows_what_systemd_knows(machine: Machine) -> None:
+    def what(arguments: str = "") -> list[str]:
+        done = machine.run(f"zqueuectl doctor --json {arguments}", check=False)
+        return [each["what"] for each in json.loads(done.stdout)["findings"]]
+
+    machine.run("systemctl start zqueue && systemctl enable zqueue")
+    assert not any("zqueue.service" in each for each in what())
+    machine.run("systemctl disable zqueue")
+    assert "zqueue.service is not started at boot" in what()
+    before = main_pid(machine)
+    machine.run(f"kill -9 {before}")
+    wait_until_back(machine, before)
+    again = "systemd had to start zqueue.service again 1 times: it had ended by itself"
+    assert again in what()
+    machine.write("/etc/zqueue.toml", CONFIG + 'frontnd = "x"\n')
+    machine.run("systemctl restart zqueue", check=False)
+    wait_for(lambda: machine.property("zqueue", "ActiveState") != "active", "it to fail")
+    found = what()
+    assert any(each.startswith("no daemon answers: ") for each in found)
+    assert any("the config would be refused" in each and "frontnd" in each for each in found)
