@@ -30,6 +30,7 @@ from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
+from zqueue.taps import LOOKED_AT_EVERY as TAPS_LOOKED_AT_EVERY
 from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
 
@@ -172,6 +173,8 @@ class Queue:
             if self._engine is not None:
                 for sock in self._engine.pollables():
                     poller.register(sock, zmq.POLLIN)
+        if self._taps:
+            pause = min(pause, TAPS_LOOKED_AT_EVERY)
         if self._asked or (self._engine is not None and self._engine.settling):
             pause = min(pause, _SETTLING_TICK)
         poller.poll(int(max(0, pause) * 1000))

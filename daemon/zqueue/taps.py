@@ -2,6 +2,8 @@
 
 A tap is read, again and again; one that is not read for a while ends. What it has found is kept
 within a bound until then, and what is too much is counted and left out: nothing waits for a reader.
+Nor do taps take the CPU away from a data path that needs it: they have a share of the time, and a
+small one where that is busy.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ _KEPT_BYTES = 32 << 20
 _A_READ = 1000
 _A_READ_BYTES = 2 << 20
 _SHOWN_FOR_SEARCH = 64 << 10
+_AT_ONCE = 50
+_SHARE = 0.25
+_SHARE_BESIDE_BUSY = 0.02
+_BUSY = 0.25
+LOOKED_AT_EVERY = 0.05
+"""Seconds from one look at what has passed to the next."""
 
 
 class TooManyTaps(LookupError):
@@ -33,6 +41,9 @@ class Taps:
     def __init__(self) -> None:
         self._open: dict[str, _Tap] = {}
         self._missed = 0
+        self._share = _SHARE_BESIDE_BUSY
+        self._looked_at = self._looked_again_at = 0.0
+        self._busy_for = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -56,14 +67,32 @@ class Taps:
 
     def take(self, engine: Engine) -> None:
         """Let every tap see what has passed, and end those that nobody reads."""
+        began = time.monotonic()
+        if began < self._looked_again_at:
+            return
         missed, self._missed = engine.tap_missed - self._missed, engine.tap_missed
-        found = engine.tapped()
-        for name, tap in list(self._open.items()):
+        for tap in self._open.values():
             tap.dropped += missed
+        within = self._share_of_time(engine, began) * LOOKED_AT_EVERY
+        while found := engine.tapped(_AT_ONCE):
             for message in found:
-                tap.see(message)
-            if time.monotonic() - tap.read_at > _ENDS_UNREAD:
-                self.end(engine, name)
+                for tap in self._open.values():
+                    tap.see(message)
+            if time.monotonic() - began > within:
+                break
+        now = time.monotonic()
+        # What a batch takes too long is made up for by a longer pause.
+        self._looked_again_at = began + max(LOOKED_AT_EVERY, (now - began) / self._share)
+        for name in [name for name, tap in self._open.items() if now - tap.read_at > _ENDS_UNREAD]:
+            self.end(engine, name)
+
+    def _share_of_time(self, engine: Engine, now: float) -> float:
+        busy_for = engine.busy_for
+        if now - self._looked_at > 0:
+            busy = (busy_for - self._busy_for) / (now - self._looked_at)
+            self._share = _SHARE_BESIDE_BUSY if busy > _BUSY else _SHARE
+        self._looked_at, self._busy_for = now, busy_for
+        return self._share
 
     def end(self, engine: Engine | None, name: str) -> None:
         """End a tap, if it is open."""

@@ -504,9 +504,9 @@ class Engine(Protocol):
             LookupError: the engine cannot.
         """
 
-    def tapped(self) -> list[Tapped]:
-        """What was copied since the last call and found by :meth:`reports`. What there was no room
-        for is left out: :attr:`tap_missed`."""
+    def tapped(self, most: int) -> list[Tapped]:
+        """Up to ``most`` messages that were copied. What there was no room for is left out: see
+        :attr:`tap_missed`."""
 
     @property
     def tap_missed(self) -> int:
@@ -538,6 +538,10 @@ class Engine(Protocol):
             LookupError: the engine cannot.
             BlockingIOError: not now: as much waits as may, or there is too much to do.
         """
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds of CPU that the data path has used so far."""
 
     @property
     def responds(self) -> bool:

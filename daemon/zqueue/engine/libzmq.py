@@ -358,12 +358,16 @@ class LibzmqEngine:
     def tap(self, most: int | None) -> None:
         raise LookupError("the libzmq engine cannot tell whose reply is whose; see capture")
 
-    def tapped(self) -> list[Tapped]:
+    def tapped(self, most: int) -> list[Tapped]:
         return []
 
     @property
     def tap_missed(self) -> int:
         return 0
+
+    @property
+    def busy_for(self) -> float:
+        return 0.0
 
     def kick(self, number: int) -> None:
         raise LookupError("the libzmq engine cannot tell connections apart")

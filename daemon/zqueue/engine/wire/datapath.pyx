@@ -515,9 +515,9 @@ cdef class DataPath:
             free(asked)
             raise BlockingIOError("too many orders at once")
 
-    def tap(self, bint on, uint64_t most) -> None:
-        """Begin or end to copy what passes, ``most`` bytes of a message. Only the first call needs
-        memory.
+    def tap(self, bint on, uint64_t most, bint wakes) -> None:
+        """Begin or end to copy what passes, ``most`` bytes of a message. With ``wakes``
+        :meth:`fileno` is readable when there is something. Only the first call needs memory.
 
         Raises:
             MemoryError: there is none for it.
@@ -526,7 +526,7 @@ cdef class DataPath:
             if not tap_open(&self._loop.tap):
                 raise MemoryError
             self._loop.dispatcher.tap = &self._loop.tap
-        tap_switch(&self._loop.tap, on, most)
+        tap_switch(&self._loop.tap, on, most, wakes)
 
     def tapped(self, int most) -> list[dict]:
         """Up to ``most`` messages that were copied; see ``tap.pxd``. ``sizes`` and ``bodies`` are of

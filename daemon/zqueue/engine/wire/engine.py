@@ -12,6 +12,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class WireEngine:
         self._lost_notices = 0
         self._submitted: int | None = None
         self._tap: int | None = None
-        self._tapped: list[Tapped] = []
+        self._captured: deque[dict[str, Any]] = deque(maxlen=_CAPTURED_A_TURN)
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -92,7 +93,7 @@ class WireEngine:
         ]
         self._capture = CapturePublisher(plan.name, plan.capture, self._context)
         if plan.capture is not None:
-            self._path.tap(False, 0)
+            self._path.tap(False, 0, False)
         listening = [
             (number, os.dup(listener.fileno()), listener.asked)
             for number, (_, side) in enumerate(sides)
@@ -240,26 +241,28 @@ class WireEngine:
         for told in self._capture.reports():
             self._switch_tap()
             yield told
-        copied = self._path.tapped(_CAPTURED_A_TURN)
-        if self._tap is not None and copied:
-            since_the_epoch = time.time() - time.monotonic()
-            self._tapped += [_tapped(each, since_the_epoch) for each in copied]
         if self._capture.wanted:
-            for each in copied:
+            for each in self._path.tapped(_CAPTURED_A_TURN):
                 if each["whole"]:
                     self._capture.publish(each["bodies"])
+                if self._tap is not None:
+                    self._captured.append(each)
 
     def tap(self, most: int | None) -> None:
         self._tap = most
         self._switch_tap()
 
     def _switch_tap(self) -> None:
-        wanted = self._capture.wanted or self._tap is not None
-        self._path.tap(wanted, _ALL_BYTES if self._capture.wanted else self._tap or 0)
+        captured = self._capture.wanted
+        wanted = captured or self._tap is not None
+        self._path.tap(wanted, _ALL_BYTES if captured else self._tap or 0, captured)
 
-    def tapped(self) -> list[Tapped]:
-        found, self._tapped = self._tapped, []
-        return found
+    def tapped(self, most: int) -> list[Tapped]:
+        since_the_epoch = time.time() - time.monotonic()
+        found = [self._captured.popleft() for _ in range(min(most, len(self._captured)))]
+        if not self._capture.wanted:
+            found += self._path.tapped(most - len(found))
+        return [_tapped(each, since_the_epoch) for each in found]
 
     @property
     def tap_missed(self) -> int:
@@ -299,6 +302,14 @@ class WireEngine:
             found = address.take()
             if found is not None:
                 self._path.connect_to(place, found)
+
+    @property
+    def busy_for(self) -> float:
+        try:
+            clock = time.pthread_getcpuclockid(self._thread.ident or 0)
+            return time.clock_gettime(clock)
+        except OSError:  # it has ended
+            return 0.0
 
     @property
     def responds(self) -> bool:

@@ -473,7 +473,9 @@ cdef void _publish(Loop* loop) noexcept nogil:
     zq_set(&loop.version, loop.version + 1)
     if loop.dispatcher.died_first != NULL or zq_get(<uint64_t*> &loop.deaths_read):
         _exchange_deaths(loop)
-    if loop.notices.written != loop.told_upto or loop.tap.written != loop.tapped_upto:
+    if loop.notices.written != loop.told_upto or (
+        loop.tap.written != loop.tapped_upto and zq_get(&loop.tap.wakes)
+    ):
         loop.told_upto = loop.notices.written
         loop.tapped_upto = loop.tap.written
         write(loop.told, &one, sizeof(one))

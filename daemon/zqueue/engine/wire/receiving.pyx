@@ -23,7 +23,7 @@ from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
 from zqueue.engine.wire.routing_ids cimport client_with
-from zqueue.engine.wire.tap cimport REQUEST, Tapped, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport REQUEST, Tapped, tap_has_room, tap_is_on, tap_put
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
 
 
@@ -68,6 +68,8 @@ cdef void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil
     cdef Tapped about
     cdef uint8_t head[LONGEST_ID + 2]
     cdef Peer* peer = request.client.peer
+    if not tap_has_room(it.tap, request.size + LONGEST_ID + 2):
+        return
     memset(&about, 0, sizeof(about))
     about.way, about.number, about.at = REQUEST, request.number, it.now
     about.frames = frames + 1

@@ -26,7 +26,7 @@ from zqueue.engine.wire.return_addresses cimport (
     was_lost,
 )
 from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with
-from zqueue.engine.wire.tap cimport REPLY, Tapped, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport REPLY, Tapped, tap_has_room, tap_is_on, tap_put
 from zqueue.engine.wire.workers cimport place_worker, tell_if_drained
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE, Limits, frame_head, same_frames
 
@@ -94,6 +94,8 @@ cdef void _tap(
     cdef uint8_t head[LONGEST_ID + 2]
     cdef size_t size
     cdef Tapped about
+    if not tap_has_room(it.tap, piece.size - piece.scan.first + LONGEST_ID + 2):
+        return
     memset(&about, 0, sizeof(about))
     about.way, about.at, about.frames = REPLY, it.now, piece.scan.frames
     about.worker = worker.peer.number

@@ -26,12 +26,13 @@ cdef struct Tapped:
     char client_name[NAME]
     char worker_name[NAME]
 
-# A ring of records. The writer alone changes ``written``, the reader alone ``read``, ``on`` and
-# ``most``, which is how many bytes of a message are copied.
+# A ring of records. The writer alone changes ``written``, the reader alone ``read``, ``on``, ``most``,
+# which is how many bytes of a message are copied, and ``wakes``: whether the reader is woken for it.
 cdef struct Tap:
     uint8_t* ring
     uint64_t on
     uint64_t most
+    uint64_t wakes
     uint64_t written
     uint64_t read
     uint64_t missed
@@ -39,7 +40,8 @@ cdef struct Tap:
 cdef bint tap_open(Tap* tap) noexcept nogil
 cdef void tap_close(Tap* tap) noexcept nogil
 cdef bint tap_is_on(Tap* tap) noexcept nogil
-cdef void tap_switch(Tap* tap, bint on, uint64_t most) noexcept nogil
+cdef void tap_switch(Tap* tap, bint on, uint64_t most, bint wakes) noexcept nogil
+cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil
 cdef void tap_put(
     Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil

@@ -4,6 +4,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.linux cimport zq_get, zq_set
 
+cdef enum:
+    LONGEST_HEAD = 257
+
 cdef bint tap_open(Tap* tap) noexcept nogil:
     """Get the memory for it; False if there is none."""
     tap.ring = <uint8_t*> malloc(TAP_SIZE)
@@ -19,8 +22,9 @@ cdef bint tap_is_on(Tap* tap) noexcept nogil:
     return zq_get(&tap.on) != 0
 
 
-cdef void tap_switch(Tap* tap, bint on, uint64_t most) noexcept nogil:
+cdef void tap_switch(Tap* tap, bint on, uint64_t most, bint wakes) noexcept nogil:
     zq_set(&tap.most, most)
+    zq_set(&tap.wakes, wakes)
     zq_set(&tap.on, on)
 
 
@@ -38,16 +42,22 @@ cdef void _copy_out(Tap* tap, uint64_t at, uint8_t* into, size_t size) noexcept 
     memcpy(into + here, tap.ring, size - here)
 
 
+cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil:
+    """Whether a message of this size can be copied; if not it counts as missed."""
+    size = min(size, zq_get(&tap.most) + LONGEST_HEAD)
+    if size + sizeof(Tapped) <= TAP_SIZE - (tap.written - zq_get(&tap.read)):
+        return True
+    tap.missed += 1
+    return False
+
+
 cdef void tap_put(
     Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil:
-    """Put a copy of a message there, its bytes in two parts, if there is room for it."""
+    """Put a copy of a message there, its bytes in two parts; there must be room for it."""
     cdef uint64_t at = tap.written
     about.whole = head_size + size
     about.kept = min(about.whole, max(zq_get(&tap.most), <uint64_t> head_size))
-    if about.kept + sizeof(Tapped) > TAP_SIZE - (at - zq_get(&tap.read)):
-        tap.missed += 1
-        return
     _copy_in(tap, at, <uint8_t*> about, sizeof(Tapped))
     _copy_in(tap, at + sizeof(Tapped), head, head_size)
     _copy_in(tap, at + sizeof(Tapped) + head_size, data, about.kept - head_size)
