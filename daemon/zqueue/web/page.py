@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from zqueue.control.messages import Latency, QueueStatus, StatusResult
-from zqueue.web.findings import Finding, expected_wait, findings
+from zqueue.findings import Finding, expected_wait, findings
 
 _UNITS = ("", "k", "M", "G", "T")
 _COLUMNS = ("Queue", "State", "Requests/s", "Waits now", "Waiting", "In flight", "Clients")
