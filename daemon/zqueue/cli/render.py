@@ -73,7 +73,7 @@ def queues(result: StatusResult) -> None:
             queue.name,
             queue.type,
             queue.engine,
-            _state(queue),
+            state_of(queue),
             "\n".join(queue.frontend),
             "\n".join(queue.backend),
             queue.capture or "-",
@@ -93,7 +93,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
     for queue in result.queues:
         about = "~" if queue.estimated else ""
         heading = Text.assemble(
-            (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", _state(queue)
+            (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", state_of(queue)
         )
         table = new_table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
         for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
@@ -308,15 +308,15 @@ def _status(result: StatusResult) -> Group:
         table.add_row(
             queue.name,
             queue.type,
-            _state(queue),
+            state_of(queue),
             _ago(queue.since),
             queue.by,
             str(queue.clients.connected),
             str(queue.workers.connected),
             _count(queue.waiting, about),
             _count(queue.in_flight, about),
-            f"{about}{_short(queue.requests.messages)}",
-            f"{about}{_short(queue.requests.messages_per_second)}",
+            f"{about}{short_number(queue.requests.messages)}",
+            f"{about}{short_number(queue.requests.messages_per_second)}",
         )
     notes = [f"{queue.name}: {note}" for queue in result.queues for note in _notes(queue)]
     return Group(head, table, *notes)
@@ -352,7 +352,7 @@ def _brief(queue: QueueStatus) -> str:
     )
 
 
-def _state(queue: QueueStatus) -> Text:
+def state_of(queue: QueueStatus) -> Text:
     stale = "?" if queue.stale else ""
     return Text(queue.state + stale, style=_STATE_STYLES[queue.state])
 
@@ -366,7 +366,7 @@ def _count(number: int | None, about: str) -> str:
     return "-" if number is None else f"{about}{number}"
 
 
-def _short(number: float) -> str:
+def short_number(number: float) -> str:
     """Four digits and a unit; an exact number if it is that short."""
     for unit in _UNITS:
         if abs(number) < 10_000:
