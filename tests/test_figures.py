@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from zqueue.engine import ConnectionCounts, Died, Ends, Incidents, Latency, Side, Statistics
+from zqueue.engine import (
+    ConnectionCounts,
+    Died,
+    Ends,
+    Incidents,
+    Latency,
+    Side,
+    Statistics,
+    Traffic,
+)
 from zqueue.figures import Figures
 
 
@@ -48,3 +57,14 @@ def test_latencies_are_added_up_over_runs() -> None:
     assert both is not None
     assert (both.p50, both.p99, both.seconds, both.counts) == (0.3, 0.4, 3.5, (5, 2, 4))
     assert figures.service is None
+
+
+def test_what_was_taken_up_is_no_rate() -> None:
+    figures = Figures()
+    figures.sample()
+    run(figures, Statistics(requests=Traffic(messages=1000, frames=2000, bytes=9000)))
+    figures.begin_rates()
+    for _ in range(3):
+        figures.sample()
+    traffic = figures.traffic("requests")
+    assert (traffic.messages, traffic.messages_per_second) == (1000, 0.0)

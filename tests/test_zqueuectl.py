@@ -19,8 +19,8 @@ from tests.waiting import wait_for
 from tests.zqueued import Zqueued
 
 VERBS = (
-    "status", "queues", "stats", "watch", "events", "pause", "resume", "drain", "terminate",
-    "start", "dead", "reload", "shutdown", "log-level", "config", "version", "demo",
+    "status", "queues", "stats", "watch", "top", "workers", "events", "pause", "resume", "drain",
+    "terminate", "start", "dead", "reload", "shutdown", "log-level", "config", "version", "demo",
 )  # fmt: skip
 
 

@@ -60,6 +60,11 @@ class Figures:
         while self._samples[0][0] < clock - _WINDOW and len(self._samples) > 2:
             self._samples.popleft()
 
+    def begin_rates(self) -> None:
+        """Count for the rates only what comes from now on: what a queue has taken up did not come
+        in the seconds that it has been here."""
+        self._samples.clear()
+
     def end_of_run(self, lost: int) -> None:
         """The engine was closed, ``lost`` requests with it."""
         self._before = replace(

@@ -72,7 +72,7 @@ def queues(result: StatusResult) -> None:
             queue.name,
             queue.type,
             queue.engine,
-            _state(queue),
+            state_of(queue),
             "\n".join(queue.frontend),
             "\n".join(queue.backend),
             queue.capture or "-",
@@ -92,7 +92,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
     for queue in result.queues:
         about = "~" if queue.estimated else ""
         heading = Text.assemble(
-            (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", _state(queue)
+            (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", state_of(queue)
         )
         table = new_table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
         for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
@@ -294,7 +294,7 @@ def _status(result: StatusResult) -> Group:
         table.add_row(
             queue.name,
             queue.type,
-            _state(queue),
+            state_of(queue),
             _ago(queue.since),
             queue.by,
             str(queue.clients.connected),
@@ -338,7 +338,7 @@ def _brief(queue: QueueStatus) -> str:
     )
 
 
-def _state(queue: QueueStatus) -> Text:
+def state_of(queue: QueueStatus) -> Text:
     stale = "?" if queue.stale else ""
     return Text(queue.state + stale, style=_STATE_STYLES[queue.state])
 

@@ -124,6 +124,47 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
             render.watch(looks)
 
 
+@main.command()
+@takes_options
+@click.argument("queue", required=False, metavar="[QUEUE]", shell_complete=completion.queues)
+@click.option(
+    "--interval",
+    type=Seconds(),
+    default=1.0,
+    metavar="DURATION",
+    help="Time from one look to the next. [1s]",
+)
+@click.option("-n", "--count", type=click.IntRange(1), metavar="COUNT", help="End after so many.")
+@click.option("--once", is_flag=True, help="Print it once, and leave the screen alone.")
+@click.pass_obj
+def top(
+    options: Options | None, queue: str | None, interval: float, count: int | None, once: bool
+) -> None:
+    """Show the queues, what is wrong with them, and the workers of one, live; steer with keys.
+
+    The key ? lists the keys. Where it is not at a terminal, it prints what it would show, once or
+    as often as --count says.
+    """
+    from zqueue.cli.top import follower, loop
+    from zqueue.cli.top.model import Model
+    from zqueue.control.client import ControlClient
+
+    with called(options) as (zqueued, how):
+        if queue is not None:
+            _choose(zqueued.status().queues, (queue,))
+        model = Model(queue=queue, interval=interval)
+        times = 1 if once else count or 1
+        if how.json:
+            loop.export_looks(zqueued, model, times)
+            return
+        if once or not loop.is_at_a_terminal():
+            loop.print_looks(zqueued, model, times)
+            return
+        model.see(follower.look_at(zqueued, model.wanted, due=False))
+        endpoint, silence = zqueued.endpoint, zqueued.timeout
+    loop.follow(lambda: ControlClient(endpoint, timeout=silence), model, count)
+
+
 for each in (
     *(lists.workers, lists.clients, lists.connections, lists.requests),
     *(tap.tap, tap.replay, doctor),

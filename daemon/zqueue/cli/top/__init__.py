@@ -1,0 +1,1 @@
+"""``zqueuectl top``: the queues and their workers, live in a terminal."""
