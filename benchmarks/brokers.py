@@ -29,11 +29,12 @@ _ENGINE_LINES = {
 _CONFIG = """\
 [control]
 endpoint = "ipc://{folder}/control.sock"
-
+{watched}
 [queues.default]
 {engine}
 frontend = "tcp://127.0.0.1:*"
 backend = "tcp://127.0.0.1:*"
+{tapped}
 """
 
 
@@ -49,11 +50,15 @@ class Broker:
     pid: int
     frontend: str
     backend: str
+    control: str = ""
+    http: str = ""
+    """Where zqueued can be watched, if it was started for that."""
 
 
 @contextlib.contextmanager
-def running(name: str, cpus: Collection[int]) -> Iterator[Broker]:
-    """Run one broker, all its threads on ``cpus``; kill it at the end.
+def running(name: str, cpus: Collection[int], *, watched: bool = False) -> Iterator[Broker]:
+    """Run one broker, all its threads on ``cpus``; kill it at the end. With ``watched``
+    :data:`ZQUEUED_WIRE` serves metrics and may be tapped.
 
     The names are those of :data:`benchmarks.bare.DEVICES`, and the ``ZQUEUED`` ones of this module.
 
@@ -62,7 +67,8 @@ def running(name: str, cpus: Collection[int]) -> Iterator[Broker]:
     """
     with tempfile.TemporaryDirectory(prefix="zq-bench-") as folder:
         log_path = Path(folder) / "log"
-        command = _zqueued(name, Path(folder)) if name in _ENGINE_LINES else _bare(name)
+        watched = watched and name == ZQUEUED_WIRE
+        command = _zqueued(name, Path(folder), watched) if name in _ENGINE_LINES else _bare(name)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -77,7 +83,8 @@ def running(name: str, cpus: Collection[int]) -> Iterator[Broker]:
                     endpoints = _ask_zqueued(process, f"ipc://{folder}/control.sock")
                 else:
                     endpoints = _read_endpoints(process)
-                yield Broker(name, process.pid, *endpoints)
+                where = (f"ipc://{folder}/control.sock", f"{folder}/http.sock") if watched else ()
+                yield Broker(name, process.pid, *endpoints, *where)
             finally:
                 ended = process.poll()
             if ended is not None:
@@ -94,9 +101,15 @@ def _bare(name: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.bare", name]
 
 
-def _zqueued(name: str, folder: Path) -> list[str]:
+def _zqueued(name: str, folder: Path, watched: bool) -> list[str]:
     config = folder / "zqueue.toml"
-    config.write_text(_CONFIG.format(folder=folder, engine=_ENGINE_LINES[name]))
+    text = _CONFIG.format(
+        folder=folder,
+        engine=_ENGINE_LINES[name],
+        watched=f'[metrics]\nlisten = "{folder}/http.sock"\n' if watched else "",
+        tapped="tap = true" if watched else "",
+    )
+    config.write_text(text)
     return [sys.executable, "-m", "zqueue.cli.zqueued", "--config", str(config)]
 
 

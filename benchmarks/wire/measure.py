@@ -14,6 +14,7 @@ from benchmarks import brokers, memory, native
 from benchmarks.peers import PeerError
 from benchmarks.wire.peers import Peers, Window, idle_clients, libzmq_peers, raw_peers
 from benchmarks.wire.rows import MIB, Metric, Row
+from benchmarks.wire.watchers import watchers
 
 SUBJECT = brokers.ZQUEUED_WIRE
 EXTRA = "pyomq"
@@ -22,6 +23,9 @@ NAMES = (brokers.BASELINE, brokers.ZQUEUED_LIBZMQ, SUBJECT, EXTRA)
 
 # What the broker and this process have open besides, with all that zqueued keeps back.
 _DESCRIPTORS_BESIDES = 2000
+
+# So long it takes top to start.
+_WATCHED_FOR = 2.0
 
 Round = dict[Metric, float]
 
@@ -146,7 +150,8 @@ class _Rounds:
             BrokerError: the broker failed.
             PeerError: the peers did, or requests were left unanswered.
         """
-        with brokers.running(name, self.cpus if row.libzmq_peers else {self.cpu}) as broker:
+        cpus = self.cpus if row.libzmq_peers else frozenset({self.cpu})
+        with brokers.running(name, cpus, watched=row.watched) as broker:
             before = memory.resident(broker.pid)
             with self._peers(row, broker) as peers:
                 window = peers.run(self.effort.warm_up, self.effort.seconds)
@@ -165,6 +170,11 @@ class _Rounds:
                         ),
                         Metric.CPU_WITH_IDLE: with_them[Metric.CPU] / figures[Metric.CPU],
                     }
+                if row.watched:
+                    with watchers(broker):
+                        window = peers.run(_WATCHED_FOR, self.effort.seconds)
+                    watched = _figures(row, window)[Metric.THROUGHPUT]
+                    figures[Metric.WATCHED] = watched / figures[Metric.THROUGHPUT]
         if window.sent != window.total_answered:
             raise PeerError(f"{window.sent - window.total_answered} requests left unanswered")
         return figures

@@ -21,13 +21,19 @@ class Metric(StrEnum):
     IDLE_MEMORY = "broker's memory, bytes an idle client"
     WITH_IDLE = "throughput with them, of without"
     CPU_WITH_IDLE = "CPU a request with them, of without"
+    WATCHED = "throughput watched, of unwatched"
     OF_IDEAL = "throughput, of the ideal"
     BROKER_SHARE = "broker, of one CPU"
     PEERS_SHARE = "peers, of one CPU"
     OTHER_SHARE = "others, of one CPU"
 
 
-ABSOLUTE = frozenset({Metric.IDLE_MEMORY, Metric.WITH_IDLE, Metric.CPU_WITH_IDLE, Metric.OF_IDEAL})
+ABSOLUTE = frozenset(
+    {
+        *(Metric.IDLE_MEMORY, Metric.WITH_IDLE, Metric.CPU_WITH_IDLE),
+        *(Metric.WATCHED, Metric.OF_IDEAL),
+    }
+)
 """Shown and judged as they are, not as a multiple of the baseline's."""
 
 
@@ -47,7 +53,7 @@ class Row:
     Raw peers are on the broker's CPU, those of libzmq are where the kernel puts them. A raw client
     begins new requests once it may begin ``together`` of them, in one write. ``service_us`` is how
     long each worker takes for a request, where it does take time. ``idle`` more clients are
-    connected for a second window.
+    connected for a second window, or with ``watched`` everything that looks at zqueued is.
     """
 
     key: str
@@ -62,6 +68,7 @@ class Row:
     libzmq_peers: bool = False
     idle: int = 0
     service_us: tuple[int, ...] = ()
+    watched: bool = False
 
     @property
     def socket_type(self) -> str:
@@ -141,5 +148,11 @@ def rows(idle: int) -> tuple[Row, ...]:
             *("j", "64 B, 8 clients × 1, workers of 1 ms and 100 ms", 64, 8, 1, 2),
             (Metric.OF_IDEAL, *_TRIP[:2]),
             service_us=(1_000, 100_000),
+        ),
+        Row(
+            *("k", "as a, scraped, with top and a tap open", 64, 16, 16, 2, (Metric.WATCHED,)),
+            (_at_least(Metric.WATCHED, 0.97),),
+            together=16,
+            watched=True,
         ),
     )
