@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,23 @@ def test_no_daemon_and_why_it_may_not_start(zqueued: Zqueued) -> None:
     assert refused["do"] == [f"zqueued --check --config {zqueued.path}"]
     shown = zqueued.ctl("doctor", *config).stdout
     assert shown.startswith("!! no daemon answers")
+
+
+def test_a_port_that_another_has(zqueued: Zqueued) -> None:
+    zqueued.stop()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        zqueued.write(
+            ONE_QUEUE.replace(
+                'frontend = "tcp://127.0.0.1:*', f'frontend = "tcp://127.0.0.1:{port}'
+            )
+        )
+        found = examined(zqueued, "--config", str(zqueued.path))
+    assert [each["weight"] for each in found] == ["bad", "bad"]
+    assert f"port {port} is in use by" in found[1]["what"]
+    assert f"(pid {os.getpid()})" in found[1]["what"]
 
 
 def test_a_config_that_is_not_in_force(zqueued: Zqueued, peers: Peers) -> None:

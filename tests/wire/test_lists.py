@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -167,6 +168,37 @@ def test_one_that_is_kicked_comes_back(
         1,
         f"zqueuectl: there is no connection {worker.id}\n",
     )
+
+
+def test_they_are_true_while_somebody_attacks(
+    zqueued: Zqueued, peers: Peers, control: ControlClient
+) -> None:
+    enough = threading.Event()
+
+    def attack() -> None:
+        while not enough.is_set():
+            with raw.RawPeer(zqueued.frontend(), "REQ", shake=False) as peer:
+                peer.say(b"GET / HTTP/1.1\r\n\r\n")
+
+    attackers = [threading.Thread(target=attack) for _ in range(3)]
+    for attacker in attackers:
+        attacker.start()
+    try:
+        peers.worker(zqueued.backend())
+        for number in range(3):
+            peers.client(zqueued.frontend(), f"c{number}", 50).finish()
+        wait_for(lambda: zqueued.queue().clients.rejected > 500)
+        ended = control.connections(filter=["side=frontend", "requests>0"]).connections
+        assert [each.requests for each in ended] == [50] * 3, "the attackers do not push them out"
+        all_ended = control.connections(filter=["state=closed"]).connections
+        assert len(all_ended) == 3 + 128
+        assert sum(worker.replies for worker in control.workers().workers) == 150
+        assert zqueued.ctl("doctor").returncode == 0
+        assert zqueued.ctl("top", "--once").returncode == 0
+    finally:
+        enough.set()
+        for attacker in attackers:
+            attacker.join()
 
 
 def test_a_client_that_does_not_read_is_held(

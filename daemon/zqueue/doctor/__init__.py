@@ -51,5 +51,6 @@ def examine_absence(why: str, path: Path | None, instance: str | None) -> list[F
     start = (f"systemctl start {unit}", f"journalctl -u {unit} -n 50")
     found = [Finding("bad", "", f"no daemon answers: {why}", "operator", start)]
     found += service.unreadable(path)
+    found += service.taken_ports(path)
     found += machine.unit(unit, ())
     return worst_first(found)

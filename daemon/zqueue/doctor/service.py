@@ -14,8 +14,9 @@ from typing import Any
 import zqueue
 from zqueue import config as configs
 from zqueue.control.messages import StatusResult
-from zqueue.errors import ConfigError
+from zqueue.errors import ConfigError, EndpointError
 from zqueue.findings import Finding
+from zqueue.listeners import listen
 
 _CLOCKS_MAY_DIFFER = 2.0
 
@@ -72,6 +73,26 @@ def unreadable(path: Path | None) -> Iterator[Finding]:
     except ConfigError as error:
         what = f"the config would be refused: {error}"
         yield Finding("bad", "", what, "operator", (f"zqueued --check --config {where}",))
+
+
+def taken_ports(path: Path | None) -> Iterator[Finding]:
+    """Ports that a daemon with this config could not have, as another process has them."""
+    where = path or configs.DEFAULT_PATH
+    try:
+        config = configs.load(where if path is not None or where.exists() else None).config
+    except ConfigError:
+        return
+    for name, queue in config.queues.items():
+        for side in (queue.frontend, queue.backend):
+            for endpoint in side.bind:
+                if not endpoint.startswith("tcp://"):
+                    continue
+                try:
+                    listen(endpoint, backlog=1, ipv6=side.ipv6).close()
+                except EndpointError as error:
+                    what = f"{endpoint} is not to be had: {error.reason}"
+                    do = (error.hint,) if error.hint else ()
+                    yield Finding("bad", name, what, "this machine", do)
 
 
 def permissions(endpoint: str, in_force: Mapping[str, Any]) -> Iterator[Finding]:
