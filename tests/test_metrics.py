@@ -262,7 +262,8 @@ browser loads it anew every 5 s |
 | `/healthz` | 200 while every queue's thread answers; else 503 and which do not |
 | `/readyz` | 200 while every queue runs; else 503 and why: paused, draining, stopped, failed, \
 zqueued is stopping |
-| `/api/v1/status`, `/queues`, `/stats`, `/workers?queue=NAME`, `/version` | what `zqueuectl \
+| `/api/v1/status`, `/queues`, `/stats`, `/workers?queue=NAME`, `/clients`, `/connections`, \
+`/requests` likewise, with `sort`, `limit` and `filter`, `/version` | what `zqueuectl \
 --json` prints ([control.md](control.md)) |
 
 A connection is for one request, which has to come within 5 s. Of more than 64 connections the one

@@ -130,11 +130,13 @@ class Daemon:
                 self.phase = "stopping"
                 self._notifier.stopping()
                 await self._leave()
-                await self._close_services()
+                if self.handed_over:
+                    # They are the other process's, which serves already.
+                    await self._close_services()
                 await self._end_all()
         finally:
-            await self._close_services()
             await self._end_all()
+            await self._close_services()
             self._end_control()
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))

@@ -252,7 +252,12 @@ def test_it_reads_well(zqueued: Zqueued, peers: Peers) -> None:
 def recorded(zqueued: Zqueued, peers: Peers, file: Path, requests: int) -> recording.Recording:
     """What ``tap --write`` makes of so many requests."""
     command = [sys.executable, "-m", "zqueue.cli.zqueuectl", "-e", zqueued.control]
-    writer = subprocess.Popen([*command, "tap", "--write", str(file)], stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background may have them ignore it.
+    writer = subprocess.Popen(
+        [*command, "tap", "--write", str(file)],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: file.exists() and file.read_text())
     asked(peers, zqueued, requests)
     wait_for(lambda: len(file.read_text().splitlines()) == 1 + 2 * requests)

@@ -396,7 +396,8 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             peer_end(it, peer, b"there is no memory for another worker")
             return
         peer.worker.id_size = <uint8_t> min(piece.size, <size_t> LONGEST_ID)
-        memcpy(peer.worker.id, piece.data, peer.worker.id_size)
+        if peer.worker.id_size:
+            memcpy(peer.worker.id, piece.data, peer.worker.id_size)
     elif not client_arrived(it, peer, piece.data, piece.size):
         return
     it.counters.connected[peer.side] += 1
