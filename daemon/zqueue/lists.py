@@ -19,6 +19,10 @@ _DURATIONS = frozenset(
     ("connected_for", "silent_for", "closed_for", "service", "p50", "p99", "age", "state_for")
 )
 _SIZES = frozenset(("received_bytes", "sent_bytes", "unsent_bytes", "size"))
+_KINDS = {
+    each.name: str(each.type)
+    for each in (*dataclasses.fields(Connection), *dataclasses.fields(OpenRequest))
+}
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -34,50 +38,31 @@ class UnknownColumn(ValueError):
     is."""
 
 
-def connections(engine: Engine, columns: Sequence[str]) -> tuple[list[Row], int]:
-    """Every connection, and those that have ended of late; how many there are."""
-    rows = [dataclasses.asdict(each) for each in engine.connections()]
-    return rows, len(rows)
+def _columns(row: type, *without: str) -> tuple[str, ...]:
+    return tuple(each.name for each in dataclasses.fields(row) if each.name not in without)
 
 
-def of_side(side: Side) -> Callable[[Engine, Sequence[str]], tuple[list[Row], int]]:
-    """Those peers of one side that are connected."""
-
-    def open_ones(engine: Engine, columns: Sequence[str]) -> tuple[list[Row], int]:
-        rows = [
-            {column: getattr(each, column) for column in columns}
-            for each in engine.connections()
-            if each.side is side and each.state not in ("handshake", "closed")
-        ]
-        return rows, len(rows)
-
-    return open_ones
+def _connections(engine: Engine) -> tuple[Sequence[Any], int]:
+    found = engine.connections()
+    return found, len(found)
 
 
-def requests(engine: Engine, columns: Sequence[str]) -> tuple[list[Row], int]:
-    """What waits and what is in flight; how many there are, if not all are listed."""
-    found, in_all = engine.requests()
-    return [dataclasses.asdict(each) for each in found], in_all
+def _peers_at(side: Side) -> Callable[[Engine], tuple[Sequence[Any], int]]:
+    def there(engine: Engine) -> tuple[Sequence[Any], int]:
+        found = [each for each in engine.connections(side) if each.state != "handshake"]
+        return found, len(found)
+
+    return there
 
 
-_ALL = tuple(each.name for each in dataclasses.fields(Connection))
-_OF_A_CLIENT = tuple(
-    name
-    for name in _ALL
-    if name not in ("side", "ahead", "service", "p50", "p99", "closed_for", "reason")
-)
-_OF_A_WORKER = tuple(
-    name for name in _ALL if name not in ("side", "waiting", "closed_for", "reason")
-)
-_OF_A_REQUEST = tuple(each.name for each in dataclasses.fields(OpenRequest))
+_OF_CLOSED = ("closed_for", "reason")
+_OF_WORKERS = ("ahead", "service", "p50", "p99")
 
-LISTS: Mapping[
-    bytes, tuple[Callable[[Engine, Sequence[str]], tuple[list[Row], int]], tuple[str, ...]]
-] = {
-    b"WORKERS": (of_side(Side.BACKEND), _OF_A_WORKER),
-    b"CLIENTS": (of_side(Side.FRONTEND), _OF_A_CLIENT),
-    b"CONNECTIONS": (connections, _ALL),
-    b"REQUESTS": (requests, _OF_A_REQUEST),
+LISTS: Mapping[bytes, tuple[Callable[[Engine], tuple[Sequence[Any], int]], tuple[str, ...]]] = {
+    b"WORKERS": (_peers_at(Side.BACKEND), _columns(Connection, "side", "waiting", *_OF_CLOSED)),
+    b"CLIENTS": (_peers_at(Side.FRONTEND), _columns(Connection, "side", *_OF_WORKERS, *_OF_CLOSED)),
+    b"CONNECTIONS": (_connections, _columns(Connection)),
+    b"REQUESTS": (lambda engine: engine.requests(), _columns(OpenRequest)),
 }
 """What each word lists, and by what columns."""
 
@@ -108,7 +93,8 @@ def listed(
         raise _unknown(by, columns)
     if engine is None:
         return {"rows": [], "total": 0}
-    rows, total = source(engine, columns)
+    found, total = source(engine)
+    rows = [{column: getattr(each, column) for column in columns} for each in found]
     rows = [row for row in rows if all(holds(row) for holds in conditions)]
     if by:
         known = [row for row in rows if row[by] is not None]
@@ -153,9 +139,7 @@ def _number(column: str, written: str) -> float | None:
 
 
 def _is_numeric(column: str) -> bool:
-    kinds = {each.name: str(each.type) for each in dataclasses.fields(Connection)}
-    kinds |= {each.name: str(each.type) for each in dataclasses.fields(OpenRequest)}
-    return kinds[column].startswith(("int", "float"))
+    return _KINDS[column].startswith(("int", "float"))
 
 
 def _unknown(column: str, columns: Sequence[str]) -> UnknownColumn:

@@ -480,8 +480,9 @@ class Engine(Protocol):
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         """How many connections each side has had."""
 
-    def connections(self) -> list[Connection]:
-        """Every connection, and those that have ended of late.
+    def connections(self, side: Side | None = None) -> list[Connection]:
+        """The connections of one side that are open, or of both, and then those that have ended of
+        late, too.
 
         Raises:
             LookupError: the engine cannot tell connections apart.

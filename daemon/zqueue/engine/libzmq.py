@@ -349,7 +349,7 @@ class LibzmqEngine:
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         return {side: connections.counts for side, connections in self._connections.items()}
 
-    def connections(self) -> list[Connection]:
+    def connections(self, side: Side | None = None) -> list[Connection]:
         raise LookupError("the libzmq engine cannot tell connections apart")
 
     def requests(self) -> tuple[list[OpenRequest], int]:

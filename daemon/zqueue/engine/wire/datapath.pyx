@@ -343,13 +343,14 @@ cdef class DataPath:
         """Give it nothing more."""
         self._order(DRAIN_WORKER, number)
 
-    def ask_for_connections(self) -> None:
-        """Have :meth:`connections` brought up to date; it is once :attr:`obeyed` says so."""
-        self._order(LIST_CONNECTIONS, 0)
+    def ask_for_connections(self, int side) -> None:
+        """Have :meth:`connections` brought up to date; it is once :attr:`obeyed` says so. ``side`` is
+        0 for the frontend's, 1 for the backend's, -1 for all and those that have ended of late."""
+        self._order(LIST_CONNECTIONS, side)
 
     def connections(self) -> list[dict]:
-        """Every connection as it was when :meth:`ask_for_connections` was obeyed, and those that had
-        ended of late; see ``rows.pxd``. ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
+        """The connections as they were when :meth:`ask_for_connections` was obeyed; see ``rows.pxd``.
+        ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
         cdef Listing* listing = &self._loop.listing
         cdef ConnectionRow* row
         cdef size_t place

@@ -53,6 +53,7 @@ _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _ALL_BYTES = 2**63
+_BOTH_SIDES = -1
 _CAPTURED_A_TURN = 500
 _LISTS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
@@ -187,8 +188,8 @@ class WireEngine:
     def write_off_orphans(self, reason: str) -> Iterator[Report]:
         yield from ()  # what a worker that left had was given to others
 
-    def connections(self) -> list[Connection]:
-        self._path.ask_for_connections()
+    def connections(self, side: Side | None = None) -> list[Connection]:
+        self._path.ask_for_connections(_BOTH_SIDES if side is None else _SIDES.index(side))
         self._until_obeyed()
         return [_connection(row) for row in self._path.connections()]
 
@@ -210,14 +211,13 @@ class WireEngine:
         self._path.drain_worker(number)
 
     def kick(self, number: int) -> None:
-        self._must_be_connected(number, "connection", *_SIDES)
+        self._must_be_connected(number, "connection", None)
         self._path.end_peer(number)
 
-    def _must_be_connected(self, number: int, what: str, *sides: Side) -> None:
-        for each in self.connections():
-            if each.id == number and each.side in sides and each.closed_for is None:
-                return
-        raise LookupError(f"there is no {what} {number}")
+    def _must_be_connected(self, number: int, what: str, side: Side | None) -> None:
+        there = self.connections(side)
+        if not any(each.id == number and each.closed_for is None for each in there):
+            raise LookupError(f"there is no {what} {number}")
 
     def refresh(self) -> None:
         """Its counters are always fresh; here its latencies are, too."""

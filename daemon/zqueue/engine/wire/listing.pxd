@@ -5,6 +5,7 @@ from zqueue.engine.wire.entities cimport Dispatcher, Peer
 from zqueue.engine.wire.rows cimport ConnectionRow, RequestRow
 
 cdef enum:
+    BOTH_SIDES = -1
     REMEMBERED = 128
     MOST_REQUESTS = 10_000
 
@@ -18,7 +19,7 @@ cdef struct Listing:
     size_t request_count
     uint64_t requests_in_all
 
-cdef void list_connections(Dispatcher* it, Listing* into) noexcept nogil
+cdef void list_connections(Dispatcher* it, int side, Listing* into) noexcept nogil
 cdef void list_requests(Dispatcher* it, Listing* into) noexcept nogil
 cdef void listing_clear(Listing* listing) noexcept nogil
 cdef void remember_closed(Dispatcher* it, Peer* peer, const char* why) noexcept nogil

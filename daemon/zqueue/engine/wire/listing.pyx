@@ -9,9 +9,9 @@ from zqueue.engine.wire.recent cimport recent_share
 from zqueue.engine.wire.workers cimport UNLIMITED
 
 
-cdef void list_connections(Dispatcher* it, Listing* into) noexcept nogil:
-    """Every one that is open, then those that are remembered, the latest last; none if there is no
-    memory."""
+cdef void list_connections(Dispatcher* it, int side, Listing* into) noexcept nogil:
+    """Every one of a side that is open, or of BOTH_SIDES, and then also those that are remembered,
+    the latest last; none if there is no memory."""
     cdef Peer* peer = it.peers
     cdef int arrived
     listing_clear(into)
@@ -22,11 +22,13 @@ cdef void list_connections(Dispatcher* it, Listing* into) noexcept nogil:
     if into.connections == NULL:
         return
     while peer != NULL:
-        _write_down(it, peer, &into.connections[into.connection_count])
-        into.connection_count += 1
+        if side in (peer.side, BOTH_SIDES):
+            _write_down(it, peer, &into.connections[into.connection_count])
+            into.connection_count += 1
         peer = peer.next
-    for arrived in range(2):
-        _list_closed(it, arrived, into)
+    if side == BOTH_SIDES:
+        for arrived in range(2):
+            _list_closed(it, arrived, into)
 
 
 cdef void _list_closed(Dispatcher* it, int arrived, Listing* into) noexcept nogil:

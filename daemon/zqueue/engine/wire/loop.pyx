@@ -441,7 +441,7 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
     elif order.what == FREEZE:
         loop.frozen = True
     elif order.what == LIST_CONNECTIONS:
-        list_connections(it, &loop.listing)
+        list_connections(it, <int> order.argument, &loop.listing)
     elif order.what == LIST_REQUESTS:
         list_requests(it, &loop.listing)
     elif order.what == CLOSE:
