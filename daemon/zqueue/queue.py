@@ -7,12 +7,13 @@ the daemon's end of it is inproc, and a config may bind a second one for scripts
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import zmq
@@ -194,7 +195,8 @@ class Queue:
                     self._ask(functools.partial(self._answer, number, {"ok": True}))
                     continue
                 if word in LISTS:
-                    found = listed(word, self._engine, **json.loads(arguments))
+                    with _engine_may_refuse():
+                        found = listed(word, self._engine, **json.loads(arguments))
                     self._answer(number, {"ok": True} | found)
                     continue
                 if word in WORDS:
@@ -211,8 +213,6 @@ class Queue:
             except (Refused, NoSuchLetter, DeadLettersError) as error:
                 refusal = {"ok": False, "detail": str(error), "code": error.code}
                 self._answer(number, refusal)
-            except (LookupError, TimeoutError, UnknownColumn) as error:
-                self._answer(number, {"ok": False, "detail": str(error), "code": "refused"})
             except Exception as error:
                 self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
                 raise
@@ -288,11 +288,15 @@ class Queue:
             self._retry_after = _FIRST_RETRY
             return self._start(by, arguments.get("paused", self.config.start == "paused"))
         if word == "DRAIN_WORKER":
-            self._running_engine().drain_worker(arguments["worker"])
+            worker = arguments["worker"]
+            with _engine_may_refuse():
+                self._running_engine().drain_worker(worker)
             return True
         if word == "KICK":
-            self._running_engine().kick(arguments["connection"])
-            self._emit("peer.kicked", by=by, id=arguments["connection"])
+            connection = arguments["connection"]
+            with _engine_may_refuse():
+                self._running_engine().kick(connection)
+            self._emit("peer.kicked", by=by, id=connection)
             return True
         if word == "FREEZE":
             self._freeze(**arguments)
@@ -338,10 +342,8 @@ class Queue:
     def _submit(self, client: bytes, frames: Sequence[bytes]) -> None:
         """Ask again for what has died; see :meth:`zqueue.engine.Engine.submit`."""
         self._must_be_able(State.DRAINING)  # that is: it runs or is paused
-        try:
+        with _engine_may_refuse():
             self._running_engine().submit(client, frames)
-        except LookupError as error:
-            raise Refused(str(error)) from error
 
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:
@@ -388,10 +390,8 @@ class Queue:
         there is beside them."""
         engine, snapshot = self._engine, None
         if connections and engine is not None:
-            try:
+            with _engine_may_refuse():
                 snapshot = engine.freeze()
-            except (LookupError, TimeoutError) as error:
-                raise Refused(str(error)) from error
             self._frozen = True
             self._hear_engine()
         # A file of dead letters is for one process at a time.
@@ -467,7 +467,8 @@ class Queue:
     def _tap(self, tap: str, **wish: Any) -> dict[str, Any]:
         if not self.config.tap:
             raise Refused(f"queues.{self.name}.tap does not allow it")
-        return self._taps.read(self._running_engine(), tap, **wish)
+        with _engine_may_refuse():
+            return self._taps.read(self._running_engine(), tap, **wish)
 
     def _must_be_able(self, state: State) -> None:
         if state not in FOLLOWS[self._machine.state]:
@@ -684,6 +685,15 @@ class Queue:
             clients=figures.peers(Side.FRONTEND),
             workers=figures.peers(Side.BACKEND),
         )
+
+
+@contextlib.contextmanager
+def _engine_may_refuse() -> Iterator[None]:
+    """What the engine cannot do, or not now, is refused to whoever asked for it."""
+    try:
+        yield
+    except (LookupError, TimeoutError, UnknownColumn) as error:
+        raise Refused(str(error)) from error
 
 
 def _caller_on_pair(frame: zmq.Frame) -> str:
