@@ -211,10 +211,7 @@ class ControlClient:
     ) -> messages.WorkersResult:
         """The workers of a queue; its name may be left out where it is the only one. Of ``filter``
         and ``sort`` see :class:`zqueue.control.messages.Workers`."""
-        request = messages.Workers(
-            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
-        )
-        return self._ask(request, messages.WorkersResult)
+        return self._list(messages.Workers, messages.WorkersResult, queues, filter, sort, limit)
 
     def clients(
         self,
@@ -224,10 +221,7 @@ class ControlClient:
         limit: int | None = None,
     ) -> messages.ClientsResult:
         """The clients of a queue, chosen as with :meth:`workers`."""
-        request = messages.Clients(
-            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
-        )
-        return self._ask(request, messages.ClientsResult)
+        return self._list(messages.Clients, messages.ClientsResult, queues, filter, sort, limit)
 
     def connections(
         self,
@@ -238,10 +232,9 @@ class ControlClient:
     ) -> messages.ConnectionsResult:
         """The connections of a queue, those that have ended of late among them, chosen as with
         :meth:`workers`."""
-        request = messages.Connections(
-            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
+        return self._list(
+            messages.Connections, messages.ConnectionsResult, queues, filter, sort, limit
         )
-        return self._ask(request, messages.ConnectionsResult)
 
     def requests(
         self,
@@ -251,10 +244,7 @@ class ControlClient:
         limit: int | None = None,
     ) -> messages.RequestsResult:
         """The requests of a queue that wait or are in flight, chosen as with :meth:`workers`."""
-        request = messages.Requests(
-            id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit
-        )
-        return self._ask(request, messages.RequestsResult)
+        return self._list(messages.Requests, messages.RequestsResult, queues, filter, sort, limit)
 
     def tap(
         self,
@@ -286,6 +276,18 @@ class ControlClient:
         while True:
             yield self._ask(request, messages.TapResult)
             request = request.model_copy(update={"id": self._next(), "wait": 1.0})
+
+    def _list(
+        self,
+        kind: Callable[..., messages.ListRequest],
+        result: type[R],
+        queues: tuple[str, ...],
+        filter: Sequence[str],
+        sort: str | None,
+        limit: int | None,
+    ) -> R:
+        request = kind(id=self._next(), queues=queues, filter=tuple(filter), sort=sort, limit=limit)
+        return self._ask(request, result)
 
     def kick(self, connection: int, *queues: str) -> messages.SteerResult:
         """End a client's or worker's connection, by its id."""

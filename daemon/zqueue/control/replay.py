@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import zmq
@@ -87,16 +87,13 @@ def replay(
     *,
     speed: float | None = 1.0,
     timeout: float = 5.0,
-    on_progress: Callable[[int, int], None] = lambda sent, answered: None,
 ) -> ReplayReport:
-    """Ask again at ``endpoint`` what was asked in a recording, ``speed`` times as fast, ``None``:
-    as
-    fast as replies come, at most 1,000 under way. It ends when all is answered, or nothing more
+    """Ask again at ``endpoint`` what was asked in a recording, ``speed`` times as fast; ``None``:
+    as fast as replies come, at most 1,000 under way. It ends when all is answered, or nothing more
     comes for ``timeout`` seconds.
 
     Each recorded client is a DEALER, at most 256. A request has one more frame in its envelope than
-    was recorded, by which its reply is known. ``on_progress`` is told now and then how many were
-    sent, and answered.
+    was recorded, by which its reply is known.
 
     Raises:
         zmq.ZMQError: the endpoint cannot be connected to.
@@ -107,7 +104,7 @@ def replay(
     with zmq.Context() as context:
         sockets = _Sockets(context, endpoint)
         try:
-            done, unanswered = _run(requests, sockets, speed, timeout, on_progress)
+            done, unanswered = _run(requests, sockets, speed, timeout)
         finally:
             sockets.close()
     recorded = [_lasted(reply) for _, reply in requests if reply is not None]
@@ -162,7 +159,6 @@ def _run(
     sockets: _Sockets,
     speed: float | None,
     timeout: float,
-    on_progress: Callable[[int, int], None],
 ) -> tuple[_Progress, int]:
     done = _Progress()
     open_: dict[int, _Asked] = {}
@@ -187,7 +183,6 @@ def _run(
         for frames in sockets.received(within):
             heard = time.monotonic()
             _hear(frames, open_, done, heard)
-        on_progress(sent, sent - len(open_))
     return done, len(open_) + len(requests) - sent
 
 

@@ -11,6 +11,8 @@ from zqueue.control.client import ControlClient, Refused
 from zqueue.doctor import machine, peers, service
 from zqueue.findings import Finding, worst_first
 
+_EVENTS_LOOKED_AT = 1000
+
 
 def examine(zqueued: ControlClient) -> list[Finding]:
     """All there is to tell of a daemon that answers, the worst first.
@@ -36,8 +38,9 @@ def examine(zqueued: ControlClient) -> list[Finding]:
         if queue.stale or queue.state not in ("running", "paused", "draining"):
             continue
         found += peers.room(queue, config)
-        found += peers.shut_out(zqueued, queue)
-        found += peers.sent_away(zqueued, queue)
+        events = list(zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False))
+        found += peers.shut_out(events, queue)
+        found += peers.sent_away(events, queue)
         try:
             found += peers.of_queue(zqueued, queue)
         except Refused:  # its engine cannot tell them apart, or it does not answer now

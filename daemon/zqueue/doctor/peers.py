@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zqueue.control.client import ControlClient
@@ -20,7 +20,6 @@ _ENOUGH_ANSWERS = 50
 _LONG_WHERE_NOTHING_IS_KNOWN = 60.0
 _TIMES_LONGER = 100
 _LONG_AT_LEAST = 1.0
-_EVENTS_LOOKED_AT = 1000
 _PEERS_NAMED = 3
 
 
@@ -39,9 +38,8 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warn", queue.name, what, "workers", do)
 
 
-def sent_away(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
     """Peers that had come to the wrong port, or were none."""
-    events = zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False)
     seen: dict[tuple[str, str], Counter[str]] = {}
     for event in events:
         if event.name == "peer.rejected" and event.fields.get("likely"):
@@ -59,10 +57,10 @@ def sent_away(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
         yield Finding("warn", queue.name, what, "clients", ports)
 
 
-def shut_out(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
     """Listening sockets that accept nobody for now."""
     shut: dict[str, EventReply] = {}
-    for event in zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False):
+    for event in events:
         if event.name == "listener.closed_gate":
             shut[str(event.fields["endpoint"])] = event
         elif event.name == "listener.opened_gate":
