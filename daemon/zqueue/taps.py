@@ -9,12 +9,12 @@ small one where that is busy.
 from __future__ import annotations
 
 import base64
-import fnmatch
 import time
 from collections import OrderedDict, deque
 from typing import Any
 
 from zqueue.engine import Engine, Tapped
+from zqueue.tap_wish import TapWish
 
 _ENDS_UNREAD = 5.0
 _MOST_TAPS = 8
@@ -22,7 +22,6 @@ _KEPT = 20_000
 _KEPT_BYTES = 32 << 20
 _A_READ = 1000
 _A_READ_BYTES = 2 << 20
-_SHOWN_FOR_SEARCH = 64 << 10
 _AT_ONCE = 50
 _SHARE = 0.25
 _SHARE_BESIDE_BUSY = 0.02
@@ -61,7 +60,7 @@ class Taps:
                 raise TooManyTaps(f"there are {_MOST_TAPS} taps already")
             if not self._open:
                 self._missed = engine.tap_missed
-            self._open[tap] = _Tap(**wish)
+            self._open[tap] = _Tap(TapWish(**wish))
             self._switch(engine)
         return self._open[tap].read()
 
@@ -104,29 +103,16 @@ class Taps:
         self._open.clear()
 
     def _switch(self, engine: Engine) -> None:
-        engine.tap(max((tap.copies for tap in self._open.values()), default=None))
+        engine.tap(max((tap.wish.copies for tap in self._open.values()), default=None))
 
 
 class _Tap:
-    def __init__(
-        self,
-        *,
-        content: int,
-        client: str | None = None,
-        worker: str | None = None,
-        smallest: int | None = None,
-        largest: int | None = None,
-        took: float | None = None,
-        contains: str | None = None,
-    ) -> None:
+    """What is kept for one reader."""
+
+    def __init__(self, wish: TapWish) -> None:
+        self.wish = wish
         self.read_at = time.monotonic()
         self.dropped = 0
-        self._content = content
-        self._client, self._worker = client, worker
-        self._smallest, self._largest, self._took = smallest, largest, took
-        self._contains = None if contains is None else contains.encode()
-        # What is searched has to be copied. There are headers of frames, and a routing id, besides.
-        self.copies = content + 512 if contains is None else max(content, _SHOWN_FOR_SEARCH) + 512
         self._found: deque[tuple[int, dict[str, Any]]] = deque()
         self._found_bytes = 0
         # Requests that only their reply can decide on.
@@ -138,9 +124,9 @@ class _Tap:
     def see(self, message: Tapped) -> None:
         """Keep it, if it is as was asked for, or may turn out to be."""
         if message.way == "request":
-            if self._decided_by_reply():
+            if self.wish.decided_by_reply:
                 self._wait_for_reply(message)
-            elif self._is_wanted(message):
+            elif self.wish.wants(message):
                 self._show(message)
             return
         request = self._undecided.pop(message.number, None)
@@ -149,8 +135,8 @@ class _Tap:
         if message.number in self._shown:
             del self._shown[message.number]
             self._keep(message)
-        elif self._is_wanted(message) or (
-            request is not None and self._is_wanted(request, message)
+        elif self.wish.wants(message) or (
+            request is not None and self.wish.wants(request, message)
         ):
             if request is not None:
                 self._keep(request)
@@ -167,29 +153,6 @@ class _Tap:
             messages.append(message)
         dropped, self.dropped = self.dropped, 0
         return {"messages": messages, "dropped": dropped}
-
-    def _decided_by_reply(self) -> bool:
-        return self._took is not None or self._worker is not None
-
-    def _is_wanted(self, message: Tapped, reply: Tapped | None = None) -> bool:
-        """``reply`` is the one to it, where that is known."""
-        timed = reply or message
-        if self._took is not None and _took(timed) < self._took:
-            return False
-        if self._worker is not None and not _is_peer(
-            self._worker, timed.worker, timed.worker_peer, b""
-        ):
-            return False
-        if self._client is not None and not _is_peer(
-            self._client, message.client, message.client_peer, message.identity
-        ):
-            return False
-        size = sum(message.sizes)
-        if self._smallest is not None and size < self._smallest:
-            return False
-        if self._largest is not None and size > self._largest:
-            return False
-        return self._contains is None or any(self._contains in body for body in message.bodies)
 
     def _wait_for_reply(self, message: Tapped) -> None:
         self._undecided[message.number] = message
@@ -209,30 +172,13 @@ class _Tap:
         if len(self._found) >= _KEPT or self._found_bytes > _KEPT_BYTES:
             self.dropped += 1
             return
-        size = min(_size(message), self._content) + 512
-        self._found.append((size, _told(message, self._content)))
+        size = min(_size(message), self.wish.content) + 512
+        self._found.append((size, _told(message, self.wish.content)))
         self._found_bytes += size
-
-
-def _took(message: Tapped) -> float:
-    return (message.waited or 0.0) + (message.service or 0.0)
 
 
 def _size(message: Tapped) -> int:
     return sum(map(len, message.bodies)) + 512
-
-
-def _is_peer(wanted: str, number: int | None, peer: str, identity: bytes) -> bool:
-    """By its id, by its address, or by its routing id; the latter two may have ``*`` and ``?``."""
-    if wanted.isdecimal():
-        return number == int(wanted)
-    return fnmatch.fnmatchcase(peer, wanted) or (
-        bool(identity)
-        and (
-            fnmatch.fnmatchcase(identity.decode(errors="replace"), wanted)
-            or identity.hex() == wanted
-        )
-    )
 
 
 def _told(message: Tapped, content: int) -> dict[str, Any]:
