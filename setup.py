@@ -20,6 +20,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 PLACE = Path("daemon/zqueue/engine/wire")
 MODULES = (
+    "spares",
     "memory",
     "zmtp",
     "session",

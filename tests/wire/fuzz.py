@@ -406,7 +406,11 @@ def _handed_over(exchange: Exchange, settings: dict[str, Any], mode: int) -> Exc
         if "no memory" not in str(error):
             raise
         return exchange
-    assert another.peers == exchange.peers
+    if "ZQUEUE_FAULTS" in os.environ:
+        # What the one has put off for want of memory the other does at once: that may end somebody.
+        assert set(another.peers) <= set(exchange.peers)
+    else:
+        assert another.peers == exchange.peers
     return another
 
 

@@ -318,6 +318,22 @@ def test_a_worker_that_does_not_read_holds_up_only_what_it_has(zqueued: Zqueued)
                 asker.receive()
 
 
+def test_a_backlog_that_is_answered_gives_its_memory_back(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(queue(frontend=", high_water_mark = 0"))
+    with RawPeer(zqueued.frontend(), "DEALER") as asker:
+        before = resident(zqueued)
+        for _ in range(60):
+            asker.say(message([b"", b"x"]) * 1000)
+        wait_for(lambda: waiting(zqueued) == 60_000)
+        assert resident(zqueued) - before > 8 * MIB
+        with RawPeer(zqueued.backend(), "DEALER") as serving:
+            for _ in range(60):
+                serving.serve(1000)
+                for _ in range(1000):
+                    asker.receive()
+        wait_for(lambda: resident(zqueued) - before < 4 * MIB, within=60)
+
+
 # -- paused --------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ cdef bint dispatcher_open(
     Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id
 ) noexcept nogil
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil
+cdef void dispatcher_trim(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
 cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil

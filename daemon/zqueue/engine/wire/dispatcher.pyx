@@ -21,7 +21,6 @@ from zqueue.engine.wire.entities cimport (
     FRONTEND,
     HOLD,
     IN_LINE,
-    IN_TURN,
     LONGEST_ENVELOPE,
     NAME,
     Client,
@@ -33,6 +32,7 @@ from zqueue.engine.wire.entities cimport (
 from zqueue.engine.wire.expiry cimport expire, next_expiry
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.instants cimport earlier
+from zqueue.engine.wire.linux cimport zq_return_memory
 from zqueue.engine.wire.listing cimport remember_closed
 from zqueue.engine.wire.memory cimport (
     body_bytes,
@@ -41,6 +41,7 @@ from zqueue.engine.wire.memory cimport (
     outgoing_clear,
     outgoing_sent,
     pool_clear,
+    pool_trim,
 )
 from zqueue.engine.wire.notices cimport BROKE, CONNECTED, DISCONNECTED, REJECTED, notice
 from zqueue.engine.wire.peers cimport has_arrived, make_clean, make_dirty, peer_end, peer_is_ready
@@ -58,6 +59,7 @@ from zqueue.engine.wire.session cimport (
     session_open,
     session_pulse,
 )
+from zqueue.engine.wire.spares cimport spares_clear, spares_trim
 from zqueue.engine.wire.workers cimport (
     UNLIMITED,
     measure_worker,
@@ -81,6 +83,7 @@ from zqueue.engine.wire.zmtp cimport (
 cdef enum:
     TURN = 16
     LARGE = 65536
+    RETURNED_FROM = 1 << 20
 
 
 # -- opening and closing -------------------------------------------------------------------------
@@ -117,7 +120,6 @@ cdef bint dispatcher_open(
 
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     """Give back all memory. Every peer must have been closed."""
-    cdef Request* request
     while it.absent_first != NULL:
         absence_over(it, it.absent_first)
     while it.line.first != NULL:
@@ -125,10 +127,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     while it.odd.first != NULL:
         finish(it, unqueue(it, it.odd.first), &it.counters.dead)
     deaths_free(it, deaths_take(it))
-    while it.spare != NULL:
-        request = it.spare
-        it.spare = request.beside[IN_TURN].next
-        free(request)
+    spares_clear(&it.spare_requests)
     free(it.clients)
     free(it.matches)
     free(it.lost)
@@ -139,6 +138,17 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.due)
     free(it.closed)
     pool_clear(&it.pool)
+
+
+cdef void dispatcher_trim(Dispatcher* it) noexcept nogil:
+    """Give back part of the memory that was kept for later and has not been needed; call it again
+    and again."""
+    it.given_back += pool_trim(&it.pool) + spares_trim(&it.spare_requests, it.request_size)
+    if it.given_back >= RETURNED_FROM:
+        # The C library gives the kernel only what lies above all that is in use, and there is always
+        # something that came last and stays. A quarter of a millisecond for each MiB.
+        zq_return_memory()
+        it.given_back = 0
 
 
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil:

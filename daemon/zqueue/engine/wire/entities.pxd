@@ -7,6 +7,7 @@ from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.rows cimport ConnectionRow
 from zqueue.engine.wire.session cimport Heartbeat, Session
+from zqueue.engine.wire.spares cimport Spares
 from zqueue.engine.wire.tap cimport Tap
 from zqueue.engine.wire.zmtp cimport Limits
 
@@ -195,6 +196,7 @@ cdef struct Request:
     uint8_t over
     uint8_t ages
     uint8_t suspect
+    uint8_t tapped
     Neighbours beside[LINE_KINDS]
 
 # What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
@@ -325,7 +327,9 @@ cdef struct Dispatcher:
     Death* died_last
     uint32_t died_count
     size_t died_bytes
-    Request* spare
+    Spares spare_requests
+    # Bytes, to the C library, that the kernel may not have got.
+    size_t given_back
     size_t request_size
     int64_t requests_out
     int64_t peers_out

@@ -102,6 +102,19 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
+# With another C library than glibc there is nothing to do, or nothing that could be done.
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #define zq_return_memory() malloc_trim(0)
+    #else
+    #define zq_return_memory() ((void) 0)
+    #endif
+    """
+    void zq_return_memory() nogil
+
 cdef extern from *:
     """
     #define zq_get(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)

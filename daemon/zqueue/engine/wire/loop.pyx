@@ -25,6 +25,7 @@ from zqueue.engine.wire.dispatcher cimport (
     dispatcher_due,
     dispatcher_mode,
     dispatcher_pulse,
+    dispatcher_trim,
     dispatcher_turn,
     peer_close,
     peer_reads,
@@ -63,7 +64,7 @@ from zqueue.engine.wire.linux cimport (
     zq_get,
     zq_set,
 )
-from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear, pool_trim
+from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
 from zqueue.engine.wire.notices cimport NAME
 from zqueue.engine.wire.listing cimport list_connections, list_requests
 from zqueue.engine.wire.peers cimport peer_end, peer_is_ready, peer_numbered
@@ -420,7 +421,6 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
     cdef Submission* asked
     if order.what == SET_MODE:
         dispatcher_mode(it, <int> order.argument)
-        zq_set(&loop.mode_done, <uint64_t> order.argument)
     elif order.what == DRAIN_WORKER:
         peer = peer_numbered(it, order.argument)
         if peer != NULL and peer.worker != NULL:
@@ -430,7 +430,7 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         if peer != NULL:
             peer_end(it, peer, b"an operator sent it away")
     elif order.what == NUDGE:
-        pool_trim(&it.pool)
+        dispatcher_trim(it)
     elif order.what == SUBMIT:
         asked = <Submission*> <uintptr_t> order.argument
         submit(
@@ -464,13 +464,15 @@ cdef bint _has_flushed(Loop* loop) noexcept nogil:
 
 
 cdef void _publish(Loop* loop) noexcept nogil:
-    """Let readers see counters that add up, and wake whoever is to hear the notices."""
+    """Let readers see counters that add up and the mode that these came about in, and wake whoever is
+    to hear the notices."""
     cdef uint64_t one = 1
     zq_set(&loop.version, loop.version + 1)
     zq_fence()
     loop.published = loop.dispatcher.counters
     zq_fence()
     zq_set(&loop.version, loop.version + 1)
+    zq_set(&loop.mode_done, <uint64_t> loop.dispatcher.mode)
     if loop.dispatcher.died_first != NULL or zq_get(<uint64_t*> &loop.deaths_read):
         _exchange_deaths(loop)
     if loop.notices.written != loop.told_upto or (

@@ -1,6 +1,7 @@
 """Memory for messages: counted blocks of bytes, and queues of them on their way out."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from zqueue.engine.wire.spares cimport Spares
 
 cdef enum:
     SHELVES = 64
@@ -9,39 +10,19 @@ cdef enum:
     CHUNK = 16384
     SMALL_CHUNK = 512
 
-# With AddressSanitizer nothing is kept for later and no block is larger than asked for, so that it
-# sees what is used too late or too far.
-cdef extern from *:
-    """
-    #ifdef __SANITIZE_ADDRESS__
-    #define ZQ_KEEPS 0
-    #else
-    #define ZQ_KEEPS 1
-    #endif
-    """
-    bint KEEPS "ZQ_KEEPS"
-
 # A block of bytes with a count of those who hold it; the bytes lie just behind this header.
 cdef struct Body:
-    Body* next
     size_t capacity
     uint32_t holders
     int shelf
 
-# Blocks of one size that are kept, and how few there were at a time since the last trim.
-cdef struct Shelf:
-    Body* first
-    uint32_t count
-    uint32_t fewest
-
 # Where blocks come from. The large ones are kept for the next message, because fresh memory of
-# the kernel costs more than what is done with it. One thread uses a pool. ``used``: one was asked
-# for since the last trim. ``bytes_out``: of the blocks that somebody holds.
+# the kernel costs more than what is done with it: those of one size on each shelf. One thread uses a
+# pool. ``kept``: how many bytes are. ``bytes_out``: of the blocks that somebody holds.
 cdef struct Pool:
-    Shelf shelves[SHELVES]
-    Segment* segments
+    Spares shelves[SHELVES]
+    Spares segments
     size_t kept
-    bint used
     int64_t bodies_out
     int64_t bytes_out
     int64_t segments_out
@@ -66,7 +47,7 @@ cdef inline uint8_t* body_bytes(Body* body) noexcept nogil:
 cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil
 cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noexcept nogil
 cdef void body_drop(Pool* pool, Body* body) noexcept nogil
-cdef void pool_trim(Pool* pool) noexcept nogil
+cdef size_t pool_trim(Pool* pool) noexcept nogil
 cdef void pool_clear(Pool* pool) noexcept nogil
 
 cdef bint outgoing_copy(

@@ -4,11 +4,22 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.linux cimport zq_leading_zeros
+from zqueue.engine.wire.spares cimport (
+    KEEPS,
+    spare_keep,
+    spare_take,
+    spares_clear,
+    spares_trim,
+)
 
 
 cdef int _shelf_for(size_t capacity) noexcept nogil:
     """The shelf whose blocks have at least ``capacity`` bytes and not a quarter more; -1: too small
-    or too large for one. Four sizes for each doubling, from 1 KiB on."""
+    or too large for one. Four sizes for each doubling, from 1 KiB on.
+
+    None where nothing is kept: there no block is larger than asked for, so that AddressSanitizer sees
+    what is used too far.
+    """
     cdef uint64_t last = capacity - 1
     cdef int doublings
     if capacity <= COPIED_UP_TO or not KEEPS:
@@ -22,15 +33,11 @@ cdef inline size_t _shelf_size(int shelf) noexcept nogil:
     return <size_t> (4 + shelf % 4) << (8 + shelf // 4)
 
 
-cdef inline Body* _taken(Pool* pool, int place) noexcept nogil:
+cdef inline Body* _taken(Pool* pool, int shelf) noexcept nogil:
     """A block from the shelf, or NULL."""
-    cdef Shelf* shelf = &pool.shelves[place]
-    cdef Body* body = shelf.first
+    cdef Body* body = <Body*> spare_take(&pool.shelves[shelf])
     if body != NULL:
-        shelf.first = body.next
-        shelf.count -= 1
-        shelf.fewest = min(shelf.fewest, shelf.count)
-        pool.kept -= body.capacity
+        pool.kept -= _shelf_size(shelf)
     return body
 
 
@@ -40,7 +47,6 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
     cdef Body* body = NULL
     if shelf >= 0:
         capacity = _shelf_size(shelf)
-        pool.used = True
         body = _taken(pool, shelf)
     if body == NULL:
         if capacity > (<size_t> 1 << 62):
@@ -48,9 +54,9 @@ cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
         body = <Body*> malloc(sizeof(Body) + capacity)
         if body == NULL:
             return NULL
-        body.capacity = capacity
-        body.shelf = shelf
-    body.next = NULL
+    # A spare's link lay over the head of it.
+    body.capacity = capacity
+    body.shelf = shelf
     body.holders = 1
     pool.bodies_out += 1
     pool.bytes_out += body.capacity
@@ -78,51 +84,33 @@ cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
     pool.bodies_out -= 1
     pool.bytes_out -= body.capacity
     if body.shelf >= 0 and pool.kept + body.capacity <= KEPT_AT_MOST:
-        body.next = pool.shelves[body.shelf].first
-        pool.shelves[body.shelf].first = body
-        pool.shelves[body.shelf].count += 1
         pool.kept += body.capacity
+        spare_keep(&pool.shelves[body.shelf], body)
     else:
         free(body)
 
 
-cdef void pool_trim(Pool* pool) noexcept nogil:
-    """Give back half of what nobody has needed since the last call, and all if nothing was asked
-    for at all."""
-    cdef int place
-    cdef uint32_t needless
-    if not pool.used:
-        pool_clear(pool)
-    pool.used = False
-    for place in range(SHELVES):
-        needless = pool.shelves[place].fewest
-        _give_back(pool, place, needless - needless // 2)
-        pool.shelves[place].fewest = pool.shelves[place].count
+cdef size_t pool_trim(Pool* pool) noexcept nogil:
+    """Give back part of what nobody has needed since the last call; returns how many bytes."""
+    cdef int shelf
+    cdef size_t before = pool.kept
+    for shelf in range(SHELVES):
+        pool.kept -= spares_trim(&pool.shelves[shelf], _shelf_size(shelf))
+    return before - pool.kept + spares_trim(&pool.segments, sizeof(Segment))
 
 
 cdef void pool_clear(Pool* pool) noexcept nogil:
     """Give back what is kept for later."""
-    cdef int place
-    cdef Segment* segment
-    for place in range(SHELVES):
-        _give_back(pool, place, pool.shelves[place].count)
-    while pool.segments != NULL:
-        segment = pool.segments
-        pool.segments = segment.next
-        free(segment)
-
-
-cdef void _give_back(Pool* pool, int place, uint32_t count) noexcept nogil:
-    while count:
-        free(_taken(pool, place))
-        count -= 1
+    cdef int shelf
+    for shelf in range(SHELVES):
+        spares_clear(&pool.shelves[shelf])
+    spares_clear(&pool.segments)
+    pool.kept = 0
 
 
 cdef Segment* _segment(Pool* pool, Outgoing* queue, Body* body) noexcept nogil:
-    cdef Segment* segment = pool.segments
-    if segment != NULL:
-        pool.segments = segment.next
-    else:
+    cdef Segment* segment = <Segment*> spare_take(&pool.segments)
+    if segment == NULL:
         segment = <Segment*> malloc(sizeof(Segment))
         if segment == NULL:
             return NULL
@@ -204,11 +192,7 @@ cdef void _drop_first(Pool* pool, Outgoing* queue) noexcept nogil:
     queue.size -= segment.end - segment.begin
     body_drop(pool, segment.body)
     pool.segments_out -= 1
-    if KEEPS:
-        segment.next = pool.segments
-        pool.segments = segment
-    else:
-        free(segment)
+    spare_keep(&pool.segments, segment)
 
 
 cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil:

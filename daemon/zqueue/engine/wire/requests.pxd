@@ -20,7 +20,8 @@ from zqueue.engine.wire.entities cimport (
 )
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
-from zqueue.engine.wire.memory cimport KEEPS, body_drop
+from zqueue.engine.wire.memory cimport body_drop
+from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
 
 cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil
@@ -75,19 +76,13 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
         request.history = attempt.next
         free(attempt)
     it.requests_out -= 1
-    if KEEPS:
-        request.beside[IN_TURN].next = it.spare
-        it.spare = request
-    else:
-        free(request)
+    spare_keep(&it.spare_requests, request)
 
 
 cdef inline Request* request_blank(Dispatcher* it) noexcept nogil:
     """One that is nothing yet; NULL if there is no memory."""
-    cdef Request* request = it.spare
-    if request != NULL:
-        it.spare = request.beside[IN_TURN].next
-    else:
+    cdef Request* request = <Request*> spare_take(&it.spare_requests)
+    if request == NULL:
         request = <Request*> malloc(it.request_size)
         if request == NULL:
             return NULL
