@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,14 +16,9 @@ from benchmarks.grid import GRID, NAMES, Cell, Figures, Throughput
 from benchmarks.verdict import judge
 from benchmarks.wire import measure, report
 from benchmarks.wire.rows import Metric, rows
+from tests.compiler import needs_a_compiler
 
 _ROOT = Path(__file__).parent.parent
-
-
-_needs_a_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CC", "cc")) is None,
-    reason="there is no C compiler for the load generator",
-)
 
 
 def _benchmarks(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +109,7 @@ def test_lost_requests_are_told() -> None:
     assert list(figures.lost()) == [("zqueued", Cell(64, 1, 1), 2)]
 
 
-@_needs_a_compiler
+@needs_a_compiler
 def test_every_row_of_the_wire_table_has_figures(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     done = _benchmarks(

@@ -304,9 +304,10 @@ def test_a_reload_moves_it(start_zqueued: StartZqueued, context: Context, tmp_pa
 def test_a_reload_that_is_refused_moves_nothing(
     start_zqueued: StartZqueued, context: Context
 ) -> None:
-    first, free = free_port(), free_port()
+    first = free_port()
     metrics = '[metrics]\nlisten = "127.0.0.1:{}"\n'
     zqueued = start_zqueued(published(f"tcp://127.0.0.1:{first}") + ONE_QUEUE)
+    free = free_port()  # not before: its queue might get that one
     subscriber = Subscriber(context, zqueued, "queue.").joined()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

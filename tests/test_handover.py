@@ -173,8 +173,9 @@ def test_what_waits_and_what_is_in_flight_goes_along(
     start_zqueued: StartZqueued, peers: Peers
 ) -> None:
     zqueued = start_zqueued(ONE_QUEUE.format(more="prefetch = 1"))
-    worker = peers.worker(zqueued.backend(), work=0.2)
     clients = [peers.client(zqueued.frontend(), f"c{n}", requests=1) for n in range(5)]
+    wait_for(lambda: zqueued.queue().waiting == 5)
+    worker = peers.worker(zqueued.backend(), work=1.0)
     wait_for(lambda: (zqueued.queue().in_flight, zqueued.queue().waiting) == (1, 4))
     upgrade(zqueued)
     for client in clients:

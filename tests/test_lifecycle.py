@@ -348,7 +348,8 @@ def test_a_second_shutdown_does_not_hurry_the_first(zqueued: Zqueued, peers: Pee
     peers.worker(zqueued.backend(), work=1.5)
     client = peers.client(zqueued.frontend(), requests=1)
     wait_for(lambda: zqueued.queue().in_flight == 1)
-    assert zqueued.ctl("shutdown", "--no-wait").returncode == 0
-    assert zqueued.ctl("shutdown", "--no-wait").returncode == 0
+    with zqueued.client() as control:
+        control.shutdown(wait=False)
+        control.shutdown(wait=False)
     assert zqueued.process.wait(DEADLINE) == 0
     assert len(client.finish()) == 1

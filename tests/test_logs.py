@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.waiting import wait_for
@@ -301,6 +301,7 @@ def conversation(request: pytest.FixtureRequest) -> Iterator[tuple[str, Logging,
 
 
 @given(text=st.text(st.characters()), queue=st.none() | st.text(st.characters(), min_size=1))
+@example(text="a file's name: \udcff", queue=None)
 def test_any_text_makes_exactly_one_line(
     conversation: tuple[str, Logging, Any], text: str, queue: str | None
 ) -> None:
@@ -315,6 +316,7 @@ def test_any_text_makes_exactly_one_line(
     shown = line[:-1].decode()
     assert len(shown.splitlines()) == 1
     assert shown.isprintable()
+    text = text.encode("utf-8", "backslashreplace").decode()  # as the event bus has it
     if format == "json":
         found = json.loads(shown)
         assert (found["error"], found.get("queue")) == (text, queue)
