@@ -31,7 +31,6 @@ from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
-from zqueue.taps import LOOKED_AT_EVERY as TAPS_LOOKED_AT_EVERY
 from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
 
@@ -175,7 +174,7 @@ class Queue:
                 for sock in self._engine.pollables():
                     poller.register(sock, zmq.POLLIN)
         if self._taps:
-            pause = min(pause, TAPS_LOOKED_AT_EVERY)
+            pause = min(pause, self._taps.looked_at_in)
         if self._asked or (self._engine is not None and self._engine.settling):
             pause = min(pause, _SETTLING_TICK)
         poller.poll(int(max(0, pause) * 1000))
@@ -204,7 +203,7 @@ class Queue:
                     self._answer(number, {"ok": True} | found)
                     continue
                 if word == b"TAP":
-                    self._answer(number, {"ok": True} | self._tap(**json.loads(arguments)))
+                    self._tap(number, **json.loads(arguments))
                     continue
                 if word == b"DRAIN":
                     self._begin_to_drain(number, by.decode(), **json.loads(arguments))
@@ -389,6 +388,7 @@ class Queue:
         """Stand still, with all there is in :attr:`left`; without ``connections`` only tell what
         there is beside them."""
         engine, snapshot = self._engine, None
+        self._taps.let_readers_go()
         if connections and engine is not None:
             with _engine_may_refuse():
                 snapshot = engine.freeze()
@@ -464,11 +464,14 @@ class Queue:
             self._outer = None
         self._ended = True
 
-    def _tap(self, tap: str, **wish: Any) -> dict[str, Any]:
+    def _tap(self, number: bytes, tap: str, wait: float, **wish: Any) -> None:
+        def answer(found: dict[str, Any]) -> None:
+            self._answer(number, {"ok": True} | found)
+
         if not self.config.tap:
             raise Refused(f"queues.{self.name}.tap does not allow it")
         with _engine_may_refuse():
-            return self._taps.read(self._running_engine(), tap, **wish)
+            self._taps.read(self._running_engine(), tap, wait, answer, **wish)
 
     def _must_be_able(self, state: State) -> None:
         if state not in FOLLOWS[self._machine.state]:

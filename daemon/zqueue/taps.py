@@ -8,26 +8,39 @@ small one where that is busy.
 
 from __future__ import annotations
 
-import base64
 import time
-from collections import OrderedDict, deque
+from dataclasses import dataclass
 from typing import Any
 
-from zqueue.engine import Engine, Tapped
+from zqueue.engine import Engine
+from zqueue.tap import Answer, Tap
 from zqueue.tap_wish import TapWish
 
 _ENDS_UNREAD = 5.0
 _MOST_TAPS = 8
-_KEPT = 20_000
-_KEPT_BYTES = 32 << 20
-_A_READ = 1000
-_A_READ_BYTES = 2 << 20
 _AT_ONCE = 50
-_SHARE = 0.25
-_SHARE_BESIDE_BUSY = 0.02
 _BUSY = 0.25
-LOOKED_AT_EVERY = 0.05
-"""Seconds from one look at what has passed to the next."""
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How often, in seconds, what has passed is looked at, and for how much of that time."""
+
+    every: float
+    share: float
+
+    @property
+    def a_look(self) -> float:
+        """Seconds of the CPU."""
+        return self.share * self.every
+
+
+_AT_EASE = _Pace(every=0.05, share=0.25)
+# The share is small because a message that is looked at costs again as much in other places, and a
+# busy data path twice that for what it finds out of its caches.
+_BESIDE_BUSY = _Pace(every=0.25, share=0.002)
+_A_MESSAGE_AT_FIRST = 20e-6
+_SMOOTHED_BY = 4
 
 
 class TooManyTaps(LookupError):
@@ -38,18 +51,20 @@ class Taps:
     """Those that are open. ``if taps`` tells whether there is one."""
 
     def __init__(self) -> None:
-        self._open: dict[str, _Tap] = {}
+        self._open: dict[str, Tap] = {}
         self._missed = 0
-        self._share = _SHARE_BESIDE_BUSY
         self._looked_at = self._looked_again_at = 0.0
         self._busy_for = 0.0
+        self._pace_before = _AT_EASE
+        self._a_message = _A_MESSAGE_AT_FIRST
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def read(self, engine: Engine, tap: str, **wish: Any) -> dict[str, Any]:
-        """What the tap of this name has found since it was last read: ``{"messages": […],
-        "dropped": how many were left out}``. It is opened if it is not open yet; ``wish`` is as in
+    def read(self, engine: Engine, tap: str, wait: float, answer: Answer, **wish: Any) -> None:
+        """Give ``answer`` what the tap of this name has found since it was last read, as soon as
+        there is something or ``wait`` seconds are over: ``{"messages": […], "dropped": how many
+        were left out}``. It is opened if it is not open yet; ``wish`` is as in
         :class:`zqueue.control.messages.Tap`.
 
         Raises:
@@ -60,146 +75,78 @@ class Taps:
                 raise TooManyTaps(f"there are {_MOST_TAPS} taps already")
             if not self._open:
                 self._missed = engine.tap_missed
-            self._open[tap] = _Tap(TapWish(**wish))
+            self._open[tap] = Tap(TapWish(**wish))
             self._switch(engine)
-        return self._open[tap].read()
+        self._open[tap].read(answer, wait)
+
+    @property
+    def looked_at_in(self) -> float:
+        """Seconds until :meth:`take` is to be called."""
+        return max(0.0, self._looked_again_at - time.monotonic())
 
     def take(self, engine: Engine) -> None:
         """Let every tap see what has passed, and end those that nobody reads."""
-        began = time.monotonic()
-        if began < self._looked_again_at:
+        now = time.monotonic()
+        if now < self._looked_again_at:
             return
-        missed, self._missed = engine.tap_missed - self._missed, engine.tap_missed
+        pace, before = self._pace(engine, now), self._pace_before
+        missed_in_all = engine.tap_missed  # read once: it grows meanwhile
+        missed, self._missed = missed_in_all - self._missed, missed_in_all
+        if not self._see(engine) and pace is before is _BESIDE_BUSY:
+            # Else what is shown would be older and older.
+            missed += engine.skip_tapped()
         for tap in self._open.values():
             tap.dropped += missed
-        within = self._share_of_time(engine, began) * LOOKED_AT_EVERY
+            tap.answer_if_due(now)
+        # A request and its reply are two messages.
+        seen_in_time = max(1, int(pace.a_look / self._a_message / 2))
+        engine.allow_tap(None if pace is _AT_EASE else seen_in_time)
+        self._pace_before = pace
+        self._looked_again_at = now + pace.every
+        self._end_unread(engine, now)
+
+    def _pace(self, engine: Engine, now: float) -> _Pace:
+        busy_for = engine.busy_for
+        busy = (busy_for - self._busy_for) / (now - self._looked_at)
+        self._looked_at, self._busy_for = now, busy_for
+        return _BESIDE_BUSY if busy > _BUSY else _AT_EASE
+
+    def _see(self, engine: Engine) -> bool:
+        """Whether that was all there is.
+
+        Beside a busy data path that is no more than was allowed, and all of it is seen: a batch of
+        requests is copied before its replies, and to stop short would leave out just these.
+        """
+        began = time.thread_time()
+        seen = 0
         while found := engine.tapped(_AT_ONCE):
             for message in found:
                 for tap in self._open.values():
                     tap.see(message)
-            if time.monotonic() - began > within:
+            seen += len(found)
+            if time.thread_time() - began > _AT_EASE.a_look:
                 break
-        now = time.monotonic()
-        # What a batch takes too long is made up for by a longer pause.
-        self._looked_again_at = began + max(LOOKED_AT_EVERY, (now - began) / self._share)
-        for name in [name for name, tap in self._open.items() if now - tap.read_at > _ENDS_UNREAD]:
-            self.end(engine, name)
+        if seen:
+            a_message = (time.thread_time() - began) / seen
+            self._a_message += (a_message - self._a_message) / _SMOOTHED_BY
+        return len(found) < _AT_ONCE
 
-    def _share_of_time(self, engine: Engine, now: float) -> float:
-        busy_for = engine.busy_for
-        if now - self._looked_at > 0:
-            busy = (busy_for - self._busy_for) / (now - self._looked_at)
-            self._share = _SHARE_BESIDE_BUSY if busy > _BUSY else _SHARE
-        self._looked_at, self._busy_for = now, busy_for
-        return self._share
-
-    def end(self, engine: Engine | None, name: str) -> None:
-        """End a tap, if it is open."""
-        if self._open.pop(name, None) is not None and engine is not None:
+    def _end_unread(self, engine: Engine, now: float) -> None:
+        unread = [name for name, tap in self._open.items() if now - tap.read_at > _ENDS_UNREAD]
+        for name in unread:
+            del self._open[name]
+        if unread:
             self._switch(engine)
+
+    def let_readers_go(self) -> None:
+        """Let none wait any longer."""
+        for tap in self._open.values():
+            tap.answer()
 
     def forget(self) -> None:
         """The engine has ended."""
+        self.let_readers_go()
         self._open.clear()
 
     def _switch(self, engine: Engine) -> None:
         engine.tap(max((tap.wish.copies for tap in self._open.values()), default=None))
-
-
-class _Tap:
-    """What is kept for one reader."""
-
-    def __init__(self, wish: TapWish) -> None:
-        self.wish = wish
-        self.read_at = time.monotonic()
-        self.dropped = 0
-        self._found: deque[tuple[int, dict[str, Any]]] = deque()
-        self._found_bytes = 0
-        # Requests that only their reply can decide on.
-        self._undecided: OrderedDict[int, Tapped] = OrderedDict()
-        self._undecided_bytes = 0
-        # Requests that were shown: their replies are, too.
-        self._shown: OrderedDict[int, None] = OrderedDict()
-
-    def see(self, message: Tapped) -> None:
-        """Keep it, if it is as was asked for, or may turn out to be."""
-        if message.way == "request":
-            if self.wish.decided_by_reply:
-                self._wait_for_reply(message)
-            elif self.wish.wants(message):
-                self._show(message)
-            return
-        request = self._undecided.pop(message.number, None)
-        if request is not None:
-            self._undecided_bytes -= _size(request)
-        if message.number in self._shown:
-            del self._shown[message.number]
-            self._keep(message)
-        elif self.wish.wants(message) or (
-            request is not None and self.wish.wants(request, message)
-        ):
-            if request is not None:
-                self._keep(request)
-            self._keep(message)
-
-    def read(self) -> dict[str, Any]:
-        self.read_at = time.monotonic()
-        messages: list[dict[str, Any]] = []
-        size = 0
-        while self._found and len(messages) < _A_READ and size < _A_READ_BYTES:
-            each, message = self._found.popleft()
-            size += each
-            self._found_bytes -= each
-            messages.append(message)
-        dropped, self.dropped = self.dropped, 0
-        return {"messages": messages, "dropped": dropped}
-
-    def _wait_for_reply(self, message: Tapped) -> None:
-        self._undecided[message.number] = message
-        self._undecided_bytes += _size(message)
-        while len(self._undecided) > _KEPT or self._undecided_bytes > _KEPT_BYTES:
-            _, oldest = self._undecided.popitem(last=False)
-            self._undecided_bytes -= _size(oldest)
-            self.dropped += 1
-
-    def _show(self, message: Tapped) -> None:
-        self._shown[message.number] = None
-        if len(self._shown) > _KEPT:
-            self._shown.popitem(last=False)
-        self._keep(message)
-
-    def _keep(self, message: Tapped) -> None:
-        if len(self._found) >= _KEPT or self._found_bytes > _KEPT_BYTES:
-            self.dropped += 1
-            return
-        size = min(_size(message), self.wish.content) + 512
-        self._found.append((size, _told(message, self.wish.content)))
-        self._found_bytes += size
-
-
-def _size(message: Tapped) -> int:
-    return sum(map(len, message.bodies)) + 512
-
-
-def _told(message: Tapped, content: int) -> dict[str, Any]:
-    """As :class:`zqueue.control.messages.TappedMessage` has it."""
-    left = content
-    bodies = []
-    for body in message.bodies:
-        bodies.append(base64.b64encode(body[:left]).decode())
-        left -= min(left, len(body))
-    return {
-        "way": message.way,
-        "id": message.number or None,
-        "at": message.at,
-        "waited": message.waited,
-        "service": message.service,
-        "client": message.client,
-        "client_peer": message.client_peer,
-        "client_identity": message.identity.hex(),
-        "worker": message.worker,
-        "worker_peer": message.worker_peer,
-        "frames": message.frames,
-        "sizes": message.sizes,
-        "bodies": bodies,
-    }

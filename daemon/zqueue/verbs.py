@@ -148,17 +148,13 @@ class Verbs:
 
     async def _tap(self, request: messages.Tap, by: str, _: Progress) -> messages.TapResult:
         queue = self._only(self._select(request))
-        wish = request.model_dump(exclude={"v", "id", "verb", "progress", "queues", "all", "wait"})
-        deadline = time.monotonic() + request.wait
-        while True:
-            answer = await queue.ask("TAP", by, **wish)
-            if not answer["ok"]:
-                raise Refusal("refused", f"{queue.name}: {answer['detail']}")
-            if answer["messages"] or answer["dropped"] or time.monotonic() >= deadline:
-                return messages.TapResult(
-                    queue=queue.name, messages=answer["messages"], dropped=answer["dropped"]
-                )
-            await asyncio.sleep(_LOOKED_AT_EVERY)
+        wish = request.model_dump(exclude={"v", "id", "verb", "progress", "queues", "all"})
+        answer = await queue.ask("TAP", by, **wish)
+        if not answer["ok"]:
+            raise Refusal("refused", f"{queue.name}: {answer['detail']}")
+        return messages.TapResult(
+            queue=queue.name, messages=answer["messages"], dropped=answer["dropped"]
+        )
 
     def _only(self, queues: list[Steering]) -> Steering:
         if len(queues) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,11 @@ from typing import Any
 import pytest
 import zmq
 
+from benchmarks import native
+from benchmarks.brokers import Broker
+from benchmarks.wire.peers import raw_peers
+from benchmarks.wire.rows import rows
+from tests.compiler import needs_a_compiler
 from tests.conftest import StartZqueued
 from tests.engines import on_wire
 from tests.peers import Client, Peers
@@ -179,6 +185,29 @@ def test_a_slow_reader_misses_messages_and_holds_up_nobody(
             dropped += found.dropped
         assert seen + dropped == 2000
         assert dropped > 0
+
+
+@needs_a_compiler
+def test_under_full_load_some_are_shown_with_their_replies_and_the_others_counted(
+    zqueued: Zqueued, read: Callable[..., Reader], tmp_path: Path
+) -> None:
+    reader = read()
+    row = next(each for each in rows(idle=0) if each.key == "a")
+    broker = Broker("zqueued", zqueued.process.pid, zqueued.frontend(), zqueued.backend())
+    with raw_peers(
+        native.build_raw_peers(tmp_path), row, broker, min(os.sched_getaffinity(0))
+    ) as load:
+        window = load.run(2.0, 1.0)
+    passed = window.sent + window.total_answered
+    wait_for(lambda: len(reader.messages) + reader.dropped >= passed, within=60)
+    assert len(reader.messages) + reader.dropped == passed
+    assert reader.dropped > 0
+    # What passed before it was known how busy the data path is does not count.
+    last = max(each.at for each in reader.messages)
+    late = {each.id for each in reader.messages if each.at > last - 1}
+    asked = {each.id for each in reader.messages if each.way == "request"}
+    replied = {each.id for each in reader.messages if each.way == "reply"}
+    assert len(asked & replied & late) > len(late) / 2
 
 
 def test_one_that_is_not_read_ends(zqueued: Zqueued, peers: Peers) -> None:

@@ -505,13 +505,20 @@ class Engine(Protocol):
             LookupError: the engine cannot.
         """
 
+    def allow_tap(self, exchanges: int | None) -> None:
+        """Copy no more than so many of the requests that come from now on, each with its replies;
+        ``None``, as it is at first: what there is room for."""
+
     def tapped(self, most: int) -> list[Tapped]:
-        """Up to ``most`` messages that were copied. What there was no room for is left out: see
+        """Up to ``most`` messages that were copied; those that were not are in
         :attr:`tap_missed`."""
+
+    def skip_tapped(self) -> int:
+        """Leave out those that were copied already; returns how many."""
 
     @property
     def tap_missed(self) -> int:
-        """How many messages there was no room to copy."""
+        """How many messages were not copied, for want of room or because they were not allowed."""
 
     def kick(self, number: int) -> None:
         """End a connection.

@@ -358,8 +358,14 @@ class LibzmqEngine:
     def tap(self, most: int | None) -> None:
         raise LookupError("the libzmq engine cannot tell whose reply is whose; see capture")
 
+    def allow_tap(self, exchanges: int | None) -> None:
+        pass
+
     def tapped(self, most: int) -> list[Tapped]:
         return []
+
+    def skip_tapped(self) -> int:
+        return 0
 
     @property
     def tap_missed(self) -> int:

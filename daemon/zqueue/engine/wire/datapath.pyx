@@ -64,7 +64,16 @@ from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
 from zqueue.engine.wire.rows cimport ConnectionRow, RequestRow
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
-from zqueue.engine.wire.tap cimport Tapped, tap_close, tap_next, tap_open, tap_switch, tap_take
+from zqueue.engine.wire.tap cimport (
+    Tapped,
+    tap_allow,
+    tap_close,
+    tap_next,
+    tap_open,
+    tap_skip,
+    tap_switch,
+    tap_take,
+)
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_begun, frames_joined, type_name
 
 
@@ -430,7 +439,8 @@ cdef class DataPath:
         self._order(CLOSE, <int64_t> (flush * SECOND))
 
     def nudge(self) -> None:
-        """An order that only shows, by :attr:`obeyed`, that the loop still comes round."""
+        """Have memory given back that is not needed; and it shows, by :attr:`obeyed`, that the loop
+        still comes round."""
         self._order(NUDGE, 0)
 
     @property
@@ -527,7 +537,11 @@ cdef class DataPath:
             if not tap_open(&self._loop.tap):
                 raise MemoryError
             self._loop.dispatcher.tap = &self._loop.tap
-        tap_switch(&self._loop.tap, on, most, wakes)
+        tap_switch(&self._loop.tap, on, loop_clock(), most, wakes)
+
+    def allow_tap(self, uint64_t exchanges) -> None:
+        """Let it copy so many more requests, each with its replies; see ``tap.pxd``."""
+        tap_allow(&self._loop.tap, exchanges)
 
     def tapped(self, int most) -> list[dict]:
         """Up to ``most`` messages that were copied; see ``tap.pxd``. ``sizes`` and ``bodies`` are of
@@ -556,6 +570,10 @@ cdef class DataPath:
                 "bodies": bodies,
             })
         return gathered
+
+    def skip_tapped(self) -> int:
+        """Leave out those that were copied; returns how many."""
+        return tap_skip(&self._loop.tap)
 
     @property
     def tap_missed(self) -> int:

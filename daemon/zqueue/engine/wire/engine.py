@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import zmq
@@ -53,9 +53,10 @@ _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
 _ALL_BYTES = 2**63
+_ANY_NUMBER = 1 << 62
 _BOTH_SIDES = -1
 _CAPTURED_A_TURN = 500
-_LISTS_WITHIN = 0.5
+_ORDERS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
 _NO_LIMIT = 0x7FFFFFFF
@@ -79,6 +80,7 @@ class WireEngine:
         self._lost_notices = 0
         self._submitted: int | None = None
         self._tap: int | None = None
+        self._tap_allowed: int | None = None
         self._captured: deque[dict[str, Any]] = deque(maxlen=_CAPTURED_A_TURN)
         self._queueing: Latency | None = None
         self._service: Latency | None = None
@@ -166,16 +168,20 @@ class WireEngine:
     # -- steering ----------------------------------------------------------------------------
 
     def hold(self) -> None:
-        self._mode = "hold"
-        self._path.hold()
+        self._steer("hold", self._path.hold)
 
     def drain(self) -> None:
-        self._mode = "drain"
-        self._path.drain()
+        self._steer("drain", self._path.drain)
 
     def forward(self) -> None:
-        self._mode = "forward"
-        self._path.forward()
+        self._steer("forward", self._path.forward)
+
+    def _steer(self, mode: str, order: Callable[[], None]) -> None:
+        self._mode = mode
+        order()
+        # What whoever steers looks at next was counted since. A data path that does not come round
+        # is told of elsewhere.
+        _wait_for(lambda: not self.settling)
 
     @property
     def held(self) -> bool:
@@ -200,11 +206,8 @@ class WireEngine:
         return [_open_request(row) for row in rows], in_all
 
     def _until_obeyed(self) -> None:
-        deadline = time.monotonic() + _LISTS_WITHIN
-        while not self._path.obeyed:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the data path does not answer")
-            time.sleep(_A_TURN)
+        if not _wait_for(lambda: self._path.obeyed):
+            raise TimeoutError("the data path does not answer")
 
     def drain_worker(self, number: int) -> None:
         self._must_be_connected(number, "worker", Side.BACKEND)
@@ -249,13 +252,23 @@ class WireEngine:
                     self._captured.append(each)
 
     def tap(self, most: int | None) -> None:
+        if most is None:
+            self._tap_allowed = None
+            self._captured.clear()
         self._tap = most
         self._switch_tap()
+
+    def allow_tap(self, exchanges: int | None) -> None:
+        self._tap_allowed = exchanges
+        if self._capture.wanted or exchanges is None:
+            exchanges = _ANY_NUMBER
+        self._path.allow_tap(exchanges)
 
     def _switch_tap(self) -> None:
         captured = self._capture.wanted
         wanted = captured or self._tap is not None
         self._path.tap(wanted, _ALL_BYTES if captured else self._tap or 0, captured)
+        self.allow_tap(self._tap_allowed)
 
     def tapped(self, most: int) -> list[Tapped]:
         since_the_epoch = time.time() - time.monotonic()
@@ -263,6 +276,9 @@ class WireEngine:
         if not self._capture.wanted:
             found += self._path.tapped(most - len(found))
         return [_tapped(each, since_the_epoch) for each in found]
+
+    def skip_tapped(self) -> int:
+        return self._path.skip_tapped()
 
     @property
     def tap_missed(self) -> int:
@@ -362,6 +378,16 @@ class WireEngine:
             )
             for number, side in enumerate(_SIDES)
         }
+
+
+def _wait_for(done: Callable[[], bool]) -> bool:
+    """Whether the data path came to it in the time that it may take."""
+    deadline = time.monotonic() + _ORDERS_WITHIN
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_A_TURN)
+    return True
 
 
 def _data_path(plan: Plan) -> DataPath:

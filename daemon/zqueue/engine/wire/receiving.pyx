@@ -23,7 +23,15 @@ from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
 from zqueue.engine.wire.routing_ids cimport client_with
-from zqueue.engine.wire.tap cimport REQUEST, Tapped, tap_has_room, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport (
+    REQUEST,
+    Tapped,
+    tap_begin,
+    tap_has_room,
+    tap_is_on,
+    tap_may_begin,
+    tap_put,
+)
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
 
 
@@ -48,7 +56,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if it.serving:
         it.quota -= 1
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)
-    if it.tap != NULL and tap_is_on(it.tap):
+    if tap_is_on(it.tap) and tap_may_begin(it.tap):
         _tap(it, request, piece.scan.frames)
     if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
@@ -78,6 +86,8 @@ cdef void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil
     tap_put(
         it.tap, &about, head, id_frame(request.client, head), body_bytes(request.body), request.size
     )
+    tap_begin(it.tap)
+    request.tapped = True
 
 
 cdef inline void _count(

@@ -26,7 +26,17 @@ from zqueue.engine.wire.return_addresses cimport (
     was_lost,
 )
 from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with
-from zqueue.engine.wire.tap cimport REPLY, Tapped, tap_has_room, tap_is_on, tap_put
+from zqueue.engine.wire.tap cimport (
+    REPLY,
+    Tap,
+    Tapped,
+    tap_begin,
+    tap_has_room,
+    tap_is_on,
+    tap_may_begin,
+    tap_precedes,
+    tap_put,
+)
 from zqueue.engine.wire.workers cimport place_worker, tell_if_drained
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE, Limits, frame_head, same_frames
 
@@ -65,7 +75,7 @@ cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
         late = request == NULL and was_lost(it, worker, id, id_size, piece)
     # Counted as with the client's routing id, whatever stood in its place.
     it.counters.reply_bytes += id_size
-    if it.tap != NULL and tap_is_on(it.tap):
+    if tap_is_on(it.tap) and _is_to_be_tapped(it.tap, request):
         _tap(it, worker, request, id, id_size, piece)
     if peer.session.fault == NULL:
         _answered(it, worker, request, late, id, id_size, piece)
@@ -80,6 +90,16 @@ cdef Request* _asked(Worker* worker, ReturnAddress* address, Piece* piece) noexc
     while request != NULL and request.mark != address.number:
         request = request.beside[IN_TURN].next
     return request if request != NULL and _has_envelope_of(request, piece) else NULL
+
+
+cdef inline bint _is_to_be_tapped(Tap* tap, Request* request) noexcept nogil:
+    """With its request, or alone if that came before the tap did."""
+    if request != NULL and request.tapped:
+        return True
+    if request != NULL and tap_precedes(tap, request.received_at):
+        tap.missed += 1
+        return False
+    return tap_may_begin(tap)
 
 
 cdef void _tap(
@@ -115,6 +135,8 @@ cdef void _tap(
     tap_put(
         it.tap, &about, head, size, piece.data + piece.scan.first, piece.size - piece.scan.first
     )
+    if request == NULL or not request.tapped:
+        tap_begin(it.tap)
 
 
 cdef void _answered(

@@ -49,6 +49,7 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
     left.number, left.envelope, left.since = request.number, request.envelope, request.since
     left.mark = request.mark
     left.attempts, left.suspect = request.attempts, request.suspect
+    left.tapped = request.tapped
     left.over, left.worker, left.client = True, worker, request.client
     left.client.requests += 1
     line_replace(&worker.outstanding, request, left, IN_TURN)

@@ -18,14 +18,19 @@ cdef void tap_close(Tap* tap) noexcept nogil:
     tap.ring = NULL
 
 
-cdef bint tap_is_on(Tap* tap) noexcept nogil:
-    return zq_get(&tap.on) != 0
-
-
-cdef void tap_switch(Tap* tap, bint on, uint64_t most, bint wakes) noexcept nogil:
+cdef void tap_switch(Tap* tap, bint on, int64_t now, uint64_t most, bint wakes) noexcept nogil:
+    if on and not tap.on:
+        # What was copied when it was last on and nobody took is old.
+        zq_set(&tap.read, zq_get(&tap.written))
+        zq_set(<uint64_t*> &tap.since, <uint64_t> now)
     zq_set(&tap.most, most)
     zq_set(&tap.wakes, wakes)
     zq_set(&tap.on, on)
+
+
+cdef void tap_allow(Tap* tap, uint64_t exchanges) noexcept nogil:
+    """So many more than were begun."""
+    zq_set(&tap.allowed, zq_get(&tap.begun) + exchanges)
 
 
 cdef void _copy_in(Tap* tap, uint64_t at, const uint8_t* data, size_t size) noexcept nogil:
@@ -76,3 +81,13 @@ cdef void tap_take(Tap* tap, Tapped* about, uint8_t* into) noexcept nogil:
     """Take the bytes of the record that :c:func:`tap_next` told of."""
     _copy_out(tap, tap.read + sizeof(Tapped), into, about.kept)
     zq_set(&tap.read, tap.read + sizeof(Tapped) + about.kept)
+
+
+cdef uint64_t tap_skip(Tap* tap) noexcept nogil:
+    """Leave out what is there, and say how many records that was."""
+    cdef Tapped about
+    cdef uint64_t skipped = 0
+    while tap_next(tap, &about):
+        zq_set(&tap.read, tap.read + sizeof(Tapped) + about.kept)
+        skipped += 1
+    return skipped
