@@ -305,14 +305,14 @@ def test_callers_without_number_do_not_use_up_the_descriptors(
     start_zqueued: StartZqueued,
 ) -> None:
     def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (6144, 6144))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     zqueued = start_zqueued(preexec_fn=few)
     path = zqueued.control.removeprefix("ipc://")
     crowd = []
-    for _ in range(1000):
+    for _ in range(6200):
         one = socket.socket(socket.AF_UNIX)
         try:
             one.connect(path)

@@ -15,7 +15,8 @@ import resource
 _CLONE_FILES = 0x400
 _UNLIMITED = 1 << 20
 _HEADROOM = 256
-_RESERVE = 1024
+_RESERVE = 1280
+"""More than libzmq accepts unheard (``zqueue.monitor``)."""
 _SMALLEST_RESERVE = 16
 
 

@@ -12,16 +12,18 @@ import zmq
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
+from zqueue.monitor import end_monitor, open_monitor
 
 _TRIED_EVERY = 0.5
 
 
 class Door:
     """Stops new connections to ``sock`` before libzmq runs out of descriptors for them, and lets
-    them in again when there is room. Lives in the running loop.
+    them in again when there is room.
 
     Make it before ``listener`` is attached. ``side`` is what events call it; ``callers`` is as for
-    :class:`~zqueue.descriptors.Budget`.
+    :class:`~zqueue.descriptors.Budget`. Whoever made it has :meth:`hear` called with what is read
+    from ``monitor``, and :meth:`reopen` now and then; :meth:`watch` does so in an event loop.
     """
 
     def __init__(
@@ -37,29 +39,33 @@ class Door:
         self._emit = emit
         self._side = side
         self._gates = Gates((listener,), callers=callers)
-        address = f"inproc://door-{side}"
-        sock.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED)
-        monitor = sock.context.socket(zmq.PAIR)
-        monitor.set(zmq.RCVHWM, 0)
-        monitor.connect(address)
-        self._monitor = LoopSocket(monitor, self._called)
+        wanted = zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED
+        self.monitor = open_monitor(sock, f"inproc://door-{side}", wanted, (listener,))
 
-    async def watch(self) -> None:
-        """Let in who was kept out, as soon as there is room; ends only by being cancelled."""
-        while True:
-            await asyncio.sleep(_TRIED_EVERY)
-            self._tell("listener.opened_gate", self._gates.reopen(), {})
-
-    def close(self) -> None:
-        """Stop watching; the socket is still open."""
-        self._watched.disable_monitor()
-        self._monitor.close(0)
-
-    def _called(self, frames: list[zmq.Frame]) -> None:
+    def hear(self, frames: list[zmq.Frame]) -> None:
+        """Take in one message of the monitor."""
         event, value = struct.unpack("=HI", frames[0].bytes)
         closed = self._gates.accepted(value) if event == zmq.EVENT_ACCEPTED else self._gates.close()
         fields = {"descriptors": value, "limit": self._gates.limit}
         self._tell("listener.closed_gate", closed, fields)
+
+    def reopen(self) -> None:
+        """Let in who was kept out, if there is room."""
+        self._tell("listener.opened_gate", self._gates.reopen(), {})
+
+    async def watch(self) -> None:
+        """Do all this in the running loop; ends only by being cancelled."""
+        monitor = LoopSocket(self.monitor, self.hear)
+        try:
+            while True:
+                await asyncio.sleep(_TRIED_EVERY)
+                self.reopen()
+        finally:
+            monitor.stop_reading()
+
+    def close(self) -> None:
+        """Stop watching; the socket is still open."""
+        end_monitor(self._watched, self.monitor)
 
     def _tell(self, event: str, listeners: list[Listener], fields: dict[str, Any]) -> None:
         for listener in listeners:

@@ -25,6 +25,7 @@ class LoopSocket:
         self._loop = asyncio.get_running_loop()
         self._descriptor = int(sock.get(zmq.FD))
         self._scheduled = False
+        self._reads = True
         self._loop.add_reader(self._descriptor, self._read)
         self._read_soon()
 
@@ -41,9 +42,14 @@ class LoopSocket:
             # Sending may have taken the one hint that there is something to read (ZMQ_FD).
             self._read_soon()
 
+    def stop_reading(self) -> None:
+        """Leave the socket to whoever reads it next."""
+        self._loop.remove_reader(self._descriptor)
+        self._reads = False
+
     def close(self, linger: int) -> None:
         """Stop reading and close the socket; ``linger`` in milliseconds."""
-        self._loop.remove_reader(self._descriptor)
+        self.stop_reading()
         self._socket.close(linger)
 
     def _read_soon(self) -> None:
@@ -54,7 +60,7 @@ class LoopSocket:
     def _read(self) -> None:
         self._scheduled = False
         for _ in range(_READ_A_TURN):
-            if self._socket.closed:
+            if not self._reads:
                 return
             try:
                 frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
@@ -66,5 +72,5 @@ class LoopSocket:
                 context = {"message": "a message was not dealt with", "exception": error}
                 self._loop.call_exception_handler(context)
         # Others have their turn first.
-        if not self._socket.closed:
+        if self._reads:
             self._read_soon()

@@ -5,15 +5,19 @@ While nobody subscribes the engine copies nothing and all this costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import zmq
 
+from zqueue.door import Door
 from zqueue.engine import Report
 from zqueue.listeners import Listener
 
 _ADDRESS = "inproc://capture"
 _RELAYED_A_TURN = 500
+_CALLS_A_TURN = 500
 
 
 class CapturePublisher:
@@ -28,8 +32,10 @@ class CapturePublisher:
         self._queue = queue.encode()
         self._subscriptions: set[bytes] = set()
         self._socket: zmq.Socket[bytes] | None = None
+        self._told: list[Report] = []
         if listener is not None:
             self._socket = context.socket(zmq.XPUB)
+            self._door = Door(self._socket, listener, self._tell, "capture")
             listener.attach(self._socket)
 
     @property
@@ -38,12 +44,16 @@ class CapturePublisher:
         return bool(self._subscriptions)
 
     def pollables(self) -> Sequence[zmq.Socket[bytes]]:
-        return [] if self._socket is None else [self._socket]
+        return [] if self._socket is None else [self._socket, self._door.monitor]
 
     def reports(self) -> Iterator[Report]:
-        """Read subscriptions; a report for each time that :attr:`wanted` changes."""
+        """Read subscriptions; a report for each time that :attr:`wanted` changes, and one when
+        subscribers have to be kept out."""
         if self._socket is None:
             return
+        self._watch_door()
+        yield from self._told
+        self._told.clear()
         had = self.wanted
         while True:
             try:
@@ -59,6 +69,15 @@ class CapturePublisher:
         elif had and not self.wanted:
             yield Report("capture.unsubscribed")
 
+    def _watch_door(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_CALLS_A_TURN):
+                self._door.hear(self._door.monitor.recv_multipart(zmq.DONTWAIT, copy=False))
+        self._door.reopen()
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self._told.append(Report(event, fields))
+
     def publish(self, message: list[bytes]) -> None:
         """Send one message to those who subscribe."""
         if self._socket is not None:
@@ -66,6 +85,7 @@ class CapturePublisher:
 
     def close(self) -> None:
         if self._socket is not None:
+            self._door.close()
             self._socket.close(0)
 
 
@@ -98,7 +118,8 @@ class CaptureRelay:
         return [*self._publisher.pollables(), *sink]
 
     def reports(self) -> Iterator[Report]:
-        """Read subscriptions; a report for each time that :attr:`feed` begins or ends."""
+        """Read subscriptions; a report for each time that :attr:`feed` begins or ends, and one when
+        subscribers have to be kept out."""
         return self._publisher.reports()
 
     def relay(self) -> None:

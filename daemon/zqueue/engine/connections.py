@@ -20,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 from zqueue.engine import ConnectionCounts, Report, Side
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
+from zqueue.monitor import end_monitor, open_monitor
 
 _WATCHED = (
     zmq.EVENT_ACCEPTED
@@ -67,7 +68,6 @@ class Connections:
         side: Side,
         watched: zmq.Socket[bytes],
         listeners: tuple[Listener, ...],
-        context: zmq.Context[zmq.Socket[bytes]],
     ) -> None:
         self._side = side
         self._watched = watched
@@ -78,13 +78,7 @@ class Connections:
         self._handshake_failure: str | None = None
         self._gates = Gates(listeners)
         self.counts = ConnectionCounts()
-        address = f"inproc://monitor-{side}"
-        watched.monitor(address, _WATCHED)
-        self.monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        # A monitor that is full blocks libzmq's I/O thread, and all its peers with it.
-        self.monitor.set(zmq.RCVHWM, 0)
-        self.monitor.set(zmq.LINGER, 0)
-        self.monitor.connect(address)
+        self.monitor = open_monitor(watched, f"inproc://monitor-{side}", _WATCHED, listeners)
 
     @property
     def established(self) -> int:
@@ -109,8 +103,7 @@ class Connections:
 
     def close(self) -> None:
         """Stop watching. For the thread that owns the watched socket, or after it ended."""
-        self._watched.disable_monitor()
-        self.monitor.close()
+        end_monitor(self._watched, self.monitor)
 
     def _report(self, event: int, value: int, endpoint: str) -> Iterator[Report]:
         side = self._side

@@ -100,12 +100,8 @@ class LibzmqEngine:
         self._frontend = self._data_socket(front_type, Side.FRONTEND)
         self._backend = self._data_socket(back_type, Side.BACKEND)
         self._connections = {
-            Side.FRONTEND: Connections(
-                Side.FRONTEND, self._frontend, plan.frontend.listeners, self._context
-            ),
-            Side.BACKEND: Connections(
-                Side.BACKEND, self._backend, plan.backend.listeners, self._context
-            ),
+            Side.FRONTEND: Connections(Side.FRONTEND, self._frontend, plan.frontend.listeners),
+            Side.BACKEND: Connections(Side.BACKEND, self._backend, plan.backend.listeners),
         }
         self._control, proxy_control = self._pair("inproc://control")
         poke, wake = self._pair("inproc://wake")
