@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import re
@@ -38,6 +39,7 @@ class Endpoint:
     abstract: bool = False
 
 
+@functools.lru_cache(1024)
 def parse(text: str, use: Literal["bind", "connect"]) -> Endpoint:
     """Take ``text`` apart, as an endpoint to bind to or to connect to.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zqueue.control import messages
@@ -127,13 +127,13 @@ class Figures:
     def ends(self) -> messages.Ends | None:
         """How requests have ended, where the engine knows."""
         ends = self._over_runs("ends")
-        return messages.Ends(**asdict(ends)) if ends is not None else None
+        return messages.Ends(**vars(ends)) if ends is not None else None
 
     @property
     def died(self) -> messages.Died | None:
         """Of what requests have died."""
         died = self._over_runs("died")
-        return messages.Died(**asdict(died)) if died is not None else None
+        return messages.Died(**vars(died)) if died is not None else None
 
     def incidents(self, unrecorded: int) -> messages.Incidents | None:
         """What else was counted; ``unrecorded`` dead requests were lost by whoever keeps them."""
@@ -141,7 +141,7 @@ class Figures:
         if seen is None:
             return None
         seen = replace(seen, unrecorded=seen.unrecorded + unrecorded)
-        return messages.Incidents(**asdict(seen))
+        return messages.Incidents(**vars(seen))
 
     @property
     def queueing(self) -> messages.Latency | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import struct
 import threading
 import time
@@ -159,7 +160,6 @@ class Queue:
             self._deaths.keep_up(self.config)
             self._keep_time()
         self._answer_the_asked()
-        self.status = self._make_status()
 
     def _wait(self) -> None:
         poller = zmq.Poller()
@@ -177,7 +177,7 @@ class Queue:
             pause = min(pause, self._taps.looked_at_in)
         if self._asked or (self._engine is not None and self._engine.settling):
             pause = min(pause, _SETTLING_TICK)
-        poller.poll(int(max(0, pause) * 1000))
+        poller.poll(math.ceil(max(0, pause) * 1000))
 
     # -- words ---------------------------------------------------------------------------------
 
@@ -266,7 +266,6 @@ class Queue:
         waiting = []
         for asked_at, answer in self._asked:
             if taken_at >= asked_at or now - asked_at > _FRESH_WITHIN:
-                self.status = self._make_status()
                 answer()
             else:
                 waiting.append((asked_at, answer))
@@ -582,6 +581,7 @@ class Queue:
             self._say(self._engine.tick())
         if now >= self._next_tick:
             self._figures.sample()
+            self.status = self._make_status()
             self._next_tick = now + (_SETTLING_TICK if self._drain else _TICK)
 
     def _retry(self) -> None:

@@ -60,6 +60,8 @@ _ORDERS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
 _NO_LIMIT = 0x7FFFFFFF
+_ENDS = tuple(each.name for each in dataclasses.fields(Ends))
+_INCIDENTS = tuple(each.name for each in dataclasses.fields(Incidents))
 
 
 class WireEngine:
@@ -355,11 +357,9 @@ class WireEngine:
             lost=0,
             estimated=False,
             taken_at=time.monotonic(),
-            ends=Ends(**{end.name: counted[end.name] for end in dataclasses.fields(Ends)}),
+            ends=Ends(**{name: counted[name] for name in _ENDS}),
             died=Died(*counted["died"]),
-            incidents=Incidents(
-                **{each.name: counted[each.name] for each in dataclasses.fields(Incidents)}
-            ),
+            incidents=Incidents(**{name: counted[name] for name in _INCIDENTS}),
             queueing=self._queueing,
             service=self._service,
         )
