@@ -219,6 +219,8 @@ class Queue:
                 self._answer(number, {"ok": True, "changed": changed})
 
     def _answer(self, number: bytes, answer: dict[str, Any]) -> None:
+        if self._engine is not None and not self._frozen:
+            self._see(self._engine)  # what was done for this answer has changed what is counted
         self.status = self._make_status()
         answer |= {"state": self.status.state}
         self._inner.send_multipart([number, json.dumps(answer).encode()], zmq.DONTWAIT)
@@ -510,9 +512,12 @@ class Queue:
         self._take_deaths(engine)
         if self._taps:
             self._taps.take(engine)
-        self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
+        self._see(engine)
         if engine.failure is not None:
             self._fail(engine.failure)
+
+    def _see(self, engine: Engine) -> None:
+        self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
 
     def _take_deaths(self, engine: Engine) -> None:
         self._deaths.take(engine.deaths(), told=bool(self.config.error_reply))
@@ -561,7 +566,7 @@ class Queue:
             left_over = engine.close(_FLUSH)
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
-        self._figures.see(engine.statistics, engine.connection_counts(), engine.peers())
+        self._see(engine)
         lost = left_over + (self._figures.in_flight or 0) + self._figures.kept
         self._figures.end_of_run(lost)
         return lost
