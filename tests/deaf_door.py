@@ -1,7 +1,8 @@
 """A crowd at a door that hears nothing of it, where nearly all descriptors are taken:
-``python deaf_door.py DIRECTORY DESCRIPTORS``.
+``python deaf_door.py DIRECTORY DESCRIPTORS hears|closes``.
 
-It prints how many came before they were heard, and the events, in order, one a line.
+It prints how many came before they were heard, and the events, in order, one a line. If it
+``closes`` it never hears of them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def crowd(path: str, come: int, go: int, came: int) -> None:
     os.read(go, 1)
 
 
-async def door(path: str, come: int, go: int, came: int) -> None:
+async def door(path: str, come: int, go: int, came: int, *, hears: bool) -> None:
     descriptors.raise_limit()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -70,11 +71,13 @@ async def door(path: str, come: int, go: int, came: int) -> None:
     os.write(come, b".")
     # The loop stands still here.
     print(os.read(came, 10).decode(), flush=True)
-    await asyncio.wait_for(told["listener.closed_gate"].wait(), DEADLINE)
+    if hears:
+        await asyncio.wait_for(told["listener.closed_gate"].wait(), DEADLINE)
     os.write(go, b".")
     for descriptor in taken:
         os.close(descriptor)
-    await asyncio.wait_for(told["listener.opened_gate"].wait(), DEADLINE)
+    if hears:
+        await asyncio.wait_for(told["listener.opened_gate"].wait(), DEADLINE)
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
@@ -85,7 +88,7 @@ async def door(path: str, come: int, go: int, came: int) -> None:
 
 
 def main() -> None:
-    directory, limit = Path(sys.argv[1]), int(sys.argv[2])
+    directory, limit, hears = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "hears"
     path = str(directory / "door.sock")
     come, go, came = os.pipe(), os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -94,7 +97,7 @@ def main() -> None:
         crowd(path, come[0], go[0], came[1])
         os._exit(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    asyncio.run(door(path, come[1], go[1], came[0]))
+    asyncio.run(door(path, come[1], go[1], came[0], hears=hears))
     os.wait()
 
 

@@ -12,7 +12,7 @@ import zmq
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
-from zqueue.monitor import end_monitor, open_monitor
+from zqueue.monitor import open_monitor
 
 _TRIED_EVERY = 0.5
 
@@ -35,7 +35,6 @@ class Door:
         *,
         callers: bool = False,
     ) -> None:
-        self._watched = sock
         self._emit = emit
         self._side = side
         self._gates = Gates((listener,), callers=callers)
@@ -64,8 +63,9 @@ class Door:
             monitor.stop_reading()
 
     def close(self) -> None:
-        """Stop watching; the socket is still open."""
-        end_monitor(self._watched, self.monitor)
+        """Stop watching. The socket and its context must be closed next: libzmq may wait for
+        somebody to hear it."""
+        self.monitor.close()
 
     def _tell(self, event: str, listeners: list[Listener], fields: dict[str, Any]) -> None:
         for listener in listeners:

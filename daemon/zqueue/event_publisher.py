@@ -85,8 +85,7 @@ class _PublishingSocket:
         try:
             listener.attach(publisher)
         except zmq.ZMQError:
-            door.close()
-            publisher.close(0)
+            self._context.destroy(linger=0)
             raise
         self._door = door
         self._socket = LoopSocket(publisher, lambda subscription: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from tests.waiting import DEADLINE, wait_for
 from tests.wire.faults import SHORT, Faults, compiled
 from tests.wire.raw import Gone, RawPeer, greeting, ready
 from tests.zqueued import Zqueued, free_port
+from zqueue.config import load
+from zqueue.engine.wire.engine import WireEngine
+from zqueue.inherited import Inherited
+from zqueue.plan import Claims
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -292,3 +297,24 @@ def test_the_fuzzer_s_scenes_without_memory(faults: Faults) -> None:
     print(ran.stdout)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert faults.happened("allocate") > 100
+
+
+@pytest.mark.parametrize("closed", ["capture", "frontend"])
+def test_an_engine_that_cannot_be_opened_leaves_nothing_to_wait_for(
+    tmp_path: Path, closed: str
+) -> None:
+    config = tmp_path / "zqueue.toml"
+    config.write_text(QUEUE + 'capture = "ipc://*"\n')
+    claims = Claims("default", load(config).config.queues["default"], Inherited())
+    claims.claim()
+    plan = claims.plan()
+    listener = plan.capture if closed == "capture" else plan.frontend.listeners[0]
+    assert listener is not None
+    listener.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        WireEngine(plan).open(False)
+    collecting = threading.Thread(target=gc.collect, daemon=True)
+    collecting.start()
+    collecting.join(DEADLINE)
+    assert not collecting.is_alive(), "the garbage collector waits for the engine's sockets"
+    claims.close()

@@ -112,7 +112,11 @@ class ControlServer:
         router.set(zmq.HANDSHAKE_IVL, 5000)
         # Whoever looks why clients are kept out has to be let in.
         door = Door(router, self._listener, self._bus.emit, "control", callers=True)
-        self._listener.attach(router)
+        try:
+            self._listener.attach(router)
+        except zmq.ZMQError:
+            context.destroy(linger=0)
+            raise
         self._loop = asyncio.get_running_loop()
         self._socket = LoopSocket(router, self._take)
         unsubscribe = self._bus.subscribe(self._event_happened)

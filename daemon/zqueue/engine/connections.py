@@ -20,7 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 from zqueue.engine import ConnectionCounts, Report, Side
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
-from zqueue.monitor import end_monitor, open_monitor
+from zqueue.monitor import open_monitor
 
 _WATCHED = (
     zmq.EVENT_ACCEPTED
@@ -70,7 +70,6 @@ class Connections:
         listeners: tuple[Listener, ...],
     ) -> None:
         self._side = side
-        self._watched = watched
         self._listeners = listeners
         # By descriptor, in the order in which they came.
         self._shaking: dict[int, _Connection] = {}
@@ -102,8 +101,9 @@ class Connections:
             yield Report("listener.opened_gate", {"side": self._side, "endpoint": listener.asked})
 
     def close(self) -> None:
-        """Stop watching. For the thread that owns the watched socket, or after it ended."""
-        end_monitor(self._watched, self.monitor)
+        """Stop watching. The socket and its context must be closed next: libzmq may wait for
+        somebody to hear it."""
+        self.monitor.close()
 
     def _report(self, event: int, value: int, endpoint: str) -> Iterator[Report]:
         side = self._side

@@ -39,6 +39,7 @@ from zqueue.engine.proxy_thread import (
     ProxyThread,
     PumpTraffic,
 )
+from zqueue.monitor import attach_all
 
 _SOCKET_TYPES = {
     "queue": (zmq.ROUTER, zmq.DEALER),
@@ -109,8 +110,7 @@ class LibzmqEngine:
         if back_type in (zmq.DEALER, zmq.PUSH):
             self._backend.bind(OVERFLOW_ADDRESS)
         for sock, side in ((self._backend, plan.backend), (self._frontend, plan.frontend)):
-            for listener in side.listeners:
-                listener.attach(sock)
+            attach_all(sock, side.listeners)
             for endpoint in side.connect:
                 sock.connect(endpoint)
         self._thread = ProxyThread(

@@ -91,6 +91,14 @@ class WireEngine:
     # -- opening and closing -----------------------------------------------------------------
 
     def open(self, hold: bool, taken_up: Snapshot | None = None, *, frozen: bool = False) -> None:
+        try:
+            self._open(hold, taken_up, frozen)
+        except BaseException:
+            # Left to the garbage collector it would wait for its sockets, and they for it.
+            self._context.destroy(linger=0)
+            raise
+
+    def _open(self, hold: bool, taken_up: Snapshot | None, frozen: bool) -> None:
         plan = self._plan
         sides = tuple(zip(_SIDES, (plan.frontend, plan.backend), strict=True))
         self._addresses = [
