@@ -12,6 +12,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -245,6 +247,38 @@ def test_subscribers_without_number_do_not_use_up_the_descriptors(
     for one in crowd:
         one.close()
     zqueued.wait_event("listener.opened_gate", side="events")
+
+
+def test_probes_while_it_comes_and_goes_do_not_end_the_daemon(
+    start_zqueued: StartZqueued,
+) -> None:
+    port = free_port()
+    publishing = published(f"tcp://127.0.0.1:{port}") + ONE_QUEUE
+    zqueued = start_zqueued(publishing)
+    done = threading.Event()
+
+    def probe() -> None:
+        probes: deque[socket.socket] = deque(maxlen=5)
+        while not done.wait(0.005):
+            with contextlib.suppress(OSError):
+                probes.append(socket.create_connection(("127.0.0.1", port), timeout=1))
+                probes[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(60))
+            if len(probes) == probes.maxlen:
+                probes.popleft().close()
+
+    probing = threading.Thread(target=probe)
+    probing.start()
+    try:
+        with zqueued.client() as control:
+            for _ in range(100):
+                zqueued.write(ONE_QUEUE)
+                control.reload()
+                zqueued.write(publishing)
+                control.reload()
+    finally:
+        done.set()
+        probing.join()
+    assert zqueued.process.poll() is None
 
 
 # -- where -------------------------------------------------------------------------------------

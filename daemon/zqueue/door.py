@@ -19,7 +19,7 @@ _TRIED_EVERY = 0.5
 
 class Door:
     """Stops new connections to ``sock`` before libzmq runs out of descriptors for them, and lets
-    them in again when there is room.
+    them in again when there is room. Whoever speaks an older ZMTP than 3.0 is refused.
 
     Make it before ``listener`` is attached. ``side`` is what events call it; ``callers`` is as for
     :class:`~zqueue.descriptors.Budget`. Whoever made it has :meth:`hear` called with what is read
@@ -35,6 +35,10 @@ class Door:
         *,
         callers: bool = False,
     ) -> None:
+        # libzmq (4.3.5, ``zmtp_engine.cpp``) ends the process when one who speaks ZMTP 2 or none
+        # at all, such as a health check, says more while the socket is being closed. A ZAP domain
+        # makes it refuse them in their greeting; without a ZAP handler it does nothing else.
+        sock.set(zmq.ZAP_DOMAIN, b"zqueue")
         self._emit = emit
         self._side = side
         self._gates = Gates((listener,), callers=callers)

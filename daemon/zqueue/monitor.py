@@ -6,9 +6,8 @@ closes the listener's gate: then a full monitor stops its I/O thread, for as lon
 tcp it goes on, and its peers need not wait for our reading.
 
 libzmq waits there with the monitor locked, and pyzmq (27) waits for that lock with the GIL held:
-nobody would ever read again. So a socket is bound no more once it accepts on ipc (see
-:func:`attach_all`), and a monitor is never disabled: close it, then the socket, then end the
-context, which ends whatever waits in it.
+nobody would ever read again. So what has a bound is bound to one endpoint only, and a monitor is
+never disabled: close it, then the socket, then end the context, which ends whatever waits in it.
 """
 
 from __future__ import annotations
@@ -32,19 +31,9 @@ def open_monitor(
     (``zmq_socket_monitor(3)``); ``address`` is an inproc one that nobody has."""
     watched.monitor(address, events)
     monitor: zmq.Socket[bytes] = watched.context.socket(zmq.PAIR)
-    # With two on ipc the second would have to be bound after the first accepts.
-    bounded = sum(map(_is_ipc, listeners)) == 1
+    # With two the second would have to be bound after the first accepts.
+    bounded = len(listeners) == 1 and listeners[0].endpoint.startswith("ipc")
     monitor.set(zmq.RCVHWM, _ONE_HERE if bounded else _NO_BOUND)
     monitor.set(zmq.LINGER, 0)
     monitor.connect(address)
     return monitor
-
-
-def attach_all(watched: zmq.Socket[bytes], listeners: Sequence[Listener]) -> None:
-    """Let ``watched``, whose monitor is open, accept at ``listeners``."""
-    for listener in sorted(listeners, key=_is_ipc):
-        listener.attach(watched)
-
-
-def _is_ipc(listener: Listener) -> bool:
-    return listener.endpoint.startswith("ipc")

@@ -39,7 +39,6 @@ from zqueue.engine.proxy_thread import (
     ProxyThread,
     PumpTraffic,
 )
-from zqueue.monitor import attach_all
 
 _SOCKET_TYPES = {
     "queue": (zmq.ROUTER, zmq.DEALER),
@@ -110,7 +109,8 @@ class LibzmqEngine:
         if back_type in (zmq.DEALER, zmq.PUSH):
             self._backend.bind(OVERFLOW_ADDRESS)
         for sock, side in ((self._backend, plan.backend), (self._frontend, plan.frontend)):
-            attach_all(sock, side.listeners)
+            for listener in side.listeners:
+                listener.attach(sock)
             for endpoint in side.connect:
                 sock.connect(endpoint)
         self._thread = ProxyThread(
