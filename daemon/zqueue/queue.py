@@ -263,6 +263,8 @@ class Queue:
             self._engine.refresh()
 
     def _answer_the_asked(self) -> None:
+        if not self._asked:
+            return
         now = time.monotonic()
         taken_at = self._engine.statistics.taken_at if self._engine is not None else now
         waiting = []
