@@ -472,13 +472,14 @@ class Model:
         return rep if turns[0] <= turns[1] else other
 
     def least_isolating(self, request: Request) -> Peer | None:
-        """A ROUTER or DEALER; for one that was lost twice already, none that has another such."""
-        for _, peers in sorted(self.rings[False].items()):
-            for peer in peers:
-                assert peer.worker is not None
-                if not (request.suspect and request.attempts >= 2 and peer.worker.has_isolated):
-                    return peer
-        return None
+        """A ROUTER or DEALER; for one that was lost, one that has none that was lost twice; and if
+        it was lost twice itself, no other."""
+        there = [peer for _, peers in sorted(self.rings[False].items()) for peer in peers]
+        if request.suspect:
+            apart = [peer for peer in there if peer.worker and not peer.worker.has_isolated]
+            if apart or request.attempts >= 2:
+                return next(iter(apart), None)
+        return next(iter(there), None)
 
     def least_of(self, strict: bool) -> Peer | None:
         counts = [count for count, peers in self.rings[strict].items() if peers]

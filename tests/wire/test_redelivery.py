@@ -188,6 +188,29 @@ def test_two_that_were_lost_twice_are_not_given_to_the_same_dealer() -> None:
     assert_nothing_is_left(exchange)
 
 
+def test_one_that_was_lost_once_is_kept_apart_from_one_that_was_lost_twice() -> None:
+    """Which may well be why the next worker is lost."""
+    exchange = Exchange(max_attempts=0)
+    asker = client(exchange)
+    lost_twice(exchange, asker, b"poison")
+    one = worker(exchange, "DEALER")
+    assert bodies(one.hear()) == [b"poison"]
+    lost = worker(exchange, "DEALER")
+    ask(asker, b"1")
+    assert bodies(lost.hear()) == [b"1"]
+    other = worker(exchange, "DEALER")
+    ask(asker, b"2", b"3", b"4", b"5")
+    assert (len(one.hear()), len(lost.hear()), len(other.hear())) == (1, 1, 2)
+    one.answer(one.got[-1])
+    lost.close()
+    assert sorted(bodies(other.hear())) == [b"1", lost.got[-1][-1]], "though one has less to do"
+    ask(asker, b"6")
+    assert bodies(one.hear()) == [b"6"]
+    other.close()
+    assert len(one.hear()) == 2, "what was lost once, for now there is no other"
+    assert_nothing_is_left(exchange)
+
+
 def test_what_waits_for_a_dealer_without_another_such_holds_up_no_other() -> None:
     """It may be one that is never answered."""
     exchange = Exchange(max_attempts=0)

@@ -217,8 +217,9 @@ cdef struct Death:
 
 # ``count`` is how many requests it has to answer, those that are over among them, ``odd`` how many
 # besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
-# until it answers. ``suspects``: how many it has that may have been why another was lost; while there
-# is one, a REP gets nothing beside it, and others no second one.
+# until it answers. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
+# DEALER only those that were lost twice; while there is one, a REP gets nothing beside it, and others no
+# second one.
 cdef struct Worker:
     Peer* peer
     Worker* next

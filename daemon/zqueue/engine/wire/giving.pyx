@@ -82,18 +82,20 @@ cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
 
 
 cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Worker* worker = least_of(&it.loose)
+    cdef Worker* least = least_of(&it.loose)
+    cdef Worker* worker
     cdef int place
-    # One that was lost twice already is not given to whoever has another such.
-    if request.attempts < 2 or worker == NULL or not worker.suspects:
-        return worker
+    if least == NULL or not least.suspects:
+        return least
+    # Beside one that was lost twice it may well be lost again, and not by its own doing.
     for place in range(it.loose.low, it.loose.size):
         worker = it.loose.first[place]
         while worker != NULL:
             if not worker.suspects:
                 return worker
             worker = worker.next
-    return NULL
+    # Twice lost itself it waits, so that in the end it is known which of them it was.
+    return NULL if request.attempts >= 2 else least
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
