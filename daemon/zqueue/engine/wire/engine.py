@@ -5,23 +5,17 @@ The data path tells by notices what happened; here they become reports. Its coun
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import functools
 import os
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
 
 import zmq
 
 from zqueue.descriptors import Budget
 from zqueue.engine import (
-    LATENCY_BOUNDS,
-    Attempt,
     Connection,
     ConnectionCounts,
     DeadRequest,
@@ -39,10 +33,11 @@ from zqueue.engine import (
     Tapped,
     Traffic,
 )
-from zqueue.engine.capture import CapturePublisher
 from zqueue.engine.wire.addresses import Address
+from zqueue.engine.wire.copies import Copies
 from zqueue.engine.wire.datapath import DataPath
-from zqueue.engine.wire.histogram import bucket_bounds
+from zqueue.engine.wire.latency import latency
+from zqueue.engine.wire.records import connection, dead_request, open_request
 from zqueue.engine.wire.reports import CONNECT_RETRIED, report
 from zqueue.threads import name_this_thread
 
@@ -52,14 +47,10 @@ _NUDGED_EVERY = 1.0
 _ANSWERS_WITHIN = 2.0
 _CLOSE_WITHIN = 5.0
 _LONGEST_FLUSH = 2.0
-_ALL_BYTES = 2**63
-_ANY_NUMBER = 1 << 62
 _BOTH_SIDES = -1
-_CAPTURED_A_TURN = 500
 _ORDERS_WITHIN = 0.5
 _FREEZE_WITHIN = 5.0
 _A_TURN = 0.0002
-_NO_LIMIT = 0x7FFFFFFF
 _ENDS = tuple(each.name for each in dataclasses.fields(Ends))
 _INCIDENTS = tuple(each.name for each in dataclasses.fields(Incidents))
 
@@ -81,9 +72,6 @@ class WireEngine:
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
         self._submitted: int | None = None
-        self._tap: int | None = None
-        self._tap_allowed: int | None = None
-        self._captured: deque[dict[str, Any]] = deque(maxlen=_CAPTURED_A_TURN)
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -104,9 +92,7 @@ class WireEngine:
         self._addresses = [
             Address(endpoint, side.options.ipv6) for _, side in sides for endpoint in side.connect
         ]
-        self._capture = CapturePublisher(plan.name, plan.capture, self._context)
-        if plan.capture is not None:
-            self._path.tap(False, 0, False)
+        self._copies = Copies(self._path, plan.name, plan.capture, self._context)
         listening = [
             (number, os.dup(listener.fileno()), listener.asked)
             for number, (_, side) in enumerate(sides)
@@ -160,7 +146,7 @@ class WireEngine:
         else:
             self._end(flush)
         self.refresh()  # what was counted since the last tick counts, too
-        self._capture.close()
+        self._copies.close()
         self._context.destroy(0)
         left = {what: count for what, count in self._path.left_behind.items() if count}
         if left:
@@ -207,13 +193,13 @@ class WireEngine:
     def connections(self, side: Side | None = None) -> list[Connection]:
         self._path.ask_for_connections(_BOTH_SIDES if side is None else _SIDES.index(side))
         self._until_obeyed()
-        return [_connection(row) for row in self._path.connections()]
+        return [connection(row) for row in self._path.connections()]
 
     def requests(self) -> tuple[list[OpenRequest], int]:
         self._path.ask_for_requests()
         self._until_obeyed()
         rows, in_all = self._path.requests()
-        return [_open_request(row) for row in rows], in_all
+        return [open_request(row) for row in rows], in_all
 
     def _until_obeyed(self) -> None:
         if not _wait_for(lambda: self._path.obeyed):
@@ -234,13 +220,13 @@ class WireEngine:
 
     def refresh(self) -> None:
         """Its counters are always fresh; here its latencies are, too."""
-        self._queueing = _latency(*self._path.queueing)
-        self._service = _latency(*self._path.service)
+        self._queueing = latency(*self._path.queueing)
+        self._service = latency(*self._path.service)
 
     # -- hearing -----------------------------------------------------------------------------
 
     def pollables(self) -> Sequence[zmq.Socket[bytes] | int]:
-        return [self._path.fileno(), *self._capture.pollables()]
+        return [self._path.fileno(), *self._copies.pollables()]
 
     def reports(self) -> Iterator[Report]:
         for notice in self._path.notices():
@@ -251,41 +237,16 @@ class WireEngine:
         if lost > self._lost_notices:
             yield Report("queue.events_lost", {"events": lost - self._lost_notices})
             self._lost_notices = lost
-        for told in self._capture.reports():
-            self._switch_tap()
-            yield told
-        if self._capture.wanted:
-            for each in self._path.tapped(_CAPTURED_A_TURN):
-                if each["whole"]:
-                    self._capture.publish(each["bodies"])
-                if self._tap is not None:
-                    self._captured.append(each)
+        yield from self._copies.reports()
 
     def tap(self, most: int | None) -> None:
-        if most is None:
-            self._tap_allowed = None
-            self._captured.clear()
-        self._tap = most
-        self._switch_tap()
+        self._copies.tap(most)
 
     def allow_tap(self, exchanges: int | None) -> None:
-        self._tap_allowed = exchanges
-        if self._capture.wanted or exchanges is None:
-            exchanges = _ANY_NUMBER
-        self._path.allow_tap(exchanges)
-
-    def _switch_tap(self) -> None:
-        captured = self._capture.wanted
-        wanted = captured or self._tap is not None
-        self._path.tap(wanted, _ALL_BYTES if captured else self._tap or 0, captured)
-        self.allow_tap(self._tap_allowed)
+        self._copies.allow_tap(exchanges)
 
     def tapped(self, most: int) -> list[Tapped]:
-        since_the_epoch = time.time() - time.monotonic()
-        found = [self._captured.popleft() for _ in range(min(most, len(self._captured)))]
-        if not self._capture.wanted:
-            found += self._path.tapped(most - len(found))
-        return [_tapped(each, since_the_epoch) for each in found]
+        return self._copies.tapped(most)
 
     def skip_tapped(self) -> int:
         return self._path.skip_tapped()
@@ -299,7 +260,7 @@ class WireEngine:
         if not died:
             return []
         since_the_epoch = time.time() - time.monotonic()
-        return [_dead_request(each, since_the_epoch) for each in died]
+        return [dead_request(each, since_the_epoch) for each in died]
 
     def submit(self, client: bytes, frames: Sequence[bytes]) -> None:
         dispatch, counted = self._plan.dispatch, self._path.counters
@@ -429,145 +390,7 @@ def _data_path(plan: Plan) -> DataPath:
     return path
 
 
-def _connection(row: dict[str, Any]) -> Connection:
-    return Connection(
-        id=row["number"],
-        side=_SIDES[row["side"]],
-        peer=row["name"],
-        identity=row["id"].hex(),
-        type=row["type"],
-        zmtp=f"{row['major']}.{row['minor']}" if row["arrived"] else "",
-        state=_state(row),
-        connected_for=_seconds(row["age"]),
-        silent_for=_seconds(row["silent_for"]),
-        requests=row["requests"],
-        replies=row["replies"],
-        waiting=row["waiting"],
-        in_flight=row["in_flight"],
-        ahead=row["ahead"] or None,
-        service=row["service"] / 1e9 or None,
-        p50=row["p50"] / 1e9 or None,
-        p99=row["p99"] / 1e9 or None,
-        received_bytes=row["received_bytes"],
-        sent_bytes=row["sent_bytes"],
-        unsent_bytes=row["unsent_bytes"],
-        closed_for=None if row["closed_for"] is None else _seconds(row["closed_for"]),
-        reason=row["reason"],
-    )
-
-
-def _state(
-    row: dict[str, Any],
-) -> Literal["handshake", "ready", "held", "draining", "aside", "closed"]:
-    if row["closed_for"] is not None:
-        return "closed"
-    if not row["arrived"]:
-        return "handshake"
-    if row["aside"]:
-        return "aside"
-    if row["draining"]:
-        return "draining"
-    return "held" if row["held_back"] else "ready"
-
-
-def _open_request(row: dict[str, Any]) -> OpenRequest:
-    return OpenRequest(
-        id=row["number"],
-        state="in_flight" if row["worker"] else "waiting",
-        age=_seconds(row["age"]),
-        state_for=_seconds(row["for"]),
-        attempts=row["attempts"],
-        size=row["size"],
-        client=row["peer"] or None,
-        client_peer=row["client_name"],
-        client_identity=row["id"].hex(),
-        worker=row["worker"] or None,
-        worker_peer=row["worker_name"],
-    )
-
-
-def _seconds(nanoseconds: int) -> float:
-    return round(nanoseconds / 1e9, 6)
-
-
-def _tapped(copied: dict[str, Any], since_the_epoch: float) -> Tapped:
-    is_reply = bool(copied["way"])
-    timed = is_reply and copied["number"]
-    return Tapped(
-        way="reply" if is_reply else "request",
-        number=copied["number"],
-        at=round(copied["at"] / 1e9 + since_the_epoch, 6),
-        waited=copied["waited"] / 1e9 if timed else None,
-        service=copied["service"] / 1e9 if timed else None,
-        client=copied["client"] or None,
-        client_peer=copied["client_name"],
-        identity=copied["bodies"][0],
-        worker=copied["worker"] or None,
-        worker_peer=copied["worker_name"],
-        frames=copied["frames"] - 1,
-        sizes=tuple(copied["sizes"][1:]),
-        bodies=tuple(copied["bodies"][1:]),
-        whole=bool(copied["whole"]),
-    )
-
-
-def _dead_request(died: dict[str, Any], since_the_epoch: float) -> DeadRequest:
-    def at(nanoseconds: int) -> float:
-        return round(nanoseconds / 1e9 + since_the_epoch, 6)
-
-    return DeadRequest(
-        number=died["number"],
-        cause=died["cause"],
-        received_at=at(died["received_at"]),
-        died_at=at(died["died_at"]),
-        client=died["client"],
-        named=died["named"],
-        peer=died["peer"],
-        attempts=died["attempts"],
-        history=tuple(
-            Attempt(
-                worker=each["worker"],
-                peer=each["peer"],
-                given_at=at(each["given_at"]),
-                ended_at=at(each["ended_at"]),
-                cause=each["cause"],
-            )
-            for each in died["history"]
-        ),
-        frames=tuple(died["frames"]),
-        envelope=died["frames"].index(b"") + 1 if died["envelope"] else 0,
-    )
-
-
 def _keepalive(side: SocketOptions) -> int:
     if side.tcp_keepalive is None:
         return 0
     return -1 if side.tcp_keepalive is False else max(1, round(side.tcp_keepalive))
-
-
-@functools.cache
-def _step(bucket: int) -> int:
-    """The first of ``LATENCY_BOUNDS`` that all of a bucket is within."""
-    return bisect.bisect_left(LATENCY_BOUNDS, bucket_bounds(bucket)[1] / 1e9)
-
-
-def _latency(buckets: Sequence[int], nanoseconds: int) -> Latency | None:
-    """The median and the 99th percentile of a histogram, each within a thirty-second of the truth:
-    the middle of its bucket; and the counts by larger steps."""
-    total = sum(buckets)
-    if not total:
-        return None
-    wanted = [total * 0.5, total * 0.99]
-    found: list[float] = []
-    seen = 0
-    counts = [0] * (len(LATENCY_BOUNDS) + 1)
-    for bucket, count in enumerate(buckets):
-        if not count:
-            continue
-        counts[_step(bucket)] += count
-        seen += count
-        while len(found) < len(wanted) and seen >= wanted[len(found)]:
-            least, most = bucket_bounds(bucket)
-            found.append((least + most) / 2e9)
-    p50, p99 = found
-    return Latency(p50, p99, nanoseconds / 1e9, tuple(counts))
