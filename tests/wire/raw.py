@@ -137,13 +137,14 @@ class RawPeer:
         self.socket.settimeout(DEADLINE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if source:
-            self.socket.bind((source, 0))
         if is_local:
             self.socket.connect(local_address(endpoint))
             self.name = f"ipc:pid={os.getpid()},uid={os.getuid()}"
         else:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # By itself the kernel takes the same port soon again, for a connection to another
+            # endpoint; by their names those two could not be told apart.
+            self.socket.bind((source, 0))
             self.socket.connect(address(endpoint))
             self.name = "tcp://{}:{}".format(*self.socket.getsockname())
         if shake:
