@@ -11,7 +11,7 @@ from tests.conftest import StartZqueued
 from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
-from tests.zqueued import free_port
+from tests.zqueued import free_port, has_ipv6
 
 pytestmark = on_every_engine
 
@@ -23,7 +23,8 @@ backend = {{ connect = "{endpoint}", reconnect = "10ms", reconnect_max = "50ms" 
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp://localhost:{port}", "ipc://{folder}/s", "ipc://@{name}"]
+    "endpoint",
+    ["tcp://localhost:{port}", "tcp://[::1]:{port}", "ipc://{folder}/s", "ipc://@{name}"],
 )
 def test_a_server_that_comes_late_and_comes_again(
     endpoint: str,
@@ -32,6 +33,8 @@ def test_a_server_that_comes_late_and_comes_again(
     context: zmq.Context[zmq.Socket[bytes]],
     tmp_path: Path,
 ) -> None:
+    if "::1" in endpoint and not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
     endpoint = endpoint.format(port=free_port(), folder=tmp_path, name=tmp_path.name)
     bound = endpoint.replace("localhost", "127.0.0.1")
     zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
@@ -40,12 +43,28 @@ def test_a_server_that_comes_late_and_comes_again(
         client = peers.client(zqueued.frontend(), requests=10)
         server = context.socket(zmq.REP)
         server.linger = 1000
+        server.ipv6 = "[" in bound
         server.bind(bound)
         for _ in range(10):
             server.send(b"yes:" + server.recv())
         assert len(client.finish()) == 10
         server.close()
         wait_for(lambda: zqueued.queue().workers.connected == 0)
+
+
+def test_clients_behind_several_brokers_that_this_one_connects_to(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    near = [start_zqueued() for _ in range(3)]
+    far = start_zqueued(f"""
+[queues.default]
+frontend = {{ connect = {[each.backend() for each in near]} }}
+backend = "tcp://127.0.0.1:*"
+""")
+    peers.worker(far.backend())
+    clients = [peers.client(each.frontend(), requests=20) for each in near]
+    assert [len(each.finish()) for each in clients] == [20, 20, 20]
+    wait_for(lambda: far.queue().requests.messages == 60)
 
 
 def test_a_name_that_is_known_nowhere_is_tried_on(start_zqueued: StartZqueued) -> None:

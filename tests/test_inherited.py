@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import DEADLINE, wait_for
 from tests.zqueued import Zqueued, free_port
+
+pytestmark = on_every_engine
 
 # What systemd does between fork and exec: descriptors from 3 up, and LISTEN_PID of the new process.
 PASS = """

@@ -9,9 +9,12 @@ import pytest
 import zmq
 
 from tests.conftest import StartZqueued
+from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
+
+pytestmark = on_every_engine
 
 
 @pytest.fixture
@@ -70,6 +73,25 @@ def test_the_words_mean_what_the_manual_says(
     wait_for(lambda: steered.queue().state == "stopped")
     assert statistics(pair) == counters, "the counters outlive a stop"
     assert not pair.poll(0), "only STATISTICS is answered"
+
+
+def test_it_steers_under_full_load(
+    steered: Zqueued, endpoint: str, peers: Peers, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    pair = script(context, endpoint)
+    workers = [peers.worker(steered.backend(), name) for name in "AB"]
+    clients = [peers.client(steered.frontend(), f"c{n}", requests=3000) for n in range(8)]
+    for turn in range(5):
+        wait_for(lambda: all(worker.served for worker in workers))
+        pair.send(b"PAUSE")
+        wait_for(lambda: steered.queue().state == "paused")
+        wait_for(lambda: steered.queue().in_flight == 0, "the workers to finish")
+        had = [len(worker.served) for worker in workers]
+        assert statistics(pair)
+        assert [len(worker.served) for worker in workers] == had, f"paused, turn {turn}"
+        pair.send(b"RESUME")
+        wait_for(lambda: steered.queue().state == "running")
+    assert [len(client.finish()) for client in clients] == [3000] * 8
 
 
 def test_statistics_are_answered_in_every_situation(

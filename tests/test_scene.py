@@ -15,7 +15,7 @@ from tests.conftest import StartZqueued
 from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
-from tests.zqueued import Zqueued
+from tests.zqueued import Zqueued, has_ipv6
 
 pytestmark = on_every_engine
 
@@ -73,15 +73,6 @@ def test_over_any_kind_of_endpoint(
     zqueued = start_zqueued(f'[queues.default]\nfrontend = "{sides[0]}"\nbackend = "{sides[1]}"\n')
     peers.worker(zqueued.backend())
     assert len(peers.client(zqueued.frontend(), requests=10).finish()) == 10
-
-
-def has_ipv6() -> bool:
-    with socket.socket(socket.AF_INET6) as probe:
-        try:
-            probe.bind(("::1", 0))
-        except OSError:
-            return False
-    return True
 
 
 def test_a_broker_that_connects(

@@ -24,6 +24,15 @@ backend = "tcp://127.0.0.1:*"
 """
 
 
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
 def free_port() -> int:
     """A tcp port of the loopback that nobody has just now."""
     with socket.socket() as probe:

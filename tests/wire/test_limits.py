@@ -150,6 +150,32 @@ def test_events_of_bad_peers_are_limited_and_counted(zqueued: Zqueued) -> None:
     wait_for(lambda: told() >= 120, "all to be told of")
 
 
+def test_so_are_those_of_peers_that_break_the_protocol_later(zqueued: Zqueued) -> None:
+    broken = 120
+
+    def breaks() -> None:
+        with RawPeer(zqueued.frontend(), "DEALER") as peer:
+            peer.say(b"\xf8\0")
+            peer.farewell()
+
+    def told() -> tuple[int, int]:
+        """How many events there are, and how many they stand for."""
+        events = zqueued.events("peer.protocol_error")
+        return len(events), len(events) + sum(int(e.get("suppressed", 0)) for e in events)
+
+    def all_told() -> bool:
+        nonlocal broken
+        breaks()
+        broken += 1
+        return told()[1] == broken
+
+    for _ in range(broken):
+        breaks()
+    wait_for(lambda: zqueued.queue().clients.connected == 0)
+    wait_for(all_told, "all to be told of")
+    assert told()[0] < broken
+
+
 # -- connections ---------------------------------------------------------------------------------
 
 
