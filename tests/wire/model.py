@@ -515,11 +515,10 @@ class Model:
         """It need not answer, and what it does not is not kept for ever."""
         while len(worker.tasks) > UNANSWERED:
             self.forget(worker, worker.tasks[0])
+        most = self.settings.max_waiting_bytes // 4
         for task in worker.tasks[:-1]:
-            if worker.bytes <= self.settings.max_waiting_bytes // 4:
-                return
-            # What is over has no bytes any more, and is still to be known when it is answered.
-            if not task.over:
+            # What is over is still to be known when it is answered; its envelope is kept for that.
+            if (worker.late_bytes if task.over else worker.bytes) > most:
                 self.forget(worker, task)
 
     def forget(self, worker: Worker, task: Task) -> None:

@@ -122,6 +122,10 @@ class Worker:
     def bytes(self) -> int:
         return sum(len(task.request.raw) for task in self.to_answer if not task.over)
 
+    @property
+    def late_bytes(self) -> int:
+        return sum(len(task.request.envelope) for task in self.tasks if task.over)
+
 
 @dataclass(eq=False)
 class Peer:

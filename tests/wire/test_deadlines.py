@@ -119,6 +119,20 @@ def test_what_its_client_waits_for_no_more_does_not_die_but_is_withdrawn() -> No
     assert_nothing_is_left(exchange)
 
 
+def test_of_envelopes_whose_time_is_up_a_dealer_leaves_no_more_behind_than_may_wait() -> None:
+    exchange = Exchange(deadline=5, max_waiting_bytes=4000, error_reply=MARKED)
+    asker, silent = client(exchange), worker(exchange, "DEALER")
+    for number in range(20):
+        asker.send(b"%03d" % number + bytes(400), b"", b"x")
+        exchange.advance(5)
+    assert len(silent.hear()) == len(asker.hear()) == 20
+    assert exchange.outstanding(silent.number) <= 4
+    silent.answer(silent.got[-1])
+    assert exchange.counters["late_replies"] == 1, "the latest are known"
+    assert asker.hear() == []
+    assert_nothing_is_left(exchange)
+
+
 # -- max_waiting_time ----------------------------------------------------------------------------
 
 

@@ -101,6 +101,23 @@ def test_requests_are_seen_where_they_are(
     assert (first.id, first.attempts, first.state) == (flying.id, 1, "waiting")
 
 
+def test_requests_that_were_lost_are_listed_among_the_others_by_age(
+    zqueued: Zqueued, control: ControlClient
+) -> None:
+    with raw.RawPeer(zqueued.frontend(), "DEALER") as client:
+        for number in range(2):
+            client.send(b"", b"%d" % number)
+        for _ in range(2):
+            with raw.RawPeer(zqueued.backend(), "DEALER") as worker:
+                worker.receive()
+                client.send(b"", b"younger")
+                worker.receive()
+        wait_for(lambda: zqueued.queue().waiting == 4)
+        seen = control.requests().requests
+        assert [each.id for each in seen] == [1, 2, 3, 4]
+        assert [each.attempts for each in seen] == [2, 2, 2, 1]
+
+
 def test_what_is_not_there_is_refused(zqueued: Zqueued, control: ControlClient) -> None:
     for choice, why in (
         ({"sort": "colour"}, 'there is no column "colour"; there are: id, '),

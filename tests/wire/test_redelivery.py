@@ -226,6 +226,19 @@ def test_what_waits_for_a_dealer_without_another_such_holds_up_no_other() -> Non
     assert_nothing_is_left(exchange)
 
 
+def test_what_was_lost_twice_comes_before_all_that_is_younger() -> None:
+    exchange = Exchange(max_attempts=0, prefetch=1)
+    asker = client(exchange)
+    lost_twice(exchange, asker, *(b"%d" % number for number in range(0, 20, 2)))
+    ask(asker, *(b"%d" % number for number in range(1, 20, 2)))
+    serving = worker(exchange)
+    for number in (*range(0, 20, 2), *range(1, 20, 2)):
+        [request] = serving.hear()
+        assert request[-1] == b"%d" % number
+        serving.answer(request)
+    assert_nothing_is_left(exchange)
+
+
 def test_but_a_rep_is_left_to_finish_for_it() -> None:
     """Or it would never have nothing else."""
     exchange = Exchange(max_attempts=0, prefetch=3)

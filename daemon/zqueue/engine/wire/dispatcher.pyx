@@ -124,6 +124,8 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
         absence_over(it, it.absent_first)
     while it.line.first != NULL:
         finish(it, unqueue(it, it.line.first), &it.counters.dead)
+    while it.apart.first != NULL:
+        finish(it, unqueue(it, it.apart.first), &it.counters.dead)
     while it.odd.first != NULL:
         finish(it, unqueue(it, it.odd.first), &it.counters.dead)
     deaths_free(it, deaths_take(it))

@@ -219,7 +219,8 @@ cdef struct Death:
 # besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
 # until it answers. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
 # DEALER only those that were lost twice; while there is one, a REP gets nothing beside it, and others no
-# second one.
+# second one. ``clean``: it had none when it got its place in the ring. ``late_bytes``: of what is over,
+# which is the envelopes.
 cdef struct Worker:
     Peer* peer
     Worker* next
@@ -228,8 +229,10 @@ cdef struct Worker:
     uint32_t count
     uint32_t odd
     uint64_t bytes
+    uint64_t late_bytes
     uint32_t credit
     int place
+    bint clean
     bint strict
     bint aside
     uint32_t suspects
@@ -243,13 +246,15 @@ cdef struct Worker:
     uint8_t id_size
     uint8_t id[255]
 
-# Workers that can take a request, by how many they have; the first is at ``low`` or behind.
+# Workers that can take a request, by how many they have; the first is at ``low`` or behind. ``clean``:
+# how many of them have no suspects.
 cdef struct Ring:
     Worker** first
     Worker** last
     int size
     int low
     int able
+    int clean
     int connected
 
 cdef struct Peer:
@@ -301,7 +306,10 @@ cdef struct Dispatcher:
     Tap* tap
     int64_t now
     int mode
+    # What waits, each line by age: most; what was lost twice, and is to be kept apart; and what has no
+    # envelope, which no REP may get.
     Line line
+    Line apart
     Line odd
     Ring strict
     Ring loose

@@ -1,6 +1,6 @@
 """See giving.pxd."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, IN_TURN, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
@@ -10,9 +10,11 @@ from zqueue.engine.wire.peers cimport make_dirty, peer_end
 from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
+    older_of,
     request_free,
     take_back,
     unqueue,
+    waits_apart,
 )
 from zqueue.engine.wire.return_addresses cimport address_frame
 from zqueue.engine.wire.workers cimport least_of, least_of_all, place_worker, unplace_worker
@@ -31,7 +33,7 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
     while (request := _next(it, &worker)) != NULL:
         if not _give(it, worker, request):
             return
-    if it.line.first != NULL or it.odd.first != NULL:
+    if it.counters.waiting:
         _tell_if_bereft(it)
 
 
@@ -43,32 +45,27 @@ cdef bint can_give(Dispatcher* it) noexcept nogil:
 
 cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     """What comes next, and to whom: the oldest that somebody can take; NULL if there is none."""
-    cdef Request* first = it.line.first
+    cdef Request* older = older_of(it.line.first, it.apart.first)
     cdef Request* odd = it.odd.first if it.loose.able else NULL
+    cdef Request* younger
     if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
         return NULL
     worker[0] = NULL
-    if first != NULL and (odd == NULL or first.number < odd.number):
-        worker[0] = _for(it, first)
-        if worker[0] == NULL:
-            first = _past_the_first(it, worker)
+    if older != NULL and older_of(older, odd) == older:
+        worker[0] = _for(it, older)
         if worker[0] != NULL:
-            return first
+            return older
+        # While it has to wait for one that it is alone at, REPs get no other, or it would wait for
+        # ever; those that answer in any order, or not at all, have not to wait for that. What is
+        # behind it in its own line would have to wait as it has.
+        younger = it.line.first if older == it.apart.first else it.apart.first
+        if younger != NULL and it.loose.able:
+            worker[0] = _loose_for(it, younger)
+            if worker[0] != NULL:
+                return younger
     if odd != NULL:
         worker[0] = least_of(&it.loose)
     return odd
-
-
-cdef Request* _past_the_first(Dispatcher* it, Worker** worker) noexcept nogil:
-    """While it has to wait for one that it is alone at, REPs get no other, or it would wait for ever;
-    those that answer in any order, or not at all, have not to wait for that."""
-    cdef Request* request = it.line.first
-    if not it.loose.able:
-        return NULL
-    while worker[0] == NULL and request.beside[IN_TURN].next != NULL:
-        request = request.beside[IN_TURN].next
-        worker[0] = _for(it, request) if request.suspect else least_of(&it.loose)
-    return request if worker[0] != NULL else NULL
 
 
 cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
@@ -85,17 +82,18 @@ cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
     cdef Worker* least = least_of(&it.loose)
     cdef Worker* worker
     cdef int place
-    if least == NULL or not least.suspects:
+    if least == NULL or not least.suspects or not request.suspect:
         return least
     # Beside one that was lost twice it may well be lost again, and not by its own doing.
-    for place in range(it.loose.low, it.loose.size):
-        worker = it.loose.first[place]
-        while worker != NULL:
-            if not worker.suspects:
-                return worker
-            worker = worker.next
+    if it.loose.clean:
+        for place in range(it.loose.low, it.loose.size):
+            worker = it.loose.first[place]
+            while worker != NULL:
+                if worker.clean:
+                    return worker
+                worker = worker.next
     # Twice lost itself it waits, so that in the end it is known which of them it was.
-    return NULL if request.attempts >= 2 else least
+    return NULL if waits_apart(request) else least
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
@@ -154,16 +152,17 @@ cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef Request* newest = worker.outstanding.last
     cdef Request* oldest
     cdef Request* after
+    cdef uint64_t most = it.settings.max_waiting_bytes // 4
     if not newest.envelope:
         body_drop(&it.pool, newest.body)
         newest.body = NULL
     while worker.count + worker.odd > UNANSWERED:
         _forget(it, worker.outstanding.first)
     oldest = worker.outstanding.first
-    while oldest != newest and worker.bytes > it.settings.max_waiting_bytes // 4:
+    while oldest != newest and max(worker.bytes, worker.late_bytes) > most:
         after = oldest.beside[IN_TURN].next
-        # What is over has no bytes any more, and its late reply is to be known.
-        if not oldest.over:
+        # What is over has only its envelope any more, and its late reply is to be known.
+        if (worker.late_bytes if oldest.over else worker.bytes) > most:
             _forget(it, oldest)
         oldest = after
 

@@ -21,7 +21,14 @@ from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
-from zqueue.engine.wire.requests cimport finish, id_frame, queue_last, request_new, unqueue
+from zqueue.engine.wire.requests cimport (
+    finish,
+    id_frame,
+    older_of,
+    queue_last,
+    request_new,
+    unqueue,
+)
 from zqueue.engine.wire.routing_ids cimport client_with
 from zqueue.engine.wire.tap cimport (
     REQUEST,
@@ -101,11 +108,7 @@ cdef inline void _count(
 
 
 cdef Request* _oldest_waiting(Dispatcher* it) noexcept nogil:
-    if it.line.first == NULL:
-        return it.odd.first
-    if it.odd.first == NULL or it.line.first.number < it.odd.first.number:
-        return it.line.first
-    return it.odd.first
+    return older_of(older_of(it.line.first, it.apart.first), it.odd.first)
 
 
 cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:

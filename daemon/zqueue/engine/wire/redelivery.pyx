@@ -14,6 +14,7 @@ from zqueue.engine.wire.entities cimport (
 )
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
 from zqueue.engine.wire.requests cimport (
+    Nearby,
     finish,
     is_gone,
     leave_behind,
@@ -28,7 +29,7 @@ from zqueue.engine.wire.workers cimport place_worker
 cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     """What it had not answered goes back to where its age puts it in line, or dies."""
     cdef Request* request
-    cdef Request* near = NULL
+    cdef Nearby near = Nearby(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     while worker.outstanding.first != NULL:
@@ -66,7 +67,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     all that it has, for it will come to none of it while it is stuck."""
     cdef Request* request = worker.outstanding.first
     cdef Request* after
-    cdef Request* near = NULL
+    cdef Nearby near = Nearby(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     if not worker.aside:
@@ -90,7 +91,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
 
 
 cdef void _elsewhere(
-    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Request** near
+    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Nearby* near
 ) noexcept nogil:
     """To another worker if it may, where its age puts it in line; else it ends here."""
     cdef int policy = it.settings.redeliver

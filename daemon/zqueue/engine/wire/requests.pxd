@@ -24,7 +24,11 @@ from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
 
-cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil
+cdef struct Nearby:
+    Request* in_line
+    Request* apart
+
+cdef void queue_back(Dispatcher* it, Request* request, Nearby* near) noexcept nogil
 cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 
 
@@ -41,6 +45,11 @@ cdef inline bint is_isolated(Worker* worker, Request* request) noexcept nogil:
     anyhow; others would come to a stand if every request that was once lost were given to them by
     itself."""
     return request.suspect and (worker.strict or request.attempts > 2)
+
+
+cdef inline bint waits_apart(Request* request) noexcept nogil:
+    """Whether it is to be isolated at whoever gets it next."""
+    return request.suspect and request.attempts >= 2
 
 
 # Nobody waits for what it asked for, and it has not been asked to last.
@@ -111,8 +120,17 @@ cdef inline Request* request_new(
     return request
 
 
+cdef inline Request* older_of(Request* one, Request* other) noexcept nogil:
+    """Of two, each NULL if it is not there."""
+    if one == NULL or (other != NULL and other.number < one.number):
+        return other
+    return one
+
+
 cdef inline Line* _line_of(Dispatcher* it, Request* request) noexcept nogil:
-    return &it.line if request.envelope else &it.odd
+    if not request.envelope:
+        return &it.odd
+    return &it.apart if waits_apart(request) else &it.line
 
 
 cdef inline void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:
@@ -169,6 +187,8 @@ cdef inline void put_at_worker(Dispatcher* it, Worker* worker, Request* request)
         if request.envelope:
             worker.bytes += request.size
             it.counters.in_flight_bytes += request.size
+    else:
+        worker.late_bytes += request.envelope
     if not worker.strict:
         match_add(it, request)
 
@@ -202,7 +222,9 @@ cdef inline Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
         worker.suspects -= is_isolated(worker, request)
     else:
         worker.odd -= 1
-    if not request.over:
+    if request.over:
+        worker.late_bytes -= request.envelope
+    else:
         _not_in_flight(it, worker, request)
     return request
 

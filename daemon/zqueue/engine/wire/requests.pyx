@@ -10,14 +10,15 @@ from zqueue.engine.wire.memory cimport body_bytes, body_new
 # -- in line -------------------------------------------------------------------------------------
 
 
-cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept nogil:
+cdef void queue_back(Dispatcher* it, Request* request, Nearby* near) noexcept nogil:
     """Put it where its age puts it in its line, which is near the head.
 
-    ``near`` is where to begin to look, NULL for the head, and then itself: whoever puts back several
-    that are about in order looks at few others twice.
+    ``near`` is where to begin to look in each line, NULL for the head, and then itself: whoever puts
+    back several that are about in order looks at few others twice. It must have an envelope.
     """
     cdef Line* line = _line_of(it, request)
-    cdef Request* after = near[0] if near[0] != NULL else line.first
+    cdef Request** latest = &near.apart if waits_apart(request) else &near.in_line
+    cdef Request* after = latest[0] if latest[0] != NULL else line.first
     cdef Request* before
     while after != NULL and after.number < request.number:
         after = after.beside[IN_TURN].next
@@ -27,7 +28,7 @@ cdef void queue_back(Dispatcher* it, Request* request, Request** near) noexcept 
             break
         after = before
     line_insert(line, request, after, IN_TURN)
-    near[0] = request
+    latest[0] = request
     _now_waits(it, request)
 
 
@@ -55,6 +56,7 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
     line_replace(&worker.outstanding, request, left, IN_TURN)
     if not worker.strict:
         match_replace(it, request, left)
+    worker.late_bytes += left.envelope
     request.worker = NULL
     _not_in_flight(it, worker, request)
     return True

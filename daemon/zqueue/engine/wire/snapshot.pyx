@@ -194,6 +194,10 @@ cdef list _requests(Dispatcher* it):
     while request != NULL:
         gathered.append(<uintptr_t> request)
         request = request.beside[IN_TURN].next
+    request = it.apart.first
+    while request != NULL:
+        gathered.append(<uintptr_t> request)
+        request = request.beside[IN_TURN].next
     request = it.odd.first
     while request != NULL:
         gathered.append(<uintptr_t> request)

@@ -41,6 +41,7 @@ cdef inline void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
         ring.first[worker.place] = worker.next
     worker.place = -1
     ring.able -= 1
+    ring.clean -= worker.clean
 
 
 cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
@@ -49,7 +50,7 @@ cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef bint able = _is_able(worker)
     cdef int place = <int> worker.count
     if worker.place >= 0:
-        if able and worker.place == place:
+        if able and worker.place == place and worker.clean == (not worker.suspects):
             return
         unplace_worker(it, worker)
     if not able or (place >= ring.size and not ring_reaches(ring, place)):
@@ -65,6 +66,8 @@ cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     if not ring.able or place < ring.low:
         ring.low = place
     ring.able += 1
+    worker.clean = not worker.suspects
+    ring.clean += worker.clean
 
 
 cdef inline Worker* least_of(Ring* ring) noexcept nogil:
