@@ -241,7 +241,7 @@ class Model:
                 self.settings.when_full != "hold"
                 or peer.client.waiting_bytes < self.settings.max_waiting_bytes
             )
-            and len(peer.out) < self.settings.client_unsent // 4
+            and len(peer.out) < max(self.settings.client_unsent // 4, 1)
         )
 
     def admitted(self, peer: Peer) -> bool:
@@ -308,7 +308,8 @@ class Model:
                     self.asks(peer.client, raw, frames)
                 else:
                     self.answers(peer, raw, frames)
-        if worker and worker.answered > answered:
+        # What it answers though it has nothing tells of another connection.
+        if worker and since and worker.answered > answered:
             self.measure(peer, worker, worker.answered - answered, since)
 
     # -- requests ----------------------------------------------------------------------------
@@ -431,23 +432,19 @@ class Model:
             while odd:
                 self.finish(self.unqueue(odd[0]), "malformed")
         while (line or odd) and self.in_flight_bytes < self.settings.max_waiting_bytes:
-            # The older one first; one without an envelope is for DEALER and ROUTER only.
-            for request in sorted([*line[:1], *odd[:1]], key=lambda request: request.number):
-                if self.given_out(request):
-                    break
-            else:
+            # The oldest first; one without an envelope is for DEALER and ROUTER only.
+            by_age = sorted([*line, *odd[:1]], key=lambda request: request.number)
+            if not any(self.given_out(request) for request in by_age):
                 return
 
     def given_out(self, request: Request) -> bool:
-        """Give it to a worker. While it has to wait for one that it is alone at, REPs get no other,
-        or it would wait for ever; a ROUTER or DEALER need not wait for that."""
-        worker = self.least(request)
-        if worker is None and request.suspect and self.least_of(False) is not None:
-            for younger in self.lines[True][1:]:
-                worker = self.least(younger) if younger.suspect else self.least_of(False)
-                if worker is not None:
-                    request = younger
-                    break
+        """Give it to a worker. While the first in line has to wait for one that it is alone at,
+        REPs get no other, or it would wait for ever; a ROUTER or DEALER need not wait for that."""
+        line = self.lines[True]
+        if request.envelope and request is not line[0] and not request.suspect:
+            worker = self.least_of(False)
+        else:
+            worker = self.least(request)
         if worker is not None:
             self.give(worker, request)
         return worker is not None
@@ -518,7 +515,8 @@ class Model:
         most = self.settings.max_waiting_bytes // 4
         for task in worker.tasks[:-1]:
             # What is over is still to be known when it is answered; its envelope is kept for that.
-            if (worker.late_bytes if task.over else worker.bytes) > most:
+            held = worker.late_bytes if task.over else worker.bytes if task.request.envelope else 0
+            if held > most:
                 self.forget(worker, task)
 
     def forget(self, worker: Worker, task: Task) -> None:
@@ -545,6 +543,7 @@ class Model:
             and not peer.ended
             and count < worker.credit
             and len(peer.out) < WORKER_UNSENT
+            and not (worker.strict and worker.late_bytes > self.settings.max_waiting_bytes // 4)
         )
         if able and worker.place == count:
             return
@@ -735,6 +734,8 @@ class Model:
                 if task.request is request and not task.over:
                     task.over = True
             self.not_in_flight()
+            for peer in self.peers.values():
+                self.place(peer)
         if request.client.is_gone:
             self.finish(request, "withdrawn")
         else:

@@ -124,7 +124,7 @@ class Worker:
 
     @property
     def late_bytes(self) -> int:
-        return sum(len(task.request.envelope) for task in self.tasks if task.over)
+        return sum(len(task.request.raw_envelope) for task in self.tasks if task.over)
 
 
 @dataclass(eq=False)

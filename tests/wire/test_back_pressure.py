@@ -368,6 +368,15 @@ def test_a_flood_into_a_paused_queue_is_bounded(
             each.close(0)
 
 
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_however_little_may_be_unread_a_client_that_has_read_all_is_read_from(most: int) -> None:
+    exchange = Exchange(client_unsent=most)
+    asker, serving = client(exchange), worker(exchange)
+    asker.send(b"", b"x")
+    assert serving.hear() == [[*serving.got[0][:-1], b"x"]]
+    assert_nothing_is_left(exchange)
+
+
 def test_a_client_goes_on_once_its_replies_are_out() -> None:
     """It is held back while they are not, and no other event need come to let it go on."""
     with (

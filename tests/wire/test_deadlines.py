@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from tests.waiting import wait_for
 from tests.wire.data_path import data_path
-from tests.wire.exchange import FORWARD, HOLD, MARKED, assert_nothing_is_left, client, worker
+from tests.wire.exchange import (
+    FORWARD,
+    HOLD,
+    MARKED,
+    assert_nothing_is_left,
+    bodies,
+    client,
+    worker,
+)
 from tests.wire.raw import RawPeer, message
 from zqueue.engine.wire.exchange import Exchange
 
@@ -130,6 +138,21 @@ def test_of_envelopes_whose_time_is_up_a_dealer_leaves_no_more_behind_than_may_w
     silent.answer(silent.got[-1])
     assert exchange.counters["late_replies"] == 1, "the latest are known"
     assert asker.hear() == []
+    assert_nothing_is_left(exchange)
+
+
+def test_nor_does_a_rep_which_gets_nothing_more_meanwhile() -> None:
+    exchange = Exchange(deadline=5, max_waiting_bytes=4000, prefetch=50)
+    asker, hanging = client(exchange), worker(exchange)
+    for number in range(20):
+        asker.send(b"%03d" % number + bytes(400), b"", b"x")
+        exchange.advance(5)
+    assert len(hanging.hear()) == exchange.outstanding(hanging.number) == 3
+    asker.send(b"", b"y")
+    for request in hanging.got[:3]:
+        hanging.answer(request)
+    assert exchange.counters["late_replies"] == 3
+    assert bodies(hanging.hear()) == [b"y"]
     assert_nothing_is_left(exchange)
 
 

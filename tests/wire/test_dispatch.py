@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import StartZqueued
 from tests.waiting import DEADLINE, wait_for
-from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
+from tests.wire.exchange import FORWARD, HOLD, Driven, assert_nothing_is_left, client, worker
 from tests.wire.raw import RawPeer
 from tests.zqueued import Zqueued
 from zqueue.engine.wire.exchange import Exchange
@@ -164,6 +164,24 @@ def test_automatic_prefetch_is_about_a_millisecond_s_worth() -> None:
     assert slowly == 1
     assert exchange.credit(slow.number) == 1
     assert 20 <= exchange.credit(fast.number) <= 200
+    assert_nothing_is_left(exchange)
+
+
+def test_automatic_prefetch_is_not_misled_by_a_reply_to_what_another_connection_had() -> None:
+    exchange = Exchange()
+    exchange.advance(1_000_000)
+    asker, lost = client(exchange), worker(exchange)
+    asker.send(b"", b"x")
+    [request] = lost.hear()
+    lost.close()
+    exchange.steer(HOLD)
+    back = worker(exchange)
+    back.answer(request)
+    exchange.steer(FORWARD)
+    [request] = back.hear()
+    exchange.advance(0.000_010)
+    back.answer(request)
+    assert exchange.credit(back.number) > 50
     assert_nothing_is_left(exchange)
 
 

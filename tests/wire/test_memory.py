@@ -42,7 +42,7 @@ def formula(*, clients: int, workers: int) -> float:
         1.5 * ((connections + workers) * LARGEST + 2 * WAITING)
         + 2.5 * clients * (UNSENT + LARGEST)
         + connections * 128 * KIB
-        + workers * (MIB + WAITING / 4)
+        + workers * (MIB + WAITING / 2)
     )
 
 

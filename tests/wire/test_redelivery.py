@@ -226,6 +226,20 @@ def test_what_waits_for_a_dealer_without_another_such_holds_up_no_other() -> Non
     assert_nothing_is_left(exchange)
 
 
+def test_what_has_no_envelope_has_its_turn_while_another_waits_for_a_dealer() -> None:
+    exchange = Exchange(max_attempts=0)
+    asker = client(exchange)
+    lost_twice(exchange, asker, b"1", b"2")
+    serving = worker(exchange, "DEALER")
+    assert bodies(serving.hear()) == [b"1"]
+    exchange.steer(1)
+    asker.send(b"no envelope")
+    ask(asker, b"3")
+    exchange.steer(0)
+    assert bodies(serving.hear()) == [b"no envelope", b"3"]
+    assert_nothing_is_left(exchange)
+
+
 def test_what_was_lost_twice_comes_before_all_that_is_younger() -> None:
     exchange = Exchange(max_attempts=0, prefetch=1)
     asker = client(exchange)

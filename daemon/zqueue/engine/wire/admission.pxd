@@ -1,5 +1,6 @@
 """Back-pressure: from whom another request may be taken, and who waits until one may be."""
 
+from libc.stdint cimport uint64_t
 from zqueue.engine.wire.entities cimport DRAIN, HOLDS, Client, Dispatcher, Peer
 
 cdef void tell_of_congestion(Dispatcher* it, Peer* peer) noexcept nogil
@@ -24,13 +25,18 @@ cdef inline bint has_room(Dispatcher* it) noexcept nogil:
     )
 
 
+cdef inline uint64_t unread_at_most(Dispatcher* it) noexcept nogil:
+    """From so many bytes on that it does not read a client is not read from either."""
+    return max(it.settings.client_unsent // 4, <uint64_t> 1)
+
+
 cdef inline bint admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
     """Whether it has room of its own for one more request."""
     cdef Client* client = peer.client
     return (
         (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
         and client.waiting_bytes < it.settings.client_waiting_bytes
-        and peer.session.out.size < it.settings.client_unsent // 4
+        and peer.session.out.size < unread_at_most(it)
     )
 
 

@@ -29,7 +29,7 @@ cdef const char* _why_held(Dispatcher* it, Peer* peer) noexcept nogil:
         return b"max_waiting is reached"
     if it.counters.waiting_bytes >= it.settings.max_waiting_bytes:
         return b"max_waiting_bytes is reached"
-    if peer.session.out.size >= it.settings.client_unsent // 4:
+    if peer.session.out.size >= unread_at_most(it):
         return b"a client does not read its replies"
     return b"a client has as many requests waiting as it may"
 
@@ -42,6 +42,7 @@ cdef void unstall_itself(Dispatcher* it, Peer* peer) noexcept nogil:
 cdef void _join(Dispatcher* it, Peer* peer) noexcept nogil:
     peer.stalled = IN_LINE
     peer.stalled_next = NULL
+    peer.stalled_previous = it.stalled_last
     if it.stalled_last == NULL:
         it.stalled_first = peer
     else:
@@ -51,15 +52,13 @@ cdef void _join(Dispatcher* it, Peer* peer) noexcept nogil:
 
 
 cdef void leave_stalled(Dispatcher* it, Peer* peer) noexcept nogil:
-    cdef Peer* before = NULL
-    cdef Peer* at = it.stalled_first
-    while at != peer:
-        before, at = at, at.stalled_next
-    if before == NULL:
+    if peer.stalled_previous == NULL:
         it.stalled_first = peer.stalled_next
     else:
-        before.stalled_next = peer.stalled_next
-    if it.stalled_last == peer:
-        it.stalled_last = before
+        peer.stalled_previous.stalled_next = peer.stalled_next
+    if peer.stalled_next == NULL:
+        it.stalled_last = peer.stalled_previous
+    else:
+        peer.stalled_next.stalled_previous = peer.stalled_previous
     it.stalled -= 1
     peer.stalled = FLOWS

@@ -319,7 +319,8 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
             break
     if peer.session.out.size:
         make_dirty(it, peer)
-    if peer.worker != NULL and peer.worker.answered > answered:
+    # What it answers though it has nothing tells of another connection.
+    if since and peer.worker.answered > answered:
         measure_worker(it, peer.worker, peer.worker.answered - answered, since)
     if peer.session.ttl:
         schedule_by(it, peer, it.now + peer.session.ttl)

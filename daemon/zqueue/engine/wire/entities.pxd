@@ -220,12 +220,13 @@ cdef struct Death:
 # until it answers. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
 # DEALER only those that were lost twice; while there is one, a REP gets nothing beside it, and others no
 # second one. ``clean``: it had none when it got its place in the ring. ``late_bytes``: of what is over,
-# which is the envelopes.
+# which is the envelopes. ``open``: in ``outstanding``, all before it is over or has no envelope.
 cdef struct Worker:
     Peer* peer
     Worker* next
     Worker* previous
     Line outstanding
+    Request* open
     uint32_t count
     uint32_t odd
     uint64_t bytes
@@ -267,6 +268,7 @@ cdef struct Peer:
     Peer* dirty_next
     Peer* ready_next
     Peer* stalled_next
+    Peer* stalled_previous
     Peer* ended_next
     Peer* next
     Peer* previous

@@ -2,9 +2,10 @@
 
 from zqueue.engine.wire.clients cimport absence_over
 from zqueue.engine.wire.deaths cimport die
-from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request
+from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request, Worker
 from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.requests cimport finish, is_gone, leave_behind, take_back, unqueue
+from zqueue.engine.wire.workers cimport place_worker
 
 
 cdef int64_t next_expiry(Dispatcher* it) noexcept nogil:
@@ -35,10 +36,13 @@ cdef void expire(Dispatcher* it) noexcept nogil:
 
 cdef void _past_deadline(Dispatcher* it, Request* request) noexcept nogil:
     """It is given to nobody any more; a worker that has it may finish it for nothing."""
-    if request.worker == NULL:
+    cdef Worker* worker = request.worker
+    if worker == NULL:
         unqueue(it, request)
-    elif not leave_behind(it, request):
-        take_back(it, request)
+    else:
+        if not leave_behind(it, request):
+            take_back(it, request)
+        place_worker(it, worker)
     if is_gone(request.client):
         finish(it, request, &it.counters.withdrawn)
     else:

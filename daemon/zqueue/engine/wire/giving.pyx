@@ -11,13 +11,20 @@ from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
     older_of,
+    oldest_open,
     request_free,
     take_back,
     unqueue,
     waits_apart,
 )
 from zqueue.engine.wire.return_addresses cimport address_frame
-from zqueue.engine.wire.workers cimport least_of, least_of_all, place_worker, unplace_worker
+from zqueue.engine.wire.workers cimport (
+    late_at_most,
+    least_of,
+    least_of_all,
+    place_worker,
+    unplace_worker,
+)
 from zqueue.engine.wire.zmtp cimport LONGEST_ID
 
 cdef enum:
@@ -59,7 +66,7 @@ cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
         # ever; those that answer in any order, or not at all, have not to wait for that. What is
         # behind it in its own line would have to wait as it has.
         younger = it.line.first if older == it.apart.first else it.apart.first
-        if younger != NULL and it.loose.able:
+        if younger != NULL and it.loose.able and older_of(younger, odd) == younger:
             worker[0] = _loose_for(it, younger)
             if worker[0] != NULL:
                 return younger
@@ -152,17 +159,22 @@ cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef Request* newest = worker.outstanding.last
     cdef Request* oldest
     cdef Request* after
-    cdef uint64_t most = it.settings.max_waiting_bytes // 4
+    cdef uint64_t most = late_at_most(it)
     if not newest.envelope:
         body_drop(&it.pool, newest.body)
         newest.body = NULL
     while worker.count + worker.odd > UNANSWERED:
         _forget(it, worker.outstanding.first)
+    while worker.bytes > most:
+        oldest = oldest_open(worker)
+        if oldest == newest:
+            break
+        _forget(it, oldest)
+    # What is over has only its envelope any more, and its late reply is to be known.
     oldest = worker.outstanding.first
-    while oldest != newest and max(worker.bytes, worker.late_bytes) > most:
+    while worker.late_bytes > most:
         after = oldest.beside[IN_TURN].next
-        # What is over has only its envelope any more, and its late reply is to be known.
-        if (worker.late_bytes if oldest.over else worker.bytes) > most:
+        if oldest.over:
             _forget(it, oldest)
         oldest = after
 

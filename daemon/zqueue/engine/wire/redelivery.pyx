@@ -18,6 +18,7 @@ from zqueue.engine.wire.requests cimport (
     finish,
     is_gone,
     leave_behind,
+    oldest_open,
     queue_back,
     request_free,
     take_back,
@@ -57,15 +58,14 @@ cdef int64_t worker_overdue_at(Dispatcher* it, Worker* worker) noexcept nogil:
         if worker.aside:
             return 0
         return max(request.since, worker.answered_at) + it.settings.service_timeout
-    while request != NULL and (request.over or not request.envelope):
-        request = request.beside[IN_TURN].next
+    request = oldest_open(worker)
     return request.since + it.settings.service_timeout if request != NULL else 0
 
 
 cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     """It gets nothing more until it answers. What it is late with goes elsewhere or dies; of a REP
     all that it has, for it will come to none of it while it is stuck."""
-    cdef Request* request = worker.outstanding.first
+    cdef Request* request = worker.outstanding.first if worker.strict else oldest_open(worker)
     cdef Request* after
     cdef Nearby near = Nearby(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
@@ -79,9 +79,9 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
         )
     while request != NULL:
         after = request.beside[IN_TURN].next
-        if not request.over and request.envelope and (
-            worker.strict or request.since + it.settings.service_timeout <= it.now
-        ):
+        if not worker.strict and request.since + it.settings.service_timeout > it.now:
+            break
+        if not request.over and request.envelope:
             if not leave_behind(it, request):
                 take_back(it, request)
             _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &near)

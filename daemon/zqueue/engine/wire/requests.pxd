@@ -172,10 +172,20 @@ cdef inline Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     return request
 
 
+cdef inline Request* oldest_open(Worker* worker) noexcept nogil:
+    """The first that it has to answer yet; NULL if there is none. What is over may be many, and is
+    passed but once."""
+    while worker.open != NULL and (worker.open.over or not worker.open.envelope):
+        worker.open = worker.open.beside[IN_TURN].next
+    return worker.open
+
+
 cdef inline void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     """It is the newest that this worker has, or what is left of one."""
     request.worker = worker
     line_append(&worker.outstanding, request, IN_TURN)
+    if worker.open == NULL:
+        worker.open = request
     if request.envelope:
         worker.count += 1
         worker.suspects += is_isolated(worker, request)
@@ -213,6 +223,8 @@ cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request
 cdef inline Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     """It is not its worker's any more."""
     cdef Worker* worker = request.worker
+    if worker.open == request:
+        worker.open = request.beside[IN_TURN].next
     line_remove(&worker.outstanding, request, IN_TURN)
     if not worker.strict:
         match_remove(it, request)

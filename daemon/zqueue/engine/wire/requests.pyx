@@ -54,6 +54,8 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
     left.over, left.worker, left.client = True, worker, request.client
     left.client.requests += 1
     line_replace(&worker.outstanding, request, left, IN_TURN)
+    if worker.open == request:
+        worker.open = left
     if not worker.strict:
         match_replace(it, request, left)
     worker.late_bytes += left.envelope

@@ -45,6 +45,7 @@ from zqueue.engine.wire.peers cimport make_dirty
 from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.requests cimport (
     ages,
+    older_of,
     put_at_worker,
     queue_last,
     request_blank,
@@ -189,15 +190,17 @@ cdef list _requests(Dispatcher* it):
     """The addresses of all, those that wait first, each line and each worker's in order."""
     cdef Peer* peer = it.peers
     cdef Request* request
+    cdef Request* other
     gathered = []
-    request = it.line.first
-    while request != NULL:
-        gathered.append(<uintptr_t> request)
-        request = request.beside[IN_TURN].next
-    request = it.apart.first
-    while request != NULL:
-        gathered.append(<uintptr_t> request)
-        request = request.beside[IN_TURN].next
+    # These two by age, whichever line whoever takes them up has them in.
+    request, other = it.line.first, it.apart.first
+    while request != NULL or other != NULL:
+        if older_of(request, other) == request:
+            gathered.append(<uintptr_t> request)
+            request = request.beside[IN_TURN].next
+        else:
+            gathered.append(<uintptr_t> other)
+            other = other.beside[IN_TURN].next
     request = it.odd.first
     while request != NULL:
         gathered.append(<uintptr_t> request)

@@ -15,7 +15,12 @@ cdef void measure_worker(
 ) noexcept nogil
 
 
-cdef inline bint _is_able(Worker* worker) noexcept nogil:
+cdef inline uint64_t late_at_most(Dispatcher* it) noexcept nogil:
+    """How many bytes of envelopes of requests that are over are kept for one worker."""
+    return it.settings.max_waiting_bytes // 4
+
+
+cdef inline bint _is_able(Dispatcher* it, Worker* worker) noexcept nogil:
     return (
         not worker.draining
         and not worker.aside
@@ -24,6 +29,7 @@ cdef inline bint _is_able(Worker* worker) noexcept nogil:
         and not worker.peer.deaf
         and worker.count < worker.credit
         and worker.peer.session.out.size < WORKER_UNSENT
+        and not (worker.strict and worker.late_bytes > late_at_most(it))
     )
 
 
@@ -47,7 +53,7 @@ cdef inline void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
 cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     """Put it among those with as many requests as it has, at the end, if it can take another."""
     cdef Ring* ring = &it.strict if worker.strict else &it.loose
-    cdef bint able = _is_able(worker)
+    cdef bint able = _is_able(it, worker)
     cdef int place = <int> worker.count
     if worker.place >= 0:
         if able and worker.place == place and worker.clean == (not worker.suspects):
