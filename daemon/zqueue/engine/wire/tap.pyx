@@ -49,7 +49,8 @@ cdef void _copy_out(Tap* tap, uint64_t at, uint8_t* into, size_t size) noexcept 
 
 cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil:
     """Whether a message of this size can be copied; if not it counts as missed."""
-    size = min(size, zq_get(&tap.most) + LONGEST_HEAD)
+    tap.keeps = zq_get(&tap.most)
+    size = min(size, tap.keeps + LONGEST_HEAD)
     if size + sizeof(Tapped) <= TAP_SIZE - (tap.written - zq_get(&tap.read)):
         return True
     tap.missed += 1
@@ -59,10 +60,11 @@ cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil:
 cdef void tap_put(
     Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil:
-    """Put a copy of a message there, its bytes in two parts; there must be room for it."""
+    """Put a copy of a message there, its bytes in two parts; :c:func:`tap_has_room` must just have
+    said that there is room for it."""
     cdef uint64_t at = tap.written
     about.whole = head_size + size
-    about.kept = min(about.whole, max(zq_get(&tap.most), <uint64_t> head_size))
+    about.kept = min(about.whole, max(tap.keeps, <uint64_t> head_size))
     _copy_in(tap, at, <uint8_t*> about, sizeof(Tapped))
     _copy_in(tap, at + sizeof(Tapped), head, head_size)
     _copy_in(tap, at + sizeof(Tapped) + head_size, data, about.kept - head_size)
