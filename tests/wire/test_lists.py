@@ -107,11 +107,11 @@ def test_requests_that_were_lost_are_listed_among_the_others_by_age(
     with raw.RawPeer(zqueued.frontend(), "DEALER") as client:
         for number in range(2):
             client.send(b"", b"%d" % number)
-        for _ in range(2):
+        for given in (3, 4):
+            client.send(b"", b"younger")
             with raw.RawPeer(zqueued.backend(), "DEALER") as worker:
-                worker.receive()
-                client.send(b"", b"younger")
-                worker.receive()
+                for _ in range(given):
+                    worker.receive()
         wait_for(lambda: zqueued.queue().waiting == 4)
         seen = control.requests().requests
         assert [each.id for each in seen] == [1, 2, 3, 4]

@@ -125,7 +125,7 @@ def test_a_duplicate_takes_over(start_zqueued: StartZqueued) -> None:
             assert event["reason"] == "another client took over its routing id"
             holder.close()
             holder = taking_over
-        assert descriptors(zqueued) == before
+        wait_for(lambda: descriptors(zqueued) <= before)
         # Like a ROUTER with ROUTER_HANDOVER: the reply goes to whoever has the id now.
         serving.send(*request)
         assert holder.receive() == [b"", b"in flight"]
