@@ -49,6 +49,7 @@ MODULES = (
     "settings",
     "snapshot",
     "exchange",
+    "hosts",
     "loop",
     "connections",
     "datapath",

@@ -231,6 +231,30 @@ def test_max_connections_per_address(start_zqueued: StartZqueued) -> None:
     assert zqueued.events("listener.closed_gate") == []
 
 
+def test_max_connections_per_address_of_many_addresses(start_zqueued: StartZqueued) -> None:
+    """More than are counted at first, that come and go, and also over a hand-over."""
+    zqueued = start_zqueued(
+        config("max_connections_per_address = 2").replace("tcp://127.0.0.1:*", "tcp://0.0.0.0:*")
+    )
+    frontend = f"tcp://127.0.0.1:{address(zqueued.frontend())[1]}"
+    sources = [f"127.0.1.{number}" for number in range(1, 151)]
+    for turn in range(2):
+        with contextlib.ExitStack() as crowd:
+            for source in sources:
+                for _ in range(2):
+                    crowd.enter_context(RawPeer(frontend, "DEALER", source=source))
+            wait_for(lambda: zqueued.queue().clients.connected == 300)
+            if turn:
+                assert zqueued.upgrade().returncode == 0
+            for source in sources[::50]:
+                refused = crowd.enter_context(
+                    RawPeer(frontend, "DEALER", source=source, shake=False)
+                )
+                with pytest.raises(Gone):
+                    refused.exactly(1)
+        wait_for(lambda: zqueued.queue().clients.connected == 0)
+
+
 def test_local_sockets_have_no_address_to_be_counted_by(
     start_zqueued: StartZqueued, peers: Peers
 ) -> None:

@@ -12,11 +12,12 @@ from libc.errno cimport (
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcmp, memcpy, memset, strerror
+from libc.string cimport memcpy, memset, strerror
 from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
 from posix.unistd cimport close
 from zqueue.engine.wire.dispatcher cimport peer_open
 from zqueue.engine.wire.entities cimport Peer
+from zqueue.engine.wire.hosts cimport host_came, host_connections
 from zqueue.engine.wire.linux cimport (
     AF_INET,
     AF_INET6,
@@ -108,6 +109,7 @@ cdef Peer* _new_peer(
     peer.fd = fd
     peer.connector = -1
     _host_of(address, peer.address)
+    host_came(&loop.hosts, peer.address)
     event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
     event.data.u64 = <uint64_t> <uintptr_t> peer | IS_PEER
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
@@ -196,18 +198,8 @@ cdef void _cannot_accept(Loop* loop, Listening* listener) noexcept nogil:
 
 cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept nogil:
     cdef uint8_t host[16]
-    cdef uint8_t nobody[16]
-    cdef uint64_t count = 0
-    cdef Peer* peer = loop.dispatcher.peers
     _host_of(address, host)
-    memset(nobody, 0, 16)
-    if memcmp(host, nobody, 16) == 0:
-        return False
-    while peer != NULL:
-        if memcmp(peer.address, host, 16) == 0:
-            count += 1
-        peer = peer.next
-    return count >= loop.connections_an_address
+    return host_connections(&loop.hosts, host) >= loop.connections_an_address
 
 
 cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogil:

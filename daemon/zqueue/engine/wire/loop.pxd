@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.entities cimport Counters, Death, Dispatcher, Peer
+from zqueue.engine.wire.hosts cimport Hosts
 from zqueue.engine.wire.linux cimport pthread_mutex_t
 from zqueue.engine.wire.listing cimport Listing
 from zqueue.engine.wire.notices cimport NAME, Notices
@@ -92,6 +93,7 @@ cdef struct Loop:
     int descriptors
     uint64_t connections
     uint64_t connections_an_address
+    Hosts hosts
     bint frozen
     bint closing
     int64_t close_by

@@ -36,6 +36,7 @@ from zqueue.engine.wire.dispatcher cimport (
 )
 from zqueue.engine.wire.entities cimport Death, Dispatcher, HOLD, Peer
 from zqueue.engine.wire.giving cimport can_give
+from zqueue.engine.wire.hosts cimport host_came, host_left, hosts_free
 from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.linux cimport (
     EPOLLERR,
@@ -310,6 +311,7 @@ cdef bint loop_take_up(Loop* loop, Peer* peer, int fd) noexcept nogil:
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
         return False
     peer.fd = fd
+    host_came(&loop.hosts, peer.address)
     return True
 
 
@@ -350,6 +352,7 @@ cdef void _close_peer(Loop* loop, Peer* peer) noexcept nogil:
             connector.pause = loop.options[connector.side].reconnect
         retry_later(loop, connector)
     close(peer.fd)
+    host_left(&loop.hosts, peer.address)
     peer_close(it, peer)
 
 
@@ -534,3 +537,4 @@ cdef void loop_close(Loop* loop) noexcept nogil:
         if loop.connecting[place].fd >= 0:
             close(loop.connecting[place].fd)
     loop.connecting_count = 0
+    hosts_free(&loop.hosts)
