@@ -14,7 +14,8 @@ from zqueue.engine.wire.entities cimport (
 )
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
 from zqueue.engine.wire.requests cimport (
-    Nearby,
+    Chain,
+    chain_up,
     finish,
     is_gone,
     leave_behind,
@@ -30,7 +31,7 @@ from zqueue.engine.wire.workers cimport place_worker
 cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     """What it had not answered goes back to where its age puts it in line, or dies."""
     cdef Request* request
-    cdef Nearby near = Nearby(NULL, NULL)
+    cdef Chain back = Chain(NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     while worker.outstanding.first != NULL:
@@ -43,8 +44,9 @@ cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
             # It may well have been one that is never answered.
             finish(it, request, &it.counters.unanswered)
         else:
-            _elsewhere(it, worker, request, begun, WORKER_LOST, &near)
+            _elsewhere(it, worker, request, begun, WORKER_LOST, &back)
         begun = not worker.strict
+    queue_back(it, &back)
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
@@ -67,7 +69,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     all that it has, for it will come to none of it while it is stuck."""
     cdef Request* request = worker.outstanding.first if worker.strict else oldest_open(worker)
     cdef Request* after
-    cdef Nearby near = Nearby(NULL, NULL)
+    cdef Chain back = Chain(NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     if not worker.aside:
@@ -84,14 +86,15 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
         if not request.over and request.envelope:
             if not leave_behind(it, request):
                 take_back(it, request)
-            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &near)
+            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &back)
         begun = not worker.strict
         request = after
+    queue_back(it, &back)
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
 cdef void _elsewhere(
-    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Nearby* near
+    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Chain* back
 ) noexcept nogil:
     """To another worker if it may, where its age puts it in line; else it ends here."""
     cdef int policy = it.settings.redeliver
@@ -106,7 +109,7 @@ cdef void _elsewhere(
     else:
         it.counters.returned += 1
         request.suspect = True
-        queue_back(it, request, near)
+        chain_up(back, request)
 
 
 cdef void _tell_of_returned(Dispatcher* it, Worker* worker, uint64_t count) noexcept nogil:

@@ -24,11 +24,11 @@ from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
 
-cdef struct Nearby:
-    Request* in_line
-    Request* apart
+# Requests that are in no line, each with the next one beside it IN_TURN.
+cdef struct Chain:
+    Request* first
 
-cdef void queue_back(Dispatcher* it, Request* request, Nearby* near) noexcept nogil
+cdef void queue_back(Dispatcher* it, Chain* chain) noexcept nogil
 cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 
 
@@ -118,6 +118,11 @@ cdef inline Request* request_new(
     if it.settings.deadline:
         ages(it, request)
     return request
+
+
+cdef inline void chain_up(Chain* chain, Request* request) noexcept nogil:
+    request.beside[IN_TURN].next = chain.first
+    chain.first = request
 
 
 cdef inline Request* older_of(Request* one, Request* other) noexcept nogil:

@@ -10,26 +10,64 @@ from zqueue.engine.wire.memory cimport body_bytes, body_new
 # -- in line -------------------------------------------------------------------------------------
 
 
-cdef void queue_back(Dispatcher* it, Request* request, Nearby* near) noexcept nogil:
-    """Put it where its age puts it in its line, which is near the head.
+cdef void queue_back(Dispatcher* it, Chain* chain) noexcept nogil:
+    """Put each where its age puts it in its line, which is near the head. They must have envelopes.
 
-    ``near`` is where to begin to look in each line, NULL for the head, and then itself: whoever puts
-    back several that are about in order looks at few others twice. It must have an envelope.
+    They are put in order before: a worker may have had them in any, and each would be looked for
+    past all that others had.
     """
-    cdef Line* line = _line_of(it, request)
-    cdef Request** latest = &near.apart if waits_apart(request) else &near.in_line
-    cdef Request* after = latest[0] if latest[0] != NULL else line.first
-    cdef Request* before
-    while after != NULL and after.number < request.number:
-        after = after.beside[IN_TURN].next
-    while after != NULL:
-        before = after.beside[IN_TURN].previous
-        if before == NULL or before.number < request.number:
-            break
-        after = before
-    line_insert(line, request, after, IN_TURN)
-    latest[0] = request
-    _now_waits(it, request)
+    cdef Request* request = _by_age(chain.first)
+    cdef Request* younger
+    cdef Request* at_line = it.line.first
+    cdef Request* at_apart = it.apart.first
+    cdef Request** at
+    while request != NULL:
+        younger = request.beside[IN_TURN].next
+        at = &at_apart if waits_apart(request) else &at_line
+        while at[0] != NULL and at[0].number < request.number:
+            at[0] = at[0].beside[IN_TURN].next
+        line_insert(_line_of(it, request), request, at[0], IN_TURN)
+        _now_waits(it, request)
+        request = younger
+    chain.first = NULL
+
+
+cdef Request* _by_age(Request* request) noexcept nogil:
+    """The oldest of a chain that is in order, from one that is in none."""
+    # At each place a chain of 2 to the power of that, in order.
+    cdef Request* sorted_ones[64]
+    cdef Request* following
+    cdef int place
+    for place in range(64):
+        sorted_ones[place] = NULL
+    while request != NULL:
+        following = request.beside[IN_TURN].next
+        request.beside[IN_TURN].next = NULL
+        place = 0
+        while sorted_ones[place] != NULL:
+            request = _merged(sorted_ones[place], request)
+            sorted_ones[place] = NULL
+            place += 1
+        sorted_ones[place] = request
+        request = following
+    for place in range(64):
+        request = _merged(sorted_ones[place], request)
+    return request
+
+
+cdef Request* _merged(Request* one, Request* other) noexcept nogil:
+    cdef Request* first = NULL
+    cdef Request** end = &first
+    while one != NULL and other != NULL:
+        if one.number < other.number:
+            end[0] = one
+            one = one.beside[IN_TURN].next
+        else:
+            end[0] = other
+            other = other.beside[IN_TURN].next
+        end = &end[0].beside[IN_TURN].next
+    end[0] = one if one != NULL else other
+    return first
 
 
 # -- at a worker ---------------------------------------------------------------------------------
