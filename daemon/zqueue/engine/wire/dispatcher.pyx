@@ -133,6 +133,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.clients)
     free(it.matches)
     free(it.lost)
+    free(it.lost_kinds)
     free(it.strict.first)
     free(it.strict.last)
     free(it.loose.first)

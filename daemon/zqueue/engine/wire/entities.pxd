@@ -1,6 +1,6 @@
 """What there is in a queue: its peers, clients, workers and requests, its limits and its counters."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from zqueue.engine.wire.histogram cimport Histogram
 from zqueue.engine.wire.memory cimport Body, Outgoing, Pool
 from zqueue.engine.wire.notices cimport NAME, Notices
@@ -320,7 +320,10 @@ cdef struct Dispatcher:
     int64_t peers_made
     uint32_t id_counter
     uint32_t salt
+    # ``lost_kinds``: how many of those that are there have the same hash, which is for most that never
+    # were none.
     Lost* lost
+    uint16_t* lost_kinds
     size_t lost_made
     Client** clients
     uint32_t client_slots

@@ -45,6 +45,8 @@ cdef inline bint read_address(const uint8_t* id, size_t size, ReturnAddress* add
 cdef size_t address_frame(
     Dispatcher* it, Worker* worker, Request* request, uint8_t* head
 ) noexcept nogil
+cdef bint lost_open(Dispatcher* it) noexcept nogil
+cdef void lost_restored(Dispatcher* it, size_t count) noexcept nogil
 cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece

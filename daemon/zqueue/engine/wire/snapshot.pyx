@@ -52,6 +52,7 @@ from zqueue.engine.wire.requests cimport (
     request_free,
     waits_shortest,
 )
+from zqueue.engine.wire.return_addresses cimport lost_open, lost_restored
 from zqueue.engine.wire.routing_ids cimport client_with, know_client
 from zqueue.engine.wire.session cimport TALKS
 from zqueue.engine.wire.workers cimport place_worker
@@ -228,13 +229,13 @@ cdef str _lost(Dispatcher* it):
 
 cdef int _restore_lost(Dispatcher* it, str lost) except -1:
     cdef bytes saved = bytes.fromhex(lost)
+    cdef size_t count = min(<size_t> len(saved) // sizeof(Lost), <size_t> MOST_LOST)
     if not saved:
         return 0
-    it.lost = <Lost*> calloc(MOST_LOST, sizeof(Lost))
-    if it.lost == NULL:
+    if not lost_open(it):
         raise MemoryError
-    memcpy(it.lost, <char*> saved, min(<size_t> len(saved), MOST_LOST * sizeof(Lost)))
-    it.lost_made = len(saved) // sizeof(Lost)
+    memcpy(it.lost, <char*> saved, count * sizeof(Lost))
+    lost_restored(it, count)
     return 0
 
 
