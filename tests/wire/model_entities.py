@@ -116,7 +116,7 @@ class Worker:
 
     @property
     def has_isolated(self) -> bool:
-        return any(task.isolated for task in self.tasks)
+        return any(task.isolated and (self.strict or not task.over) for task in self.tasks)
 
     @property
     def bytes(self) -> int:

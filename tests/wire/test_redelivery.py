@@ -226,6 +226,26 @@ def test_what_waits_for_a_dealer_without_another_such_holds_up_no_other() -> Non
     assert_nothing_is_left(exchange)
 
 
+def test_what_a_dealer_never_answers_keeps_no_other_from_it_once_it_is_over() -> None:
+    exchange = Exchange(service_timeout=10, max_attempts=3)
+    asker, serving = client(exchange), worker(exchange, "DEALER")
+    ask(asker, b"ignored")
+    for name in (b"ignored", b"slow"):
+        for attempt in range(3):
+            assert bodies(serving.hear()) == [name], f"attempt {attempt + 1}"
+            if name == b"slow" and attempt == 2:
+                for _ in range(3):  # the first two are late
+                    serving.answer(serving.got[-1])
+                break
+            exchange.advance(10)
+            if name == b"ignored" and attempt == 2:
+                ask(asker, b"slow")
+            serving.send(b"nobody", b"")  # so that it gets more
+    assert [each["frames"][-1] for each in exchange.deaths()] == [b"ignored"]
+    assert bodies(asker.hear()) == [b"slow"]
+    assert_nothing_is_left(exchange)
+
+
 def test_what_has_no_envelope_has_its_turn_while_another_waits_for_a_dealer() -> None:
     exchange = Exchange(max_attempts=0)
     asker = client(exchange)

@@ -43,8 +43,8 @@ cdef inline size_t id_frame(Client* client, uint8_t* head) noexcept nogil:
 cdef inline bint is_isolated(Worker* worker, Request* request) noexcept nogil:
     """Whether it may bring down a worker, and what else that has. A REP works on one at a time
     anyhow; others would come to a stand if every request that was once lost were given to them by
-    itself."""
-    return request.suspect and (worker.strict or request.attempts > 2)
+    itself. What is over counts at a REP only, which is at it yet; others may never come to it."""
+    return request.suspect and (worker.strict or (request.attempts > 2 and not request.over))
 
 
 cdef inline bint waits_apart(Request* request) noexcept nogil:

@@ -96,6 +96,8 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
         worker.open = left
     if not worker.strict:
         match_replace(it, request, left)
+    worker.suspects -= is_isolated(worker, request)
+    worker.suspects += is_isolated(worker, left)
     worker.late_bytes += left.envelope
     request.worker = NULL
     _not_in_flight(it, worker, request)

@@ -56,7 +56,9 @@ cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef bint able = _is_able(it, worker)
     cdef int place = <int> worker.count
     if worker.place >= 0:
-        if able and worker.place == place and worker.clean == (not worker.suspects):
+        if able and worker.place == place:
+            ring.clean += (not worker.suspects) - worker.clean
+            worker.clean = not worker.suspects
             return
         unplace_worker(it, worker)
     if not able or (place >= ring.size and not ring_reaches(ring, place)):
