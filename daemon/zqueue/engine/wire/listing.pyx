@@ -6,7 +6,7 @@ from zqueue.engine.wire.entities cimport FLOWS, IN_TURN, Client, Line, Request, 
 from zqueue.engine.wire.notices cimport DETAIL, NAME
 from zqueue.engine.wire.peers cimport has_arrived
 from zqueue.engine.wire.recent cimport recent_share
-from zqueue.engine.wire.requests cimport older_of
+from zqueue.engine.wire.requests cimport Waiting, all_waiting, next_waiting
 from zqueue.engine.wire.workers cimport UNLIMITED
 
 
@@ -105,21 +105,10 @@ cdef void list_requests(Dispatcher* it, Listing* into) noexcept nogil:
 
 
 cdef void _list_waiting(Dispatcher* it, Listing* into, size_t most) noexcept nogil:
-    cdef Request* first = it.line.first
-    cdef Request* apart = it.apart.first
-    cdef Request* odd = it.odd.first
-    cdef Request* oldest
-    while into.request_count < most:
-        oldest = older_of(older_of(first, apart), odd)
-        if oldest == NULL:
-            return
-        _write_request_down(oldest, into)
-        if oldest == first:
-            first = first.beside[IN_TURN].next
-        elif oldest == apart:
-            apart = apart.beside[IN_TURN].next
-        else:
-            odd = odd.beside[IN_TURN].next
+    cdef Waiting at = all_waiting(it)
+    cdef Request* request
+    while into.request_count < most and (request := next_waiting(&at)) != NULL:
+        _write_request_down(request, into)
 
 
 cdef void _list_those_of(

@@ -22,9 +22,11 @@ from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport (
+    Waiting,
+    all_waiting,
     finish,
     id_frame,
-    older_of,
+    next_waiting,
     queue_last,
     request_new,
     unqueue,
@@ -108,7 +110,8 @@ cdef inline void _count(
 
 
 cdef Request* _oldest_waiting(Dispatcher* it) noexcept nogil:
-    return older_of(older_of(it.line.first, it.apart.first), it.odd.first)
+    cdef Waiting at = all_waiting(it)
+    return next_waiting(&at)
 
 
 cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:

@@ -10,12 +10,12 @@ from zqueue.engine.wire.entities cimport (
     SERVICE_TIMEOUT,
     UNSTARTED,
     WORKER_LOST,
+    Line,
     Request,
 )
+from zqueue.engine.wire.lines cimport line_append
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
 from zqueue.engine.wire.requests cimport (
-    Chain,
-    chain_up,
     finish,
     is_gone,
     leave_behind,
@@ -31,7 +31,7 @@ from zqueue.engine.wire.workers cimport place_worker
 cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     """What it had not answered goes back to where its age puts it in line, or dies."""
     cdef Request* request
-    cdef Chain back = Chain(NULL)
+    cdef Line back = Line(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     while worker.outstanding.first != NULL:
@@ -69,7 +69,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     all that it has, for it will come to none of it while it is stuck."""
     cdef Request* request = worker.outstanding.first if worker.strict else oldest_open(worker)
     cdef Request* after
-    cdef Chain back = Chain(NULL)
+    cdef Line back = Line(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     if not worker.aside:
@@ -94,7 +94,7 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
 
 
 cdef void _elsewhere(
-    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Chain* back
+    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Line* back
 ) noexcept nogil:
     """To another worker if it may, where its age puts it in line; else it ends here."""
     cdef int policy = it.settings.redeliver
@@ -109,7 +109,7 @@ cdef void _elsewhere(
     else:
         it.counters.returned += 1
         request.suspect = True
-        chain_up(back, request)
+        line_append(back, request, IN_TURN)
 
 
 cdef void _tell_of_returned(Dispatcher* it, Worker* worker, uint64_t count) noexcept nogil:

@@ -24,11 +24,13 @@ from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
 
-# Requests that are in no line, each with the next one beside it IN_TURN.
-cdef struct Chain:
-    Request* first
+# A place in each line of those that wait.
+cdef struct Waiting:
+    Request* in_line
+    Request* apart
+    Request* odd
 
-cdef void queue_back(Dispatcher* it, Chain* chain) noexcept nogil
+cdef void queue_back(Dispatcher* it, Line* returned) noexcept nogil
 cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 
 
@@ -120,16 +122,30 @@ cdef inline Request* request_new(
     return request
 
 
-cdef inline void chain_up(Chain* chain, Request* request) noexcept nogil:
-    request.beside[IN_TURN].next = chain.first
-    chain.first = request
-
-
 cdef inline Request* older_of(Request* one, Request* other) noexcept nogil:
     """Of two, each NULL if it is not there."""
     if one == NULL or (other != NULL and other.number < one.number):
         return other
     return one
+
+
+cdef inline Waiting all_waiting(Dispatcher* it) noexcept nogil:
+    """The beginning of :c:func:`next_waiting`."""
+    return Waiting(it.line.first, it.apart.first, it.odd.first)
+
+
+cdef inline Request* next_waiting(Waiting* at) noexcept nogil:
+    """The oldest that was not yet told of; NULL if there is none."""
+    cdef Request* oldest = older_of(older_of(at.in_line, at.apart), at.odd)
+    if oldest == NULL:
+        return NULL
+    if oldest == at.in_line:
+        at.in_line = oldest.beside[IN_TURN].next
+    elif oldest == at.apart:
+        at.apart = oldest.beside[IN_TURN].next
+    else:
+        at.odd = oldest.beside[IN_TURN].next
+    return oldest
 
 
 cdef inline Line* _line_of(Dispatcher* it, Request* request) noexcept nogil:

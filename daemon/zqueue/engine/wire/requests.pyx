@@ -10,13 +10,14 @@ from zqueue.engine.wire.memory cimport body_bytes, body_new
 # -- in line -------------------------------------------------------------------------------------
 
 
-cdef void queue_back(Dispatcher* it, Chain* chain) noexcept nogil:
-    """Put each where its age puts it in its line, which is near the head. They must have envelopes.
+cdef void queue_back(Dispatcher* it, Line* returned) noexcept nogil:
+    """Put each where its age puts it in its line, which is near the head. They must have envelopes, and
+    ``returned``, in which they are IN_TURN, is of no use any more.
 
     They are put in order before: a worker may have had them in any, and each would be looked for
     past all that others had.
     """
-    cdef Request* request = _by_age(chain.first)
+    cdef Request* request = _by_age(returned.first)
     cdef Request* younger
     cdef Request* at_line = it.line.first
     cdef Request* at_apart = it.apart.first
@@ -29,12 +30,11 @@ cdef void queue_back(Dispatcher* it, Chain* chain) noexcept nogil:
         line_insert(_line_of(it, request), request, at[0], IN_TURN)
         _now_waits(it, request)
         request = younger
-    chain.first = NULL
 
 
 cdef Request* _by_age(Request* request) noexcept nogil:
-    """The oldest of a chain that is in order, from one that is in none."""
-    # At each place a chain of 2 to the power of that, in order.
+    """Put in order all that follow each other; the oldest, from which the others follow."""
+    # At each place 2 to the power of that many, in order.
     cdef Request* sorted_ones[64]
     cdef Request* following
     cdef int place

@@ -44,8 +44,10 @@ from zqueue.engine.wire.memory cimport (
 from zqueue.engine.wire.peers cimport make_dirty
 from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.requests cimport (
+    Waiting,
     ages,
-    older_of,
+    all_waiting,
+    next_waiting,
     put_at_worker,
     queue_last,
     request_blank,
@@ -188,24 +190,13 @@ cdef dict _numbered_clients(Dispatcher* it):
 
 
 cdef list _requests(Dispatcher* it):
-    """The addresses of all, those that wait first, each line and each worker's in order."""
+    """The addresses of all, those that wait first, by age, and each worker's in order."""
     cdef Peer* peer = it.peers
     cdef Request* request
-    cdef Request* other
+    cdef Waiting at = all_waiting(it)
     gathered = []
-    # These two by age, whichever line whoever takes them up has them in.
-    request, other = it.line.first, it.apart.first
-    while request != NULL or other != NULL:
-        if older_of(request, other) == request:
-            gathered.append(<uintptr_t> request)
-            request = request.beside[IN_TURN].next
-        else:
-            gathered.append(<uintptr_t> other)
-            other = other.beside[IN_TURN].next
-    request = it.odd.first
-    while request != NULL:
+    while (request := next_waiting(&at)) != NULL:
         gathered.append(<uintptr_t> request)
-        request = request.beside[IN_TURN].next
     while peer != NULL:
         request = peer.worker.outstanding.first if peer.worker != NULL else NULL
         while request != NULL:

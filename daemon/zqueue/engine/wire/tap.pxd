@@ -30,7 +30,8 @@ cdef struct Tapped:
 # A ring of records. The reader alone changes ``read``, ``on``, ``most``, which is how many bytes of a
 # message are copied, ``wakes``: whether the reader is woken for it, ``allowed``: how many exchanges, in
 # all, may be copied, and ``since``: when it was last switched on. The rest is the writer's: ``begun`` is
-# how many exchanges were copied, ``keeps`` what ``most`` was when it looked for room: it may change. An exchange is a request with its replies, or a reply alone.
+# how many exchanges were copied, ``keeps`` what ``most`` was when it looked for room: it may change. An
+# exchange is a request with its replies, or a reply alone.
 cdef struct Tap:
     uint8_t* ring
     uint64_t on

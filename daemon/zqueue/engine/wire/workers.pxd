@@ -16,7 +16,8 @@ cdef void measure_worker(
 
 
 cdef inline uint64_t late_at_most(Dispatcher* it) noexcept nogil:
-    """How many bytes of envelopes of requests that are over are kept for one worker."""
+    """How many bytes of envelopes of requests that are over are kept for one worker; a ROUTER or DEALER
+    is also to have no more that are not over."""
     return it.settings.max_waiting_bytes // 4
 
 
