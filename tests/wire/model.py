@@ -64,6 +64,7 @@ class Model:
         self.requests: list[Request] = []
         self.deaths: list[dict[str, Any]] = []
         self.lost: list[tuple[int, bytes, list[bytes]]] = []
+        self.forgotten: list[Request] = []
         self.serving = False
         self.quota = 0
 
@@ -521,6 +522,7 @@ class Model:
 
     def forget(self, worker: Worker, task: Task) -> None:
         worker.tasks.remove(task)
+        self.forgotten.append(task.request)
         if not task.over:
             self.not_in_flight()
             self.finish(task.request, "unanswered")

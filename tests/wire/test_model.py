@@ -403,13 +403,14 @@ class Queue(RuleBasedStateMachine):
 
     def can_be_told_apart(self, token: bytes) -> bool:
         """Else a reply to it may be taken for another's: one that a DEALER was given before what it
-        has forgotten, or, of a client with a routing id of its own, before it was cut off."""
+        has forgotten, or, of a client with a routing id of its own, before it was cut off. One that
+        is forgotten after it has died is answered once more, if it is."""
         _, frames = self.asked[int(token[1:-1]) - 1]
-        tagged = frames[0] == token and b"" in frames[1:-1]
+        if frames[0] == token and b"" in frames[1:-1]:
+            return all(token_of(each.frames) != token for each in self.model.forgotten)
+        forgotten = self.model.forgotten or self.model.counters["unanswered"]
         named = len(self.owners[token]) != 5
-        return tagged or not (
-            self.model.counters["unanswered"] or (named and self.tells_apart_by_envelope_alone)
-        )
+        return not (forgotten or (named and self.tells_apart_by_envelope_alone))
 
     # -- steering and time -------------------------------------------------------------------
 
