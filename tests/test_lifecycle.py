@@ -62,6 +62,7 @@ def test_without_arguments_and_config_it_serves_5559_and_5560(tmp_path: Path, pe
     assert f"ipc://{tmp_path}/control.sock" in lines
 
 
+@on_every_engine
 class TestTheEnd:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_drains_then_exits_0(
@@ -119,6 +120,7 @@ class TestAnother:
         assert f"already running, pid {zqueued.process.pid}" in done.stderr
         assert zqueued.queue().state == "running"
 
+    @on_every_engine
     def test_a_killed_daemons_sockets_are_taken_over(
         self, start_zqueued: StartZqueued, tmp_path: Path, peers: Peers
     ) -> None:
@@ -294,6 +296,7 @@ class Heard:
         return wait_for(heard, f"{what} to systemd")
 
 
+@on_every_engine
 @pytest.mark.parametrize("target", ["/dev/full", "a closed pipe"])
 def test_a_stderr_that_takes_nothing_hurts_nobody(
     target: str, start_zqueued: StartZqueued, peers: Peers
@@ -344,6 +347,7 @@ def test_without_descriptors_it_serves_whom_it_has_and_does_not_spin(
     assert len(peers.client(frontend, "late", requests=3).finish()) == 3
 
 
+@on_every_engine
 def test_a_second_shutdown_does_not_hurry_the_first(zqueued: Zqueued, peers: Peers) -> None:
     peers.worker(zqueued.backend(), work=1.5)
     client = peers.client(zqueued.frontend(), requests=1)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartZqueued
 from tests.crowd import CrowdProcess, assert_undisturbed
-from tests.engines import on_wire
+from tests.engines import on_every_engine, on_wire
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
@@ -28,6 +28,7 @@ def queue(name: str, more: str = "") -> str:
     return QUEUE.format(name=name, more=more)
 
 
+@on_every_engine
 def test_unchanged_queues_do_not_notice(start_zqueued: StartZqueued, peers: Peers) -> None:
     zqueued = start_zqueued(queue("kept") + queue("removed"))
     peers.worker(zqueued.backend("kept"))
@@ -51,6 +52,7 @@ def test_unchanged_queues_do_not_notice(start_zqueued: StartZqueued, peers: Peer
     zqueued.wait_event("config.reloaded", added=["added"], removed=["removed"], by="0/root")
 
 
+@on_every_engine
 def test_a_removed_queue_drains_first(start_zqueued: StartZqueued, peers: Peers) -> None:
     zqueued = start_zqueued(queue("kept") + queue("removed"))
     peers.worker(zqueued.backend("removed"), work=1.0)
@@ -62,6 +64,7 @@ def test_a_removed_queue_drains_first(start_zqueued: StartZqueued, peers: Peers)
     assert len(client.finish()) == 1
 
 
+@on_every_engine
 def test_what_needs_no_new_sockets_is_applied_in_place(
     start_zqueued: StartZqueued, peers: Peers
 ) -> None:
@@ -78,6 +81,7 @@ def test_what_needs_no_new_sockets_is_applied_in_place(
     zqueued.wait_event("queue.draining", timeout=7.0)
 
 
+@on_every_engine
 @pytest.mark.parametrize("more", ["", 'type = "queue"\nbackend = "ipc://*"'])
 def test_a_pause_survives(more: str, start_zqueued: StartZqueued) -> None:
     zqueued = start_zqueued(queue("q"))
@@ -88,6 +92,7 @@ def test_a_pause_survives(more: str, start_zqueued: StartZqueued) -> None:
     assert zqueued.queue("q").state == "paused"
 
 
+@on_every_engine
 def test_an_endpoint_may_move_from_one_queue_to_another(
     start_zqueued: StartZqueued, peers: Peers, tmp_path: object
 ) -> None:
@@ -107,6 +112,7 @@ backend = "ipc://{folder}/d"
     assert peers.client(f"ipc://{tmp_path}/b", requests=1).finish() == [b"one:c 0"]
 
 
+@on_every_engine
 def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
     start_zqueued: StartZqueued, peers: Peers
 ) -> None:
@@ -136,6 +142,7 @@ def test_a_bad_file_changes_nothing_and_the_caller_hears_why(
     assert len(client.stop()) == client.asked
 
 
+@on_every_engine
 def test_an_endpoint_that_cannot_be_had_refuses_the_whole_file(
     start_zqueued: StartZqueued,
 ) -> None:
@@ -171,6 +178,7 @@ def test_settings(start_zqueued: StartZqueued) -> None:
         assert control.status().log_level == "warning"
 
 
+@on_every_engine
 def test_sighup_reloads(zqueued: Zqueued) -> None:
     zqueued.write(queue("default") + queue("more"))
     zqueued.process.send_signal(signal.SIGHUP)
@@ -181,6 +189,7 @@ def test_sighup_reloads(zqueued: Zqueued) -> None:
     assert zqueued.queue("more").state == "running"
 
 
+@on_every_engine
 def test_an_address_that_is_not_here_is_refused_though_the_port_is_ours(
     start_zqueued: StartZqueued,
 ) -> None:
@@ -199,6 +208,7 @@ def test_an_address_that_is_not_here_is_refused_though_the_port_is_ours(
     assert zqueued.queue("q").state == "running"
 
 
+@on_every_engine
 def test_a_port_that_the_kernel_chose_stays_with_its_queue(start_zqueued: StartZqueued) -> None:
     zqueued = start_zqueued(queue("a"))
     frontend = zqueued.frontend("a")
@@ -252,6 +262,7 @@ def test_another_engine_is_drained_for(start_zqueued: StartZqueued, peers: Peers
     zqueued.wait_event("queue.drained")
 
 
+@on_every_engine
 def test_a_resumed_queue_stays_running(start_zqueued: StartZqueued) -> None:
     zqueued = start_zqueued(queue("q", 'start = "paused"'))
     zqueued.ctl("resume")

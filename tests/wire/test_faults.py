@@ -173,7 +173,7 @@ def test_no_buffers_although_nothing_is_on_its_way(faults: Faults, zqueued: Zque
         assert asker.receive() == [b"", b"request"]
 
 
-@pytest.mark.parametrize("error", [errno.EPERM, errno.EPROTO])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EPROTO, errno.ENFILE])
 def test_whoever_may_not_be_accepted(
     error: int, faults: Faults, zqueued: Zqueued, peers: Peers
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_listener_that_cannot_be_watched_again(
     faults: Faults, zqueued: Zqueued, peers: Peers
 ) -> None:
     peers.worker(zqueued.backend())
-    faults.begin(accept=errno.ENFILE)
+    faults.begin(accept=errno.EMFILE)
     late = Asker(zqueued.frontend(), "late", requests=10)
     zqueued.wait_event("listener.closed_gate", side="frontend")
     faults.begin(add=errno.ENOSPC)

@@ -287,7 +287,8 @@ def test_out_of_descriptors(zqueued: Zqueued) -> None:
         crowd = [RawPeer(frontend, "DEALER", shake=False) for _ in range(20)]
         event = zqueued.wait_event("listener.accept_failed", side="frontend")
         assert "Too many open files" in event["error"]
-        zqueued.wait_event("listener.closed_gate", side="frontend")
+        told = zqueued.wait_event("listener.closed_gate", side="frontend")
+        assert (told["descriptors"], told["limit"]) == (now, now)
         asker.send(b"", b"x")
         assert serving.serve(1) == [b"x"]
         assert asker.receive() == [b"", b"x"]

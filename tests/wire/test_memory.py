@@ -11,7 +11,7 @@ from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.wire.raw import RawPeer, message, ping
-from tests.zqueued import Zqueued
+from tests.zqueued import ONE_QUEUE, Zqueued
 
 KIB, MIB = 1 << 10, 1 << 20
 OF_PYTHON = 6 * MIB
@@ -124,6 +124,25 @@ def test_large_messages(start_zqueued: StartZqueued) -> None:
         assert most < formula(clients=13, workers=10) + OF_PYTHON
         assert zqueued.queue().clients.connected == 13
         flooding.join()
+
+
+def test_a_body_is_there_once_while_it_passes(start_zqueued: StartZqueued) -> None:
+    """What it was read to is what it is sent from, and the next one has it again. A request is kept
+    until its reply is whole, should it have to go to another worker."""
+    size = 32 * MIB
+    zqueued = start_zqueued(ONE_QUEUE)
+    with (
+        RawPeer(zqueued.frontend(), "DEALER") as client,
+        RawPeer(zqueued.backend(), "REP") as worker,
+    ):
+        memory = Memory(zqueued)
+        for asked, replied in ((size, 1), (1, size), (size, 1)):
+            client.send(b"", bytes(asked))
+            assert worker.serve(1, bytes(replied)) == [bytes(asked)]
+            assert client.receive() == [b"", bytes(replied)]
+        most = memory.most
+        print(f"{most / size} times a message")
+        assert most < 1.1 * size + OF_PYTHON
 
 
 def test_small_requests(start_zqueued: StartZqueued) -> None:

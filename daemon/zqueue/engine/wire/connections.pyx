@@ -1,19 +1,11 @@
 """See connections.pxd."""
 
-from libc.errno cimport (
-    EADDRNOTAVAIL,
-    EAGAIN,
-    ECONNABORTED,
-    EINPROGRESS,
-    EINTR,
-    EMFILE,
-    ENFILE,
-    errno,
-)
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strerror
 from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
+from posix.resource cimport RLIMIT_NOFILE, getrlimit, rlimit
 from posix.unistd cimport close
 from zqueue.engine.wire.dispatcher cimport peer_open
 from zqueue.engine.wire.entities cimport Peer
@@ -163,7 +155,7 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
         return
     for turn in range(ACCEPTED_A_TURN):
         if loop.connections and <uint64_t> loop.dispatcher.peers_out >= loop.connections:
-            _shut_gates(loop, b"max_connections", loop.connections)
+            _shut_gates(loop, b"max_connections", loop.dispatcher.peers_out, loop.connections)
             return
         size = sizeof(address)
         fd = accept4(listener.fd, <sockaddr*> &address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -180,20 +172,23 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
             continue
         _new_peer(loop, fd, listener.side, &address, name)
         if fd >= loop.descriptors:
-            _shut_gates(loop, b"descriptors", loop.descriptors)
+            # The kernel gives the lowest free number: it tells how many are open in the process.
+            _shut_gates(loop, b"descriptors", fd, loop.descriptors)
             return
 
 
 cdef void _cannot_accept(Loop* loop, Listening* listener) noexcept nogil:
     """Whatever errno says, trying again at once would change nothing."""
-    cdef const char* what = NULL
-    if errno in (EMFILE, ENFILE):
-        what = b"descriptors"
+    cdef int error = errno
+    cdef rlimit most
     notice(
         &loop.notices, loop.dispatcher.now, ACCEPT_FAILED, listener.side, 0, listener.name,
-        strerror(errno), 0, 0,
+        strerror(error), 0, 0,
     )
-    _shut_gates(loop, what, loop.descriptors)
+    if error == EMFILE and getrlimit(RLIMIT_NOFILE, &most) == 0:
+        _shut_gates(loop, b"descriptors", <int64_t> most.rlim_cur, <int64_t> most.rlim_cur)
+    else:
+        _shut_gates(loop, NULL, 0, 0)
 
 
 cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept nogil:
@@ -202,9 +197,9 @@ cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept 
     return host_connections(&loop.hosts, host) >= loop.connections_an_address
 
 
-cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogil:
-    """Take no new connections for a while: they wait in the kernel, and nothing spins. It is told if
-    ``what`` there is too much of is not NULL."""
+cdef void _shut_gates(Loop* loop, const char* what, int64_t taken, int64_t limit) noexcept nogil:
+    """Take no new connections for a while: they wait in the kernel, and nothing spins. Unless
+    ``what`` is NULL it is told of what so many are taken, and the limit."""
     cdef int place
     cdef Listening* listener
     for place in range(loop.listening_count):
@@ -216,7 +211,7 @@ cdef void _shut_gates(Loop* loop, const char* what, int64_t limit) noexcept nogi
             listener.told = True
             notice(
                 &loop.notices, loop.dispatcher.now, GATE_CLOSED, listener.side, 0, listener.name,
-                what, loop.dispatcher.peers_out, limit,
+                what, taken, limit,
             )
     loop.gates_at = loop.dispatcher.now + GATE_PAUSE
 
