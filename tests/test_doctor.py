@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -109,7 +110,7 @@ def test_a_config_that_is_not_in_force(zqueued: Zqueued, peers: Peers) -> None:
     zqueued.path.write_text(text + 'drain_timeout = "7s"\n')
     changed = finds(zqueued, "has changed and is not in force", "warn", "")
     assert "queues.default.drain_timeout" in changed["what"]
-    assert changed["do"] == ["zqueuectl reload"]
+    assert changed["do"] == [f"zqueuectl -e {zqueued.control} reload"]
     zqueued.ctl("reload")
     assert examined(zqueued) == []
     zqueued.path.write_text(text + "drain_timeout = 7\n")
@@ -176,6 +177,19 @@ def test_max_connections_are_reached(start_zqueued: StartZqueued) -> None:
     wait_for(lambda: not any("max_connections" in each["what"] for each in examined(zqueued)))
 
 
+def test_a_limit_that_was_raised_is_reached_no_more(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(ONE_QUEUE + "max_connections = 2\n")
+    with contextlib.ExitStack() as crowd:
+        for _ in range(3):
+            crowd.enter_context(raw.RawPeer(zqueued.frontend(), "REQ", shake=False))
+        finds(zqueued, "wait in the kernel: max_connections = 2 is reached", "bad")
+        zqueued.write(ONE_QUEUE + "max_connections = 20\n")
+        assert zqueued.ctl("reload").returncode == 0
+        wait_for(
+            lambda: not any("wait in the kernel" in each["what"] for each in examined(zqueued))
+        )
+
+
 def test_a_backlog_that_the_kernel_cuts(start_zqueued: StartZqueued) -> None:
     zqueued = start_zqueued(
         '[queues.default]\nbackend = "tcp://127.0.0.1:*"\n'
@@ -190,9 +204,10 @@ def test_a_backlog_that_the_kernel_cuts(start_zqueued: StartZqueued) -> None:
 def test_a_queue_that_is_steered_to_stand_still(zqueued: Zqueued, peers: Peers) -> None:
     peers.worker(zqueued.backend())
     zqueued.ctl("pause")
-    assert finds(zqueued, "has paused it", "warn")["do"] == ["zqueuectl resume default"]
+    call = f"zqueuectl -e {zqueued.control}"
+    assert finds(zqueued, "has paused it", "warn")["do"] == [f"{call} resume default"]
     zqueued.ctl("terminate")
-    assert finds(zqueued, "stopped it", "warn")["do"] == ["zqueuectl start default"]
+    assert finds(zqueued, "stopped it", "warn")["do"] == [f"{call} start default"]
 
 
 def test_as_much_waits_as_may(start_zqueued: StartZqueued, peers: Peers) -> None:
@@ -211,7 +226,7 @@ def test_requests_that_died(start_zqueued: StartZqueued, peers: Peers) -> None:
         client.connect(zqueued.frontend())
         client.send(b"x")
         client.recv()
-    finds(zqueued, "1 requests died and are kept (deadline 1)", "note")
+    finds(zqueued, "1 requests that died are kept; since the start have died: deadline 1", "note")
 
 
 # -- peers -------------------------------------------------------------------------------------
@@ -231,6 +246,21 @@ def test_too_few_workers(zqueued: Zqueued, peers: Peers) -> None:
     for number in range(3):
         peers.client(zqueued.frontend(), f"c{number}", 1)
     finds(zqueued, "the only worker is busy, and 2 requests wait", "warn")
+
+
+def test_workers_that_may_be_at_work_and_such_that_hang(zqueued: Zqueued, peers: Peers) -> None:
+    peers.worker(zqueued.backend(), work=60)
+    asking = [peers.client(zqueued.frontend(), f"c{number}", 1) for number in range(3)]
+    finds(zqueued, "2 requests wait, and none was answered in the last seconds", "warn")
+    fast = peers.worker(zqueued.backend(), "fast")
+    wait_for(lambda: sum(len(each.replies) for each in asking) == 2)
+    peers.client(zqueued.frontend(), "quick", 50).finish()
+    fast.stop()
+    wait_for(lambda: zqueued.queue().workers.connected == 1)
+    peers.client(zqueued.frontend(), "late", 1)
+    wait_for(lambda: zqueued.queue().waiting == 1)
+    found = finds(zqueued, "1 requests wait, and no worker answers", "bad")
+    assert found["do"][1] == "restart those that hang"
 
 
 def test_one_worker_is_slower_than_the_others(zqueued: Zqueued, peers: Peers) -> None:
@@ -263,7 +293,7 @@ def test_a_request_that_is_at_its_worker_for_long(zqueued: Zqueued, peers: Peers
     peers.worker(zqueued.backend(), work=60)
     peers.client(zqueued.frontend(), "patient", 1)
     found = finds(zqueued, "request 201 is at worker", "warn")
-    assert any(line.startswith("zqueuectl kick ") for line in found["do"])
+    assert any(" kick " in line and "or dies" in line for line in found["do"])
 
 
 def test_a_worker_that_was_drained(zqueued: Zqueued, peers: Peers) -> None:

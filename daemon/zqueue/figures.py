@@ -10,8 +10,6 @@ from typing import Any
 from zqueue.control import messages
 from zqueue.engine import ConnectionCounts, Latency, Side, Statistics, Traffic
 
-_WINDOW = 2.0
-
 
 def _none_yet() -> dict[Side, ConnectionCounts]:
     return {side: ConnectionCounts() for side in Side}
@@ -57,7 +55,7 @@ class Figures:
         """Remember where the counters stand, for the rates; call it a few times a second."""
         clock = time.monotonic()
         self._samples.append((clock, self._total("requests"), self._total("replies")))
-        while self._samples[0][0] < clock - _WINDOW and len(self._samples) > 2:
+        while self._samples[0][0] < clock - messages.RATED_OVER and len(self._samples) > 2:
             self._samples.popleft()
 
     def begin_rates(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from zqueue.control.messages import QueueStatus, StatusResult
+from zqueue.control.messages import RATED_OVER, QueueStatus, StatusResult
 
 _LONG_WAIT = 1.0
 
@@ -30,7 +31,7 @@ class Finding:
 
 def findings(status: StatusResult) -> list[Finding]:
     """All there is to tell, the worst first."""
-    found = [each for queue in status.queues for each in _of_queue(queue)]
+    found = [each for queue in status.queues for each in _of_queue(queue, status.pid)]
     if status.state != "running":
         found.insert(0, Finding("warn", "", f"zqueued is {status.state}", "operator", ()))
     return worst_first(found)
@@ -39,6 +40,18 @@ def findings(status: StatusResult) -> list[Finding]:
 def worst_first(found: list[Finding]) -> list[Finding]:
     """What is bad before what is not."""
     return sorted(found, key=lambda each: _ORDER.index(each.weight))
+
+
+def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
+    """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit."""
+    return [
+        replace(each, do=tuple(_addressed(line, call, unit) for line in each.do)) for each in found
+    ]
+
+
+def _addressed(line: str, call: str, unit: str) -> str:
+    line = re.sub(r"^zqueuectl\b", lambda _: call, line)
+    return re.sub(r"(?<=^journalctl -u )zqueue\b|(?<=^systemctl restart )zqueue\b", unit, line)
 
 
 def expected_wait(queue: QueueStatus) -> float | None:
@@ -52,7 +65,7 @@ def expected_wait(queue: QueueStatus) -> float | None:
     return queue.waiting / rate if rate > 0 else None
 
 
-def _of_queue(queue: QueueStatus) -> Iterator[Finding]:
+def _of_queue(queue: QueueStatus, pid: int) -> Iterator[Finding]:
     name = queue.name
     if queue.stale:
         yield Finding(
@@ -60,7 +73,7 @@ def _of_queue(queue: QueueStatus) -> Iterator[Finding]:
             name,
             "its thread does not answer; what is shown of it is old",
             "zqueued",
-            ("journalctl -u zqueue -p warning -n 50", "top -H -p $(pidof -s zqueued)"),
+            ("journalctl -u zqueue -p warning -n 50", f"top -H -p {pid}"),
         )
     yield from _of_state(queue)
     if queue.state == "running":
@@ -101,10 +114,11 @@ def _of_work(queue: QueueStatus) -> Iterator[Finding]:
         else:
             yield Finding("warn", name, "no worker is connected", "workers", (where,))
     elif wait is None and waiting:
-        what = f"{waiting} requests wait, and no worker answers"
-        yield Finding("bad", name, what, "workers", (look, "restart those that hang"))
+        yield _of_silence(queue)
     elif wait is not None and wait > _LONG_WAIT:
-        what = f"a request waits {wait:.1f} s: more come than the workers can do"
+        what = f"a request that comes now waits {wait:.1f} s"
+        if queue.requests.messages_per_second > queue.replies.messages_per_second:
+            what += ": more come than the workers can do"
         yield Finding("warn", name, what, "workers", (look, "start more workers"))
     if queue.lost:
         what = f"{queue.lost} requests were lost since the start, at a stop or with a worker"
@@ -116,6 +130,19 @@ def _of_work(queue: QueueStatus) -> Iterator[Finding]:
             yield Finding("note", name, what, "clients" if side == "clients" else "workers", (see,))
 
 
+def _of_silence(queue: QueueStatus) -> Finding:
+    """Requests wait, and none was answered in the last seconds. Workers that take longer than that
+    may well be at work."""
+    name, look = queue.name, f"zqueuectl workers {queue.name}"
+    if queue.service is None or queue.service.p99 >= RATED_OVER:
+        what = f"{queue.waiting} requests wait, and none was answered in the last seconds"
+        if queue.service is not None:
+            what += f"; one takes up to {queue.service.p99:.1f} s"
+        return Finding("warn", name, what, "workers", (look, "start more workers"))
+    what = f"{queue.waiting} requests wait, and no worker answers"
+    return Finding("bad", name, what, "workers", (look, "restart those that hang"))
+
+
 def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
     letters = queue.dead_letters
     if letters.failure:
@@ -124,7 +151,8 @@ def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
     if letters.kept:
         causes = queue.died.model_dump() if queue.died is not None else {}
         of = ", ".join(f"{cause} {count}" for cause, count in causes.items() if count)
-        what = f"{letters.kept} requests died and are kept{f' ({of})' if of else ''}"
+        what = f"{letters.kept} requests that died are kept"
+        what += f"; since the start have died: {of}" if of else ""
         see = f"zqueuectl dead list {queue.name}"
         again = f"zqueuectl dead retry --all -q {queue.name}"
         yield Finding("note", queue.name, what, "workers", (see, again))

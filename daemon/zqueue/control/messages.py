@@ -344,8 +344,13 @@ has handed over leaves them to that one."""
 # -- results ---------------------------------------------------------------------------------
 
 
+RATED_OVER = 2.0
+"""How many seconds back rates go."""
+
+
 class Traffic(Message):
-    """What has passed one way since the queue was configured; rates are per second, of late."""
+    """What has passed one way since the queue was configured; rates are per second, over the last
+    ``RATED_OVER`` seconds."""
 
     messages: int = 0
     frames: int = 0

@@ -1,21 +1,21 @@
 """Looks for all that may be wrong with a daemon, its queues, its peers and its machine, and says
-what
-to do about each."""
+what to do about each."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from zqueue import findings
+from zqueue import findings, systemd
 from zqueue.control.client import ControlClient, Refused
 from zqueue.doctor import machine, peers, service
-from zqueue.findings import Finding, worst_first
+from zqueue.findings import Finding, addressed, worst_first
 
 _EVENTS_LOOKED_AT = 1000
 
 
-def examine(zqueued: ControlClient) -> list[Finding]:
-    """All there is to tell of a daemon that answers, the worst first.
+def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
+    """All there is to tell of a daemon that answers, the worst first. ``call`` is how zqueuectl
+    reaches it.
 
     What belongs to the machine (descriptors, systemd's state, the config file) is looked at here,
     so this runs where the daemon does. What this user may not see is left out.
@@ -42,10 +42,11 @@ def examine(zqueued: ControlClient) -> list[Finding]:
         found += peers.shut_out(events, queue)
         found += peers.sent_away(events, queue)
         try:
-            found += peers.of_queue(zqueued, queue)
+            found += peers.of_queue(zqueued, queue, config)
         except Refused:  # its engine cannot tell them apart, or it does not answer now
             continue
-    return worst_first(found)
+    _, unit = systemd.unit_of(status.pid)
+    return addressed(worst_first(found), call, unit.removesuffix(".service") or "zqueue")
 
 
 def examine_absence(why: str, path: Path | None, instance: str | None) -> list[Finding]:

@@ -1,18 +1,19 @@
 """The peers of a queue: workers that are slow, stuck or too few, clients that do not read, peers at
-the
-wrong port."""
+the wrong port."""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from zqueue.control.client import ControlClient
 from zqueue.control.messages import EventReply, OpenRequest, QueueStatus, Worker
 from zqueue.doctor.machine import RAISE_LIMIT
 from zqueue.findings import Finding
+from zqueue.quantities import parse_size
 
 _NEARLY_FULL = 0.8
 _TIMES_SLOWER = 4.0
@@ -21,6 +22,7 @@ _LONG_WHERE_NOTHING_IS_KNOWN = 60.0
 _TIMES_LONGER = 100
 _LONG_AT_LEAST = 1.0
 _PEERS_NAMED = 3
+_LATELY = 3600.0
 
 
 def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
@@ -39,22 +41,26 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
-    """Peers that had come to the wrong port, or were none."""
+    """Peers that came to the wrong port in the last hour, or were none."""
     seen: dict[tuple[str, str], Counter[str]] = {}
     for event in events:
-        if event.name == "peer.rejected" and event.fields.get("likely"):
+        lately = event.time > time.time() - _LATELY
+        if lately and event.name == "peer.rejected" and event.fields.get("likely"):
             key = str(event.fields["side"]), str(event.fields["likely"])
             host = str(event.fields["peer"]).rpartition(":")[0] or str(event.fields["peer"])
-            seen.setdefault(key, Counter())[host] += 1
+            seen.setdefault(key, Counter())[host] += 1 + int(event.fields.get("suppressed", 0))
     for (side, likely), hosts in seen.items():
         named = ", ".join(host for host, _ in hosts.most_common(_PEERS_NAMED))
         more = f" and {len(hosts) - _PEERS_NAMED} more" if len(hosts) > _PEERS_NAMED else ""
-        what = f"sent away at the {side}, {hosts.total()} times: {likely}; from {named}{more}"
+        what = f"sent away at the {side} in the last hour, {hosts.total()} times: {likely}; "
+        what += f"from {named}{more}"
         ports = (
             f"clients connect to {', '.join(queue.frontend)}",
             f"workers connect to {', '.join(queue.backend)}",
         )
-        yield Finding("warn", queue.name, what, "clients", ports)
+        do = ("give each client a routing id of its own",) if "routing id" in likely else ports
+        whose: Literal["clients", "workers"] = "clients" if side == "frontend" else "workers"
+        yield Finding("warn", queue.name, what, whose, do)
 
 
 def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
@@ -65,6 +71,8 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
             shut[str(event.fields["endpoint"])] = event
         elif event.name == "listener.opened_gate":
             shut.pop(str(event.fields["endpoint"]), None)
+        elif event.name == "queue.starting":
+            shut.clear()  # its sockets are others
     for endpoint, event in shut.items():
         limit = event.fields["limit"]
         if "connections" in event.fields:
@@ -77,7 +85,9 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
         yield Finding("bad", queue.name, what, "this machine", do)
 
 
-def of_queue(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
+def of_queue(
+    zqueued: ControlClient, queue: QueueStatus, in_force: Mapping[str, Any]
+) -> Iterator[Finding]:
     """What an engine that can tell peers apart knows of them.
 
     Raises:
@@ -87,7 +97,10 @@ def of_queue(zqueued: ControlClient, queue: QueueStatus) -> Iterator[Finding]:
     yield from _stuck(workers, queue)
     yield from _busy(workers, queue)
     yield from _uneven(workers, queue)
-    held = zqueued.clients(queue.name, filter=["state=held", "unsent_bytes>0"]).clients
+    # It is read from no more once this much is kept for it; others are held for want of room.
+    most = parse_size(str(in_force.get(f"queues.{queue.name}.max_unsent") or "0B"))
+    much = max(1, most // 4)
+    held = zqueued.clients(queue.name, filter=["state=held", f"unsent_bytes>={much}"]).clients
     for client in held[:_PEERS_NAMED]:
         what = f"client {client.id} ({client.peer}) does not read its replies: "
         what += f"{client.unsent_bytes} bytes are kept for it, and it is not read from"
@@ -146,7 +159,8 @@ def _old(request: OpenRequest, queue: QueueStatus) -> Finding:
     what += f"{request.state_for:.0f} s"
     do = (
         "look at that process",
-        f"zqueuectl kick {request.worker} -q {queue.name}: it goes to another",
+        f"zqueuectl kick {request.worker} -q {queue.name}: it goes to another, or dies (redeliver, "
+        "max_attempts)",
         f"queues.{queue.name}.service_timeout does so by itself",
     )
     return Finding("warn", queue.name, what, "workers", do)
