@@ -671,16 +671,16 @@ class Model:
 
     def is_late(self, peer: Peer, worker: Worker, frames: list[bytes]) -> bool:
         """Whether this, which answers nothing that the worker has, is what one had to answer that
-        was lost, and may have come back as this one."""
+        was lost, and may have come back as this one: the last such connection's."""
         if worker.strict:
             return is_address(frames[0]) and frames[0][1:5] != peer.number.to_bytes(4, "big")
         if len(frames) == 1 or not envelope_of(frames[1:]):
             return False
-        for lost in self.lost:
-            if lost[0] < peer.number and lost[1:] == (routing_id(frames), envelope_of(frames[1:])):
-                self.lost.remove(lost)
-                return True
-        return False
+        of = routing_id(frames), envelope_of(frames[1:])
+        lost = [each for each in self.lost if each[0] < peer.number and each[1:] == of]
+        if lost:
+            self.lost.remove(max(lost, key=lambda each: each[0]))
+        return bool(lost)
 
     def pass_on(self, request: Request | None, id: bytes, behind: bytes) -> None:
         if request is not None:

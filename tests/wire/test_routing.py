@@ -446,6 +446,29 @@ def test_what_a_worker_that_was_cut_off_says_later_is_no_answer_to_anything_else
     assert_nothing_is_left(exchange)
 
 
+@pytest.mark.parametrize("identity", [b"", b"me"])
+def test_of_late_replies_that_look_alike_each_is_known(identity: bytes) -> None:
+    """The one who comes back from the later connection does not take the place of the earlier."""
+    exchange = Exchange()
+    asker = client(exchange, identity=identity)
+    late = []
+    for name in (b"one", b"two"):
+        cut_off = worker(exchange, "DEALER")
+        asker.send(b"", name)
+        (request,) = cut_off.hear()
+        cut_off.close()
+        late.append((worker(exchange, "DEALER"), request))
+        (again,) = late[-1][0].hear()
+        late[-1][0].answer(again)
+        assert [reply[-1] for reply in asker.hear()] == [name]
+        exchange.drain_worker(late[-1][0].number)
+    for back, request in reversed(late):
+        back.answer(request)
+    assert asker.hear() == []
+    assert (exchange.counters["late_replies"], exchange.counters["extra_replies"]) == (2, 0)
+    assert_nothing_is_left(exchange)
+
+
 def test_a_late_reply_to_a_client_with_a_name_is_known_by_its_envelope() -> None:
     """It is given to a DEALER as it is, for that may look at it."""
     exchange = Exchange()

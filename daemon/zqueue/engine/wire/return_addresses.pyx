@@ -70,9 +70,11 @@ cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil:
     """Whether this, which answers nothing that its worker has, answers what one had that was lost, and
-    that may have come back as this one. Each is known once."""
+    that may have come back as this one. Each is known once; of several it is the one lost last, or
+    those of connections before that could not be known any more."""
     cdef size_t place
     cdef Lost* lost
+    cdef Lost* latest = NULL
     cdef uint32_t client, envelope, mark = connection_mark(it, worker)
     if not it.lost_made or not piece.scan.envelope:
         return False
@@ -87,8 +89,11 @@ cdef bint was_lost(
             and lost.client == client
             and lost.envelope == envelope
             and <int32_t> (mark - lost.connection) > 0
+            and (latest == NULL or <int32_t> (lost.connection - latest.connection) > 0)
         ):
-            lost.there = False
-            _kind(it, client, envelope)[0] -= 1
-            return True
-    return False
+            latest = lost
+    if latest == NULL:
+        return False
+    latest.there = False
+    _kind(it, client, envelope)[0] -= 1
+    return True
