@@ -352,9 +352,11 @@ class Soak:
             self.counted[f"steered: {what}"] += 1
         if what == "pause":
             control.pause("default")
-            in_flight = self._queue().in_flight or 0
+            before = self._queue()
             time.sleep(self.rng.random())
-            if (self._queue().in_flight or 0) > in_flight:
+            after = self._queue()
+            known = not before.stale and not after.stale
+            if known and (after.in_flight or 0) > (before.in_flight or 0):
                 self.wrong.append("requests were given out while it was paused")
             control.resume("default")
         elif what == "drain":

@@ -73,7 +73,7 @@ class Speaker:
         self.kind = kind
         self.reader = Reader()
         self.unsaid = bytearray()
-        # A client's: the tokens of its requests, and how many replies it got.
+        # A client's: the tokens of its requests; a REQ's: how many were answered.
         self.sent: list[bytes] = []
         self.replies = 0
         # A worker's: what it was given and has to answer, of a connection before this one first.
@@ -82,6 +82,10 @@ class Speaker:
     @property
     def number(self) -> int:
         return self.peer.number
+
+    def hears_a_reply(self) -> None:
+        """A REQ takes one to each of its requests."""
+        self.replies = min(self.replies + 1, len(self.sent))
 
 
 class Queue(RuleBasedStateMachine):
@@ -313,7 +317,7 @@ class Queue(RuleBasedStateMachine):
         else:
             speaker.given.remove(request)
             self.answer(speaker, request, size, flags if strict else 0)
-            if how == "twice" and not strict and request[1].startswith(b"#"):
+            if how == "twice" and not strict and b"" in request[2:-1] and request[1][:1] == b"#":
                 self.may_answer[token_of(request)] += 1
                 self.answer(speaker, request, size, 0)
         self.feed(speaker, cuts, all_of_it)
@@ -378,23 +382,33 @@ class Queue(RuleBasedStateMachine):
     def is_told(self, speaker: Speaker, frames: list[bytes]) -> None:
         if frames[-1] == b"stray":
             return
-        speaker.replies += 1
         assert speaker.peer.client is not None
         if any(part.startswith(b"!") for part in frames):
             self.is_told_of_a_death(speaker, frames)
             return
         token = token_of(frames)
         assert self.owners[token] == speaker.peer.client.id, "a reply to somebody else's request"
-        if b"." + b"REP" in frames[-1] and speaker.kind == b"REQ":
-            assert token == speaker.sent[-1], "a reply to another question"
+        if speaker.kind == b"REQ":
+            # A ROUTER or DEALER may say to it what it likes.
+            if b".REP" in frames[-1] and not self.is_asked_for(speaker):
+                assert token == speaker.sent[-1], "a reply to another question"
+            if speaker.sent[-1:] == [token]:
+                speaker.hears_a_reply()
         self.is_answered(token)
 
     def is_told_of_a_death(self, speaker: Speaker, frames: list[bytes]) -> None:
         assert any(cause.encode() in part for part in frames for cause in CAUSES)
         if speaker.kind == b"REQ":
-            self.is_answered(speaker.sent[-1])
+            speaker.hears_a_reply()
+            if not self.is_asked_for(speaker):
+                self.is_answered(speaker.sent[-1])
         elif frames[0].startswith(b"#"):
             self.is_answered(frames[0])
+
+    def is_asked_for(self, speaker: Speaker) -> bool:
+        """Whether an operator has asked something in its place, of which it knows nothing."""
+        assert speaker.peer.client is not None
+        return any(self.owners[token] == speaker.peer.client.id for token in self.submitted)
 
     def is_answered(self, token: bytes) -> None:
         self.answers[token] += 1
