@@ -1,6 +1,6 @@
 """See connections.pxd."""
 
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strerror
@@ -272,23 +272,23 @@ cdef void connect_now(Loop* loop, Connecting* connector) noexcept nogil:
     memcpy(address, connector.address, size)
     pthread_mutex_unlock(&loop.lock)
     if not size:
-        _connect_failed(loop, connector, EADDRNOTAVAIL)
+        _connect_failed(loop, connector, b"its name is not looked up yet, or not known")
         return
     connector.fd = socket(
         (<sockaddr*> address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
     )
     if connector.fd < 0:
-        _connect_failed(loop, connector, errno)
+        _connect_failed(loop, connector, strerror(errno))
         return
     done = connect(connector.fd, <sockaddr*> address, size)
     if done < 0 and errno != EINPROGRESS:
         # Of a unix socket with a full backlog it is EAGAIN.
-        _connect_failed(loop, connector, errno)
+        _connect_failed(loop, connector, strerror(errno))
         return
     event.events = EPOLLOUT
     event.data.u64 = <uint64_t> <uintptr_t> connector | IS_CONNECTOR
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, connector.fd, &event) < 0:
-        _connect_failed(loop, connector, errno)
+        _connect_failed(loop, connector, strerror(errno))
 
 
 cdef void connected(Loop* loop, Connecting* connector) noexcept nogil:
@@ -301,7 +301,7 @@ cdef void connected(Loop* loop, Connecting* connector) noexcept nogil:
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size)
     epoll_ctl(loop.epoll, EPOLL_CTL_DEL, fd, NULL)
     if error:
-        _connect_failed(loop, connector, error)
+        _connect_failed(loop, connector, strerror(error))
         return
     memset(&address, 0, sizeof(address))
     memcpy(&address, connector.address, min(<size_t> connector.address_size, sizeof(address)))
@@ -314,13 +314,13 @@ cdef void connected(Loop* loop, Connecting* connector) noexcept nogil:
     connector.up = True
 
 
-cdef void _connect_failed(Loop* loop, Connecting* connector, int error) noexcept nogil:
+cdef void _connect_failed(Loop* loop, Connecting* connector, const char* why) noexcept nogil:
     if connector.fd >= 0:
         close(connector.fd)
     connector.fd = -1
     notice(
         &loop.notices, loop.dispatcher.now, CONNECT_RETRIED, connector.side,
-        connector - loop.connecting, connector.name, strerror(error), connector.pause, 0,
+        connector - loop.connecting, connector.name, why, connector.pause, 0,
     )
     retry_later(loop, connector)
 
