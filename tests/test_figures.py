@@ -12,7 +12,7 @@ from zqueue.engine import (
     Statistics,
     Traffic,
 )
-from zqueue.figures import Figures
+from zqueue.figures import Figures, Totals
 
 
 def run(figures: Figures, statistics: Statistics) -> None:
@@ -68,3 +68,14 @@ def test_what_was_taken_up_is_no_rate() -> None:
         figures.sample()
     traffic = figures.traffic("requests")
     assert (traffic.messages, traffic.messages_per_second) == (1000, 0.0)
+
+
+def test_what_was_taken_up_is_no_activity() -> None:
+    figures = Figures(Totals(last_activity=7.0))
+    moved = Statistics(requests=Traffic(messages=1, frames=2, bytes=9))
+    run(figures, moved)
+    run(figures, moved)
+    assert figures.last_activity == 7.0
+    run(figures, Statistics(requests=Traffic(messages=2, frames=4, bytes=18)))
+    assert figures.last_activity is not None
+    assert figures.last_activity > 7.0

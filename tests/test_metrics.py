@@ -279,9 +279,10 @@ dashboard.
 ## All metrics
 
 Counters count since zqueued started, over stops and failures of a queue and hand-overs to a next
-process. What an engine cannot know is left out: on libzmq how requests end, die and how long they
-take ([engines.md](engines.md)). `le` goes from 10 µs in steps of 1, 2.5, 5 to 10 s, then 30 s, 60
-s and 300 s. What is counted at most a step has taken at most that long; what took up to a
+process. Those of a queue that a reload drains, as it changes a queue on libzmq or changes the
+engine, begin anew. What an engine cannot know is left out: on libzmq how requests end, die and how
+long they take ([engines.md](engines.md)). `le` goes from 10 µs in steps of 1, 2.5, 5 to 10 s, then
+30 s, 60 s and 300 s. What is counted at most a step has taken at most that long; what took up to a
 sixteenth less than a step may be counted above it.
 
 The figures of workers are there with `workers = true` only. `worker` is its id in `zqueuectl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -166,6 +167,7 @@ def test_an_endpoint_that_cannot_be_had_refuses_the_whole_file(
 def test_settings(start_zqueued: StartZqueued) -> None:
     head = '[control]\nendpoint = "ipc://{folder}/control.sock"\n[log]\nformat = "json"\n'
     zqueued = start_zqueued(queue("q"))
+    name = zqueued.status().name
     zqueued.path.write_text(
         head.format(folder=zqueued.folder)
         + 'level = "warning"\n[daemon]\nname = "x"\n'
@@ -175,7 +177,16 @@ def test_settings(start_zqueued: StartZqueued) -> None:
         result = control.reload()
         assert set(result.settings) == {"log.level", "daemon.name"}
         assert result.needs_restart == ("daemon.name",)
-        assert control.status().log_level == "warning"
+        status = control.status()
+        assert (status.log_level, status.name) == ("warning", name)
+        in_force = {value.key: value.value for value in control.config().values}
+    assert (in_force["log.level"], in_force["daemon.name"]) == ("warning", name)
+    done = zqueued.ctl("doctor", "--json")
+    [found] = [each for each in json.loads(done.stdout)["findings"] if "in force" in each["what"]]
+    assert (found["what"], found["do"][0]) == (
+        f"{zqueued.path} has changed and is not in force: daemon.name",
+        "systemctl restart zqueue",
+    )
 
 
 @on_every_engine

@@ -47,6 +47,13 @@ _MODE = re.compile(r"0?[0-7]{3}")
 _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _LETTERS = ("dead_letters", "dead_letters_max", "dead_letters_max_bytes", "dead_letters_sync")
+APPLIED_BY_A_RESTART = (
+    "control.endpoint",
+    "control.mode",
+    "control.group",
+    "log.format",
+    "daemon.name",
+)
 _APPLIED_LIVE = {"start", "drain_timeout", "tap", *_LETTERS}
 _SIDES = ("frontend", "backend")
 _FOR_WIRE = (

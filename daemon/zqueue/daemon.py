@@ -17,7 +17,7 @@ import zqueue
 from zqueue import config as configuration
 from zqueue import descriptors, rebinding, systemd
 from zqueue.arrival import Arrival, Sent, Stored
-from zqueue.config import Config, LoadedConfig
+from zqueue.config import APPLIED_BY_A_RESTART, Config, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, Request
 from zqueue.control.server import Caller, ControlServer, Handler
@@ -40,13 +40,6 @@ from zqueue.steering import Steering
 from zqueue.upgrade import Predecessor
 from zqueue.web.service import WebService
 
-_APPLIED_BY_A_RESTART = (
-    "control.endpoint",
-    "control.mode",
-    "control.group",
-    "log.format",
-    "daemon.name",
-)
 _STATUS_EVERY = 1.0
 _STALLED_AFTER = 3.0
 _END_WITHIN = 10.0
@@ -68,6 +61,9 @@ class Daemon:
     ) -> None:
         self._path = path
         self.loaded = loaded
+        self._until_restart = {
+            each[0]: each for each in loaded.effective() if each[0] in APPLIED_BY_A_RESTART
+        }
         self.log = log
         self.bus = EventBus()
         self.bus.subscribe(log)
@@ -78,7 +74,7 @@ class Daemon:
         self.queues: dict[str, Steering] = {}
         # They outlive a queue whose sockets are made anew.
         self._letters: dict[str, DeadLetters] = {}
-        self._name = loaded.config.daemon.name
+        self.name = loaded.config.daemon.name
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = systemd.Notifier()
         passed = systemd.passed(STORED)
@@ -100,6 +96,10 @@ class Daemon:
     @property
     def config(self) -> Config:
         return self.loaded.config
+
+    def in_force(self) -> list[tuple[str, Any, str]]:
+        """Every key, the value that it has now, and where that is from."""
+        return [self._until_restart.get(each[0], each) for each in self.loaded.effective()]
 
     @property
     def control_endpoint(self) -> str:
@@ -260,7 +260,7 @@ class Daemon:
         ]
 
     def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
-        letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self._name))
+        letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self.name))
         queue = Queue(claims, letters, make_engine, self.bus.emit, self._context, before)
         self.queues[claims.name] = steering = Steering(queue, self._context)
         return steering
@@ -384,6 +384,7 @@ class Daemon:
                 removed=list(result.removed),
                 changed=list(result.changed),
                 unchanged=len(result.unchanged),
+                needs_restart=list(result.needs_restart),
             )
             return result
 
@@ -462,7 +463,7 @@ class Daemon:
             },
             unchanged=difference.unchanged,
             settings=difference.settings,
-            needs_restart=tuple(key for key in difference.settings if key in _APPLIED_BY_A_RESTART),
+            needs_restart=tuple(key for key in difference.settings if key in APPLIED_BY_A_RESTART),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 

@@ -157,8 +157,8 @@ _KINDS = (
     Kind(
         "config.reloaded",
         "info",
-        ("by", "added", "removed", "changed", "unchanged"),
-        "a new config is in force",
+        ("by", "added", "removed", "changed", "unchanged", "needs_restart"),
+        "a new config is in force, but for what needs a restart",
     ),
     Kind(
         "config.refused",
@@ -234,7 +234,7 @@ _KINDS = (
         "queue.congested",
         "debug",
         ("reason", "peer"),
-        "more requests come than workers take: clients are held by back-pressure",
+        "more requests come than are taken: clients are held, or when_full ends requests",
     ),
     Kind(
         "queue.no_workers",
@@ -272,7 +272,7 @@ _KINDS = (
         "peer.protocol_error",
         "warning",
         ("side", "peer", "reason", "suppressed"),
-        "a peer broke the protocol and was disconnected",
+        "a peer was disconnected: it broke the protocol, or was silent for longer than it may",
         "4a4b1b9c1a7e4d5e9f0b6c1f6d0f5a31",
     ),
     Kind(
@@ -286,14 +286,14 @@ _KINDS = (
         "request.malformed",
         "warning",
         ("peer", "reason", "suppressed"),
-        "a request without an empty frame before its body was dropped: no REP would answer it",
+        "a request was dropped that no REP would answer, or whose envelope is too large",
         "0c8f6a2be27b4b6a8ff0a1c3de8b9f43",
     ),
     Kind(
         "request.returned",
         "warning",
         ("peer", "requests"),
-        "a worker left with requests that it had not answered: other workers get them",
+        "a worker left, or was set aside, with requests that it had not answered: others get them",
     ),
     Kind(
         "request.slow",
@@ -386,7 +386,7 @@ _KINDS = (
         "listener.opened_gate",
         "info",
         ("side", "endpoint"),
-        "file descriptors are to be had again: new connections are accepted",
+        "there is room again: new connections are accepted",
     ),
     Kind(
         "listener.accept_failed",

@@ -39,16 +39,17 @@ class Figures:
         self._peers: dict[Side, int] = {}
         self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
         self.last_activity = earlier.last_activity
+        # The first figures of an engine that goes on are those of the one before.
+        self._taken_up = earlier.last_activity is not None
 
     def see(
         self, now: Statistics, counts: dict[Side, ConnectionCounts], peers: dict[Side, int]
     ) -> None:
         """Take the running engine's latest figures."""
-        if (now.requests.frames, now.replies.frames) != (
-            self._now.requests.frames,
-            self._now.replies.frames,
-        ):
+        moved = now.requests.frames, now.replies.frames
+        if moved != (self._now.requests.frames, self._now.replies.frames) and not self._taken_up:
             self.last_activity = time.time()
+        self._taken_up = False
         self._now, self._counts, self._peers = now, counts, peers
 
     def sample(self) -> None:

@@ -205,7 +205,7 @@ class Verbs:
         daemon = self._daemon
         return messages.StatusResult(
             queues=tuple(await daemon.fresh_statuses()),
-            name=daemon.config.daemon.name,
+            name=daemon.name,
             version=zqueue.__version__,
             pid=os.getpid(),
             started=daemon.started,
@@ -262,7 +262,7 @@ class Verbs:
             path=str(loaded.path) if loaded.path else None,
             values=tuple(
                 messages.ConfigValue(key=key, value=value, origin=origin)
-                for key, value, origin in loaded.effective()
+                for key, value, origin in self._daemon.in_force()
             ),
         )
 

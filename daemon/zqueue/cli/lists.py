@@ -157,8 +157,9 @@ def requests(options: Options | None, /, **choice: Any) -> None:
 def kick(options: Options | None, connection: int, queue: str | None) -> None:
     """End a client's or a worker's connection; its peer may connect anew, and libzmq's do at once.
 
-    ID is as in "workers", "clients" and "connections". What a worker had goes to others, what a
-    client asked for is withdrawn, as when they leave by themselves.
+    ID is as in "workers", "clients" and "connections". What a worker had goes to others, or dies,
+    as redeliver and max_attempts say; what a client asked for is withdrawn, as when they leave by
+    themselves.
     """
     with called(options) as (zqueued, how):
         result = zqueued.kick(connection, *((queue,) if queue else ()))

@@ -133,7 +133,7 @@ _ENDS = {
     "withdrawn": "its client left before a worker had answered it",
     "dead": "it was given up",
     "rejected": 'the queue was full (when_full = "reject")',
-    "malformed": "no empty frame before its body, and only REPs, which would discard it",
+    "malformed": "only REPs, which would discard it: no empty frame; or too large an envelope",
     "unanswered": "a ROUTER or DEALER had it, which need not answer",
     "lost": "it was there when the queue was stopped",
 }

@@ -18,7 +18,7 @@ _A_ROW = 16
 
 def letters(found: Sequence[DeadLetter]) -> None:
     """A line for each."""
-    table = new_table("ID", "DIED", "REASON", "ATTEMPTS", "WAITED", "SIZE", "CLIENT")
+    table = new_table("ID", "DIED", "REASON", "ATTEMPTS", "AGE", "SIZE", "CLIENT")
     for each in found:
         table.add_row(
             each.id,

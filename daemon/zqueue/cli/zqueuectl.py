@@ -245,7 +245,10 @@ def events(
 @click.option("--wait", is_flag=True, help="Return when nothing is in flight any more.")
 @click.pass_obj
 def pause(options: Options | None, queues: tuple[str, ...], every: bool, wait: bool) -> None:
-    """Let no further request go to a worker; replies still return, nothing is lost."""
+    """Let no further request go to a worker; replies still return, and requests wait.
+
+    Where deadline, max_waiting_time or when_full are set they count meanwhile.
+    """
     with called(options, ANSWER_WITHIN if wait else None) as (zqueued, how):
         result = zqueued.pause(
             *queues,

@@ -58,7 +58,10 @@ def config_file(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[F
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
         what = f"{path} has changed and is not in force: {shown}"
-        yield Finding("warn", "", what, "operator", ("zqueuectl reload",))
+        do: tuple[str, ...] = ("zqueuectl reload",)
+        if any(key in configs.APPLIED_BY_A_RESTART for key in changed):
+            do = ("systemctl restart zqueue", "or, without systemd: zqueued --upgrade")
+        yield Finding("warn", "", what, "operator", do)
     for warning in configs.check(loaded):
         yield Finding("warn", "", warning, "operator", (f"edit {path}, then zqueuectl reload",))
 

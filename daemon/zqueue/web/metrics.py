@@ -83,7 +83,7 @@ _FIGURES = (
     ),
     _Figure(
         "zqueue_queue_restarts_total",
-        "How often the queue was started anew, by an operator, a reload or after a failure",
+        "How often the queue was started anew, by an operator or after a failure",
         lambda queue: queue.restarts,
     ),
     _Figure(
