@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import zmq
 
 from tests.engines import on_libzmq
@@ -9,8 +10,29 @@ from tests.peers import Peers
 from tests.test_bad_peers import assert_well
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
+from zqueue.engine import Plan, SocketOptions, SocketPlan
+from zqueue.engine.libzmq import LibzmqEngine
+from zqueue.listeners import listen
 
 pytestmark = on_libzmq
+
+
+@pytest.mark.parametrize("type", ["queue", "forwarder", "streamer"])
+def test_a_hold_is_in_force_when_it_returns(type: str, engine: str) -> None:
+    assert engine == LibzmqEngine.name
+    frontend, backend = (
+        SocketPlan((listen("tcp://127.0.0.1:*", backlog=10),), (), SocketOptions())
+        for _ in range(2)
+    )
+    held = LibzmqEngine(Plan("held", type, frontend, backend))
+    held.open(hold=False)
+    try:
+        for _ in range(100):
+            held.hold()
+            assert held.held
+            held.forward()
+    finally:
+        held.close(0)
 
 
 def test_the_last_worker_dies_with_requests(
