@@ -51,7 +51,8 @@ def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
 
 def _addressed(line: str, call: str, unit: str) -> str:
     line = re.sub(r"^zqueuectl\b", lambda _: call, line)
-    return re.sub(r"(?<=^journalctl -u )zqueue\b|(?<=^systemctl restart )zqueue\b", unit, line)
+    its_unit = re.compile(r"^(journalctl -u|systemctl restart) zqueue(?= |$)")
+    return its_unit.sub(lambda found: f"{found[1]} {unit}", line)
 
 
 def expected_wait(queue: QueueStatus) -> float | None:
