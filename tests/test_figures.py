@@ -63,7 +63,7 @@ def test_what_was_taken_up_is_no_rate() -> None:
     figures = Figures()
     figures.sample()
     run(figures, Statistics(requests=Traffic(messages=1000, frames=2000, bytes=9000)))
-    figures.begin_rates()
+    figures.go_on(None)
     for _ in range(3):
         figures.sample()
     traffic = figures.traffic("requests")
@@ -74,6 +74,7 @@ def test_what_was_taken_up_is_no_activity() -> None:
     figures = Figures(Totals(last_activity=7.0))
     moved = Statistics(requests=Traffic(messages=1, frames=2, bytes=9))
     run(figures, moved)
+    figures.go_on(7.0)
     run(figures, moved)
     assert figures.last_activity == 7.0
     run(figures, Statistics(requests=Traffic(messages=2, frames=4, bytes=18)))

@@ -183,6 +183,16 @@ def test_what_waits_and_what_is_in_flight_goes_along(
     assert len(worker.served) == len(set(worker.served)) == 5
 
 
+def test_the_hand_over_is_no_activity(start_zqueued: StartZqueued, peers: Peers) -> None:
+    zqueued = start_zqueued(ONE_QUEUE.format(more=""))
+    peers.worker(zqueued.backend())
+    assert len(peers.client(zqueued.frontend(), requests=1).finish()) == 1
+    wait_for(lambda: zqueued.queue().replies.messages == 1)
+    last_activity = zqueued.queue().last_activity
+    upgrade(zqueued)
+    assert zqueued.queue().last_activity == last_activity
+
+
 def test_a_reply_is_kept_for_a_client_that_is_away(
     start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
 ) -> None:

@@ -10,7 +10,7 @@ from tests.peers import Peers
 from tests.test_bad_peers import assert_well
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
-from zqueue.engine import Plan, SocketOptions, SocketPlan
+from zqueue.engine import Plan, SocketPlan
 from zqueue.engine.libzmq import LibzmqEngine
 from zqueue.listeners import listen
 
@@ -21,8 +21,7 @@ pytestmark = on_libzmq
 def test_a_hold_is_in_force_when_it_returns(type: str, engine: str) -> None:
     assert engine == LibzmqEngine.name
     frontend, backend = (
-        SocketPlan((listen("tcp://127.0.0.1:*", backlog=10),), (), SocketOptions())
-        for _ in range(2)
+        SocketPlan((listen("tcp://127.0.0.1:*", backlog=10),), ()) for _ in range(2)
     )
     held = LibzmqEngine(Plan("held", type, frontend, backend))
     held.open(hold=False)

@@ -39,17 +39,16 @@ class Figures:
         self._peers: dict[Side, int] = {}
         self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
         self.last_activity = earlier.last_activity
-        # The first figures of an engine that goes on are those of the one before.
-        self._taken_up = earlier.last_activity is not None
 
     def see(
         self, now: Statistics, counts: dict[Side, ConnectionCounts], peers: dict[Side, int]
     ) -> None:
         """Take the running engine's latest figures."""
-        moved = now.requests.frames, now.replies.frames
-        if moved != (self._now.requests.frames, self._now.replies.frames) and not self._taken_up:
+        if (now.requests.frames, now.replies.frames) != (
+            self._now.requests.frames,
+            self._now.replies.frames,
+        ):
             self.last_activity = time.time()
-        self._taken_up = False
         self._now, self._counts, self._peers = now, counts, peers
 
     def sample(self) -> None:
@@ -59,10 +58,11 @@ class Figures:
         while self._samples[0][0] < clock - messages.RATED_OVER and len(self._samples) > 2:
             self._samples.popleft()
 
-    def begin_rates(self) -> None:
-        """Count for the rates only what comes from now on: what a queue has taken up did not come
-        in the seconds that it has been here."""
+    def go_on(self, last_activity: float | None) -> None:
+        """What was seen so far was taken up: it did not come in the seconds that this queue has
+        been here, and something last passed at ``last_activity``."""
         self._samples.clear()
+        self.last_activity = last_activity
 
     def end_of_run(self, lost: int) -> None:
         """The engine was closed, ``lost`` requests with it."""

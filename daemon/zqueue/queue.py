@@ -433,7 +433,7 @@ class Queue:
     def _go_on(self, before: QueueState) -> None:
         """What was taken up is this queue's own now: it is again what it was."""
         self._hear_engine()
-        self._figures.begin_rates()
+        self._figures.go_on(before.totals.last_activity)
         figures, standing = self._figures, before.standing
         self._emit(
             "queue.taken_up",

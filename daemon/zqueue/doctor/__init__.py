@@ -33,7 +33,8 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
     found += service.permissions(zqueued.endpoint, config)
     found += machine.descriptors(status, config)
     found += machine.backlog(config)
-    found += machine.unit_of(status.pid)
+    manager, unit = systemd.unit_of(status.pid)
+    found += machine.unit(unit, manager) if unit else ()
     for queue in status.queues:
         if queue.stale or queue.state not in ("running", "paused", "draining"):
             continue
@@ -45,7 +46,6 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
             found += peers.of_queue(zqueued, queue, config)
         except Refused:  # its engine cannot tell them apart, or it does not answer now
             continue
-    _, unit = systemd.unit_of(status.pid)
     return addressed(worst_first(found), call, unit.removesuffix(".service") or "zqueue")
 
 

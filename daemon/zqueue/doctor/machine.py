@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zqueue import systemd
 from zqueue.control.messages import StatusResult
 from zqueue.findings import Finding
 
@@ -46,13 +45,6 @@ def backlog(in_force: Mapping[str, Any]) -> Iterator[Finding]:
         what = f"a backlog of {max(wanted)} is wanted, and the kernel allows {somaxconn}"
         do = (f"sysctl net.core.somaxconn={max(wanted)}", "and in /etc/sysctl.d; then restart")
         yield Finding("warn", "", what, "this machine", do)
-
-
-def unit_of(pid: int) -> Iterator[Finding]:
-    """What systemd says of the unit that a process belongs to, if to any."""
-    manager, name = systemd.unit_of(pid)
-    if name:
-        yield from unit(name, manager)
 
 
 def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:

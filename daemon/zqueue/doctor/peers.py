@@ -43,9 +43,10 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
 def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
     """Peers that came to the wrong port in the last hour, or were none."""
     seen: dict[tuple[str, str], Counter[str]] = {}
+    since = time.time() - _LATELY
     for event in events:
-        lately = event.time > time.time() - _LATELY
-        if lately and event.name == "peer.rejected" and event.fields.get("likely"):
+        recent = event.time > since
+        if recent and event.name == "peer.rejected" and event.fields.get("likely"):
             key = str(event.fields["side"]), str(event.fields["likely"])
             host = str(event.fields["peer"]).rpartition(":")[0] or str(event.fields["peer"])
             seen.setdefault(key, Counter())[host] += 1 + int(event.fields.get("suppressed", 0))

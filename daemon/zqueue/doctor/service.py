@@ -19,6 +19,7 @@ from zqueue.findings import Finding
 from zqueue.listeners import listen
 
 _CLOCKS_MAY_DIFFER = 2.0
+_RESTART = ("systemctl restart zqueue", "or, without systemd: zqueued --upgrade")
 
 
 def clock(status: StatusResult) -> Iterator[Finding]:
@@ -34,8 +35,7 @@ def version(status: StatusResult) -> Iterator[Finding]:
     """What runs against what is installed."""
     if status.version != zqueue.__version__:
         what = f"zqueued {status.version} runs, and this is zqueuectl {zqueue.__version__}"
-        do = ("systemctl restart zqueue", "or, without systemd: zqueued --upgrade")
-        yield Finding("warn", "", f"{what}; connections outlive a restart", "operator", do)
+        yield Finding("warn", "", f"{what}; connections outlive a restart", "operator", _RESTART)
 
 
 def config_file(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[Finding]:
@@ -58,9 +58,8 @@ def config_file(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[F
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
         what = f"{path} has changed and is not in force: {shown}"
-        do: tuple[str, ...] = ("zqueuectl reload",)
-        if any(key in configs.APPLIED_BY_A_RESTART for key in changed):
-            do = ("systemctl restart zqueue", "or, without systemd: zqueued --upgrade")
+        restart = any(key in configs.APPLIED_BY_A_RESTART for key in changed)
+        do = _RESTART if restart else ("zqueuectl reload",)
         yield Finding("warn", "", what, "operator", do)
     for warning in configs.check(loaded):
         yield Finding("warn", "", warning, "operator", (f"edit {path}, then zqueuectl reload",))

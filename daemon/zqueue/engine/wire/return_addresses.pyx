@@ -70,8 +70,8 @@ cdef bint was_lost(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil:
     """Whether this, which answers nothing that its worker has, answers what one had that was lost, and
-    that may have come back as this one. Each is known once; of several it is the one lost last, or
-    those of connections before that could not be known any more."""
+    that may have come back as this one. Each is known once; of several it is that of the latest
+    connection, or those of connections before it could not be known any more."""
     cdef size_t place
     cdef Lost* lost
     cdef Lost* latest = NULL
