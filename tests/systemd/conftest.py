@@ -93,10 +93,12 @@ def install(machine: Machine, deb: Path) -> None:
 
 @pytest.fixture
 def machine(installed: Machine) -> Iterator[Machine]:
-    """The machine with zqueue stopped, its config a plain one, and no drop-ins."""
+    """The machine with zqueue stopped, its config a plain one, no drop-ins, and a journal that says
+    nothing of earlier tests."""
     kept = installed.run("cat /etc/zqueue.toml").stdout
     installed.write("/etc/zqueue.toml", CONFIG)
     installed.run("systemctl reset-failed")
+    installed.forget_journal()
     yield installed
     installed.run(
         "systemctl stop 'zqueue*.socket' 'zqueue*.service'; "

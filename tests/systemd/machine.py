@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -53,6 +54,7 @@ class Machine:
 
     def __init__(self, root: Path, folder: Path, name: str) -> None:
         self.root = folder / name
+        self._entries_from = ""
         subprocess.run(["cp", "-a", "--reflink=auto", str(root), str(self.root)], check=True)
         command = ["systemd-nspawn", "-q", "-D", str(self.root), "--boot", "--register=no"]
         command += ["--keep-unit", "--private-network", f"--machine={name}", "--console=pipe"]
@@ -141,8 +143,17 @@ class Machine:
         (self.root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", source, str(self.root / folder.lstrip("/"))], check=True)
 
+    def forget_journal(self) -> None:
+        """Have :meth:`journal` give only what is written from now on."""
+        last = json.loads(self.run("journalctl --sync && journalctl -q -o json -n 1").stdout)
+        # Not --after-cursor=, which skips an entry if that of the cursor is not of those asked for.
+        seconds, microseconds = divmod(int(last["__REALTIME_TIMESTAMP"]) + 1, 1_000_000)
+        self._entries_from = f"--since=@{seconds}.{microseconds:06d}"
+
     def journal(self, *arguments: str) -> str:
-        return self.run(f"journalctl --no-pager -q {' '.join(arguments)}", check=False).stdout
+        """What journalctl(1) prints."""
+        command = f"journalctl --no-pager -q {self._entries_from} {' '.join(arguments)}"
+        return self.run(command, check=False).stdout
 
     def property(self, unit: str, name: str) -> str:
         """One property of a unit."""

@@ -97,7 +97,7 @@ def listening_inode(machine: Machine, port: int) -> str:
 
 
 def entry(machine: Machine, *fields: str) -> dict[str, Any]:
-    """The last entry of this unit's journal with these fields, once it is there."""
+    """The last entry of this test, of this unit and with these fields, once it is there."""
     command = ("-u zqueue -o json -n 1", *fields)
     found = wait_for(lambda: machine.journal(*command), f"an entry with {fields}")
     loaded: dict[str, Any] = json.loads(found.splitlines()[-1])
