@@ -33,6 +33,7 @@ MODULES = (
     "routing_ids",
     "matches",
     "workers",
+    "heaps",
     "peers",
     "requests",
     "listing",

@@ -12,6 +12,7 @@ import click
 from benchmarks import cpu, table
 from benchmarks.brokers import BrokerError
 from benchmarks.grid import GRID, QUICK, Cell, Effort, measure
+from benchmarks.growth import growth
 from benchmarks.peers import PeerError
 from benchmarks.verdict import judge
 from benchmarks.wire.command import wire
@@ -68,7 +69,7 @@ def main(
 ) -> None:
     """Measure zqueued beside zmq.proxy, ThreadProxy and monitored_queue.
 
-    The command "wire" measures something else, with options of its own.
+    The commands "wire" and "growth" measure something else, with options of their own.
 
     Exit codes: 0 measured, 1 a broker failed or left requests unanswered (or with --enforce, a bar
     was missed), 2 usage.
@@ -103,6 +104,7 @@ def main(
 
 
 main.add_command(wire)
+main.add_command(growth)
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select
 
 import pytest
@@ -551,3 +552,39 @@ def test_what_a_worker_is_late_with_goes_on_without_news_from_outside() -> None:
         [serving] = workers.values()
         serving.serve(1, b"done")
         assert asker.receive() == [b"", b"done"]
+
+
+def test_what_many_lose_is_in_line_by_its_age_whoever_leaves_meanwhile() -> None:
+    """Some of it is lost twice, some is withdrawn from among the rest, and some was never given."""
+    chance = random.Random(18)
+    exchange = Exchange(prefetch=10, max_attempts=0, max_waiting=0)
+    askers = [client(exchange) for _ in range(5)]
+    for number in range(1000):
+        ask(chance.choice(askers), b"%03d" % number)
+    for size in (50, 80):
+        crowd = [worker(exchange, "DEALER") for _ in range(size)]
+        chance.shuffle(crowd)
+        for lost in crowd:
+            lost.close()
+    assert exchange.counters["returned"] == 500 + 800
+    for leaving in askers[:2]:
+        leaving.close()
+    waiting = exchange.counters["waiting"]
+    saved = exchange.snapshot()
+    assert exchange.snapshot() == saved, "saving leaves all as it was"
+    taken_up = Exchange(prefetch=10, max_attempts=0, max_waiting=0)
+    taken_up.now = exchange.now
+    taken_up.restore(saved)
+    for each in (exchange, taken_up):
+        served: list[bytes] = []
+        last = worker(each, "DEALER")
+        while got := last.hear():
+            served += bodies(got)
+            for request in got:
+                last.answer(request)
+        assert len(served) == waiting
+        # What was lost twice goes to a worker one by one, past what was not.
+        for some in ([x for x in served if x < b"500"], [x for x in served if x >= b"500"]):
+            assert some == sorted(some)
+            assert len(some) > 200
+        assert_nothing_is_left(each)

@@ -44,11 +44,11 @@ from zqueue.engine.wire.memory cimport (
     pool_trim,
 )
 from zqueue.engine.wire.notices cimport BROKE, CONNECTED, DISCONNECTED, REJECTED, notice
-from zqueue.engine.wire.peers cimport has_arrived, make_clean, make_dirty, peer_end, peer_is_ready
+from zqueue.engine.wire.peers cimport has_arrived, leave_dirty, make_dirty, peer_end, peer_is_ready
 from zqueue.engine.wire.receiving cimport request_came
 from zqueue.engine.wire.redelivery cimport worker_lost, worker_overdue, worker_overdue_at
 from zqueue.engine.wire.replies cimport reply_came
-from zqueue.engine.wire.requests cimport finish, unqueue
+from zqueue.engine.wire.requests cimport finish, oldest_waiting, unqueue
 from zqueue.engine.wire.session cimport (
     ARRIVED,
     AWAITS_READY,
@@ -120,14 +120,11 @@ cdef bint dispatcher_open(
 
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     """Give back all memory. Every peer must have been closed."""
+    cdef Request* request
     while it.absent_first != NULL:
         absence_over(it, it.absent_first)
-    while it.line.first != NULL:
-        finish(it, unqueue(it, it.line.first), &it.counters.dead)
-    while it.apart.first != NULL:
-        finish(it, unqueue(it, it.apart.first), &it.counters.dead)
-    while it.odd.first != NULL:
-        finish(it, unqueue(it, it.odd.first), &it.counters.dead)
+    while (request := oldest_waiting(it)) != NULL:
+        finish(it, unqueue(it, request), &it.counters.dead)
     deaths_free(it, deaths_take(it))
     spares_clear(&it.spare_requests)
     free(it.clients)
@@ -376,7 +373,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         leave_stalled(it, peer)
     if peer.dirty:
         # It was told of a death when a worker was closed, and that was too much for it to be kept.
-        make_clean(it, peer)
+        leave_dirty(it, peer)
     if peer.held != NULL:
         body_drop(&it.pool, peer.held)
     peer_was_read(it, peer)

@@ -266,7 +266,9 @@ cdef struct Peer:
     Client* client
     Worker* worker
     Peer* dirty_next
+    Peer* dirty_previous
     Peer* ready_next
+    Peer* ready_previous
     Peer* stalled_next
     Peer* stalled_previous
     Peer* ended_next
@@ -308,10 +310,11 @@ cdef struct Dispatcher:
     Tap* tap
     int64_t now
     int mode
-    # What waits, each line by age: most; what was lost twice, and is to be kept apart; and what has no
-    # envelope, which no REP may get.
+    # What waits, by age: what no worker has had yet; heaps of what was returned, and of that what was
+    # lost twice and is to be kept apart; and what has no envelope, which no REP may get.
     Line line
-    Line apart
+    Request* returned
+    Request* apart
     Line odd
     Ring strict
     Ring loose

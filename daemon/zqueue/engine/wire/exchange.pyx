@@ -21,7 +21,7 @@ from zqueue.engine.wire.dispatcher cimport (
 from zqueue.engine.wire.entities cimport BACKEND, Death, FLOWS, FRONTEND, Dispatcher, Peer, Settings
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
-from zqueue.engine.wire.peers cimport peer_end, peer_numbered
+from zqueue.engine.wire.peers cimport leave_dirty, leave_ready, peer_end, peer_numbered
 from zqueue.engine.wire.receiving cimport submit
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
@@ -186,11 +186,9 @@ cdef class Exchange:
         while True:
             dispatcher_turn(&self._it)
             while self._it.dirty != NULL:
-                self._it.dirty.dirty = False
-                self._it.dirty = self._it.dirty.dirty_next
+                leave_dirty(&self._it, self._it.dirty)
             while self._it.ready != NULL:
-                self._it.ready.ready = False
-                self._it.ready = self._it.ready.ready_next
+                leave_ready(&self._it, self._it.ready)
             if self._it.ended == NULL:
                 return
             while self._it.ended != NULL:

@@ -11,6 +11,7 @@ from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
     older_of,
+    oldest_in_line,
     oldest_open,
     request_free,
     take_back,
@@ -52,7 +53,7 @@ cdef bint can_give(Dispatcher* it) noexcept nogil:
 
 cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     """What comes next, and to whom: the oldest that somebody can take; NULL if there is none."""
-    cdef Request* older = older_of(it.line.first, it.apart.first)
+    cdef Request* older = older_of(oldest_in_line(it), it.apart)
     cdef Request* odd = it.odd.first if it.loose.able else NULL
     cdef Request* younger
     if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
@@ -65,7 +66,7 @@ cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
         # While it has to wait for one that it is alone at, REPs get no other, or it would wait for
         # ever; those that answer in any order, or not at all, have not to wait for that. What is
         # behind it in its own line would have to wait as it has.
-        younger = it.line.first if older == it.apart.first else it.apart.first
+        younger = oldest_in_line(it) if older == it.apart else it.apart
         if younger != NULL and it.loose.able and older_of(younger, odd) == younger:
             worker[0] = _loose_for(it, younger)
             if worker[0] != NULL:

@@ -3,14 +3,10 @@ taken out without a look at any but its neighbours."""
 
 from zqueue.engine.wire.entities cimport Line, Request
 
-cdef inline void line_insert(Line* line, Request* request, Request* after, int kind) noexcept nogil:
-    """Put it before ``after``, at the end if that is NULL."""
-    request.beside[kind].next = after
-    request.beside[kind].previous = line.last if after == NULL else after.beside[kind].previous
-    line_join(line, request, kind)
-
 cdef inline void line_append(Line* line, Request* request, int kind) noexcept nogil:
-    line_insert(line, request, NULL, kind)
+    request.beside[kind].next = NULL
+    request.beside[kind].previous = line.last
+    line_join(line, request, kind)
 
 cdef inline void line_replace(Line* line, Request* request, Request* by, int kind) noexcept nogil:
     """Put ``by`` in its place."""

@@ -6,7 +6,7 @@ from zqueue.engine.wire.entities cimport FLOWS, IN_TURN, Client, Line, Request, 
 from zqueue.engine.wire.notices cimport DETAIL, NAME
 from zqueue.engine.wire.peers cimport has_arrived
 from zqueue.engine.wire.recent cimport recent_share
-from zqueue.engine.wire.requests cimport Waiting, all_waiting, next_waiting
+from zqueue.engine.wire.requests cimport Waiting, all_waiting, next_waiting, waiting_told
 from zqueue.engine.wire.workers cimport UNLIMITED
 
 
@@ -107,8 +107,9 @@ cdef void list_requests(Dispatcher* it, Listing* into) noexcept nogil:
 cdef void _list_waiting(Dispatcher* it, Listing* into, size_t most) noexcept nogil:
     cdef Waiting at = all_waiting(it)
     cdef Request* request
-    while into.request_count < most and (request := next_waiting(&at)) != NULL:
+    while into.request_count < most and (request := next_waiting(it, &at)) != NULL:
         _write_request_down(request, into)
+    waiting_told(it, &at)
 
 
 cdef void _list_those_of(

@@ -68,7 +68,13 @@ from zqueue.engine.wire.linux cimport (
 from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
 from zqueue.engine.wire.notices cimport NAME
 from zqueue.engine.wire.listing cimport list_connections, list_requests
-from zqueue.engine.wire.peers cimport peer_end, peer_is_ready, peer_numbered
+from zqueue.engine.wire.peers cimport (
+    leave_dirty,
+    leave_ready,
+    peer_end,
+    peer_is_ready,
+    peer_numbered,
+)
 from zqueue.engine.wire.receiving cimport submit
 from zqueue.engine.wire.workers cimport worker_drain
 
@@ -149,8 +155,7 @@ cdef void _settle(Loop* loop) noexcept nogil:
         dispatcher_turn(it)
         while it.dirty != NULL:
             peer = it.dirty
-            it.dirty = peer.dirty_next
-            peer.dirty = False
+            leave_dirty(it, peer)
             if not peer.waits_to_write:
                 _flush(loop, peer)
         if it.ended != NULL:
@@ -319,7 +324,6 @@ cdef void _close_ended(Loop* loop) noexcept nogil:
     """Close what has ended; an ERROR that says why may still get out."""
     cdef Dispatcher* it = &loop.dispatcher
     cdef Peer* peer
-    _leave_ready(it)
     while it.ended != NULL:
         peer = it.ended
         it.ended = peer.ended_next
@@ -328,23 +332,11 @@ cdef void _close_ended(Loop* loop) noexcept nogil:
         _close_peer(loop, peer)
 
 
-cdef void _leave_ready(Dispatcher* it) noexcept nogil:
-    """Take those that have ended out of the list ``ready``."""
-    cdef Peer** place = &it.ready
-    while place[0] != NULL:
-        if place[0].ended:
-            place[0].ready = False
-            place[0] = place[0].ready_next
-        else:
-            place = &place[0].ready_next
-
-
 cdef void _close_peer(Loop* loop, Peer* peer) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef Connecting* connector
     if peer.ready:
-        # Flushing has put it there again.
-        _leave_ready(it)
+        leave_ready(it, peer)
     if peer.connector >= 0 and not loop.closing:
         connector = &loop.connecting[peer.connector]
         connector.up = False
@@ -526,9 +518,8 @@ cdef void loop_close(Loop* loop) noexcept nogil:
     they tell what was left."""
     cdef int place
     loop.closing = True
-    loop.dispatcher.dirty = loop.dispatcher.ended = loop.dispatcher.ready = NULL
+    loop.dispatcher.ended = NULL
     while loop.dispatcher.peers != NULL:
-        loop.dispatcher.peers.ready = False
         _close_peer(loop, loop.dispatcher.peers)
     for place in range(loop.listening_count):
         close(loop.listening[place].fd)

@@ -6,8 +6,21 @@ from zqueue.engine.wire.entities cimport Dispatcher, Peer
 cdef inline void make_dirty(Dispatcher* it, Peer* peer) noexcept nogil:
     if not peer.dirty:
         peer.dirty = True
+        peer.dirty_previous = NULL
         peer.dirty_next = it.dirty
+        if it.dirty != NULL:
+            it.dirty.dirty_previous = peer
         it.dirty = peer
+
+cdef inline void leave_dirty(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Take it out of the list ``dirty``, in which it is."""
+    peer.dirty = False
+    if peer.dirty_next != NULL:
+        peer.dirty_next.dirty_previous = peer.dirty_previous
+    if peer.dirty_previous != NULL:
+        peer.dirty_previous.dirty_next = peer.dirty_next
+    else:
+        it.dirty = peer.dirty_next
 
 cdef inline bint has_arrived(Peer* peer) noexcept nogil:
     return peer.client != NULL or peer.worker != NULL
@@ -15,7 +28,7 @@ cdef inline bint has_arrived(Peer* peer) noexcept nogil:
 cdef inline bint can_be_told(Peer* peer) noexcept nogil:
     return peer != NULL and not peer.ended and not peer.deaf
 
-cdef void make_clean(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void leave_ready(Dispatcher* it, Peer* peer) noexcept nogil
 cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil
 cdef void peer_end(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil

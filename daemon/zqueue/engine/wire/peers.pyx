@@ -3,22 +3,26 @@
 from zqueue.engine.wire.workers cimport place_worker
 
 
-cdef void make_clean(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Take it out of the list ``dirty``, if it is there."""
-    cdef Peer** place = &it.dirty
-    while place[0] != NULL and place[0] != peer:
-        place = &place[0].dirty_next
-    if place[0] != NULL:
-        place[0] = peer.dirty_next
-    peer.dirty = False
-
-
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil:
     """It may be read from though its descriptor will not say so again."""
     if not peer.ready:
         peer.ready = True
+        peer.ready_previous = NULL
         peer.ready_next = it.ready
+        if it.ready != NULL:
+            it.ready.ready_previous = peer
         it.ready = peer
+
+
+cdef void leave_ready(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Take it out of the list ``ready``, in which it is."""
+    peer.ready = False
+    if peer.ready_next != NULL:
+        peer.ready_next.ready_previous = peer.ready_previous
+    if peer.ready_previous != NULL:
+        peer.ready_previous.ready_next = peer.ready_next
+    else:
+        it.ready = peer.ready_next
 
 
 cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil:

@@ -22,11 +22,9 @@ from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport peer_end
 from zqueue.engine.wire.requests cimport (
-    Waiting,
-    all_waiting,
     finish,
     id_frame,
-    next_waiting,
+    oldest_waiting,
     queue_last,
     request_new,
     unqueue,
@@ -77,7 +75,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             finish(it, request, &it.counters.rejected)
             return
         while is_full(it) and it.counters.waiting:
-            die(it, unqueue(it, _oldest_waiting(it)), QUEUE_FULL)
+            die(it, unqueue(it, oldest_waiting(it)), QUEUE_FULL)
     queue_last(it, request)
 
 
@@ -107,11 +105,6 @@ cdef inline void _count(
     client.asked += 1
     it.counters.request_frames += frames + 1
     it.counters.request_bytes += payload + client.id_size
-
-
-cdef Request* _oldest_waiting(Dispatcher* it) noexcept nogil:
-    cdef Waiting at = all_waiting(it)
-    return next_waiting(&at)
 
 
 cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:

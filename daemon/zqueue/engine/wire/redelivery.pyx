@@ -10,17 +10,15 @@ from zqueue.engine.wire.entities cimport (
     SERVICE_TIMEOUT,
     UNSTARTED,
     WORKER_LOST,
-    Line,
     Request,
 )
-from zqueue.engine.wire.lines cimport line_append
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
 from zqueue.engine.wire.requests cimport (
     finish,
     is_gone,
     leave_behind,
     oldest_open,
-    queue_back,
+    put_in_line,
     request_free,
     take_back,
 )
@@ -31,7 +29,6 @@ from zqueue.engine.wire.workers cimport place_worker
 cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
     """What it had not answered goes back to where its age puts it in line, or dies."""
     cdef Request* request
-    cdef Line back = Line(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     while worker.outstanding.first != NULL:
@@ -44,9 +41,8 @@ cdef void worker_lost(Dispatcher* it, Worker* worker) noexcept nogil:
             # It may well have been one that is never answered.
             finish(it, request, &it.counters.unanswered)
         else:
-            _elsewhere(it, worker, request, begun, WORKER_LOST, &back)
+            _elsewhere(it, worker, request, begun, WORKER_LOST)
         begun = not worker.strict
-    queue_back(it, &back)
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
@@ -69,7 +65,6 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
     all that it has, for it will come to none of it while it is stuck."""
     cdef Request* request = worker.outstanding.first if worker.strict else oldest_open(worker)
     cdef Request* after
-    cdef Line back = Line(NULL, NULL)
     cdef uint64_t returned = it.counters.returned
     cdef bint begun = True
     if not worker.aside:
@@ -86,15 +81,14 @@ cdef void worker_overdue(Dispatcher* it, Worker* worker) noexcept nogil:
         if not request.over and request.envelope:
             if not leave_behind(it, request):
                 take_back(it, request)
-            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT, &back)
+            _elsewhere(it, worker, request, begun, SERVICE_TIMEOUT)
         begun = not worker.strict
         request = after
-    queue_back(it, &back)
     _tell_of_returned(it, worker, it.counters.returned - returned)
 
 
 cdef void _elsewhere(
-    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause, Line* back
+    Dispatcher* it, Worker* worker, Request* request, bint begun, int cause
 ) noexcept nogil:
     """To another worker if it may, where its age puts it in line; else it ends here."""
     cdef int policy = it.settings.redeliver
@@ -109,7 +103,7 @@ cdef void _elsewhere(
     else:
         it.counters.returned += 1
         request.suspect = True
-        line_append(back, request, IN_TURN)
+        put_in_line(it, request)
 
 
 cdef void _tell_of_returned(Dispatcher* it, Worker* worker, uint64_t count) noexcept nogil:

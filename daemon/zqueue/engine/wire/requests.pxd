@@ -18,19 +18,23 @@ from zqueue.engine.wire.entities cimport (
     Request,
     Worker,
 )
+from zqueue.engine.wire.heaps cimport heap_take
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
 
-# A place in each line of those that wait.
+# A place in each line of those that wait; ``told``: those of the heaps that were told of, the latest
+# first, which are out of them meanwhile.
 cdef struct Waiting:
     Request* in_line
-    Request* apart
     Request* odd
+    Request* told
 
-cdef void queue_back(Dispatcher* it, Line* returned) noexcept nogil
+cdef void put_in_line(Dispatcher* it, Request* request) noexcept nogil
+cdef Request* next_waiting(Dispatcher* it, Waiting* at) noexcept nogil
+cdef void waiting_told(Dispatcher* it, Waiting* at) noexcept nogil
 cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 
 
@@ -129,29 +133,31 @@ cdef inline Request* older_of(Request* one, Request* other) noexcept nogil:
     return one
 
 
+cdef inline Request* oldest_in_line(Dispatcher* it) noexcept nogil:
+    """Of those that wait neither apart nor without an envelope; NULL if there is none."""
+    return older_of(it.line.first, it.returned)
+
+
+cdef inline Request* oldest_waiting(Dispatcher* it) noexcept nogil:
+    """Of all; NULL if there is none."""
+    return older_of(older_of(oldest_in_line(it), it.apart), it.odd.first)
+
+
 cdef inline Waiting all_waiting(Dispatcher* it) noexcept nogil:
-    """The beginning of :c:func:`next_waiting`."""
-    return Waiting(it.line.first, it.apart.first, it.odd.first)
+    """The beginning of :c:func:`next_waiting`; :c:func:`waiting_told` must come before anything else
+    happens to those that wait."""
+    return Waiting(it.line.first, it.odd.first, NULL)
 
 
-cdef inline Request* next_waiting(Waiting* at) noexcept nogil:
-    """The oldest that was not yet told of; NULL if there is none."""
-    cdef Request* oldest = older_of(older_of(at.in_line, at.apart), at.odd)
-    if oldest == NULL:
+cdef inline Request** _heap_of(Dispatcher* it, Request* request) noexcept nogil:
+    """NULL if it is in a line."""
+    if not request.suspect or not request.envelope:
         return NULL
-    if oldest == at.in_line:
-        at.in_line = oldest.beside[IN_TURN].next
-    elif oldest == at.apart:
-        at.apart = oldest.beside[IN_TURN].next
-    else:
-        at.odd = oldest.beside[IN_TURN].next
-    return oldest
+    return &it.apart if waits_apart(request) else &it.returned
 
 
 cdef inline Line* _line_of(Dispatcher* it, Request* request) noexcept nogil:
-    if not request.envelope:
-        return &it.odd
-    return &it.apart if waits_apart(request) else &it.line
+    return &it.line if request.envelope else &it.odd
 
 
 cdef inline void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:
@@ -159,7 +165,8 @@ cdef inline void waits_shortest(Dispatcher* it, Request* request) noexcept nogil
     line_append(&it.by_wait, request, BY_WAIT)
 
 
-cdef inline void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
+cdef inline void now_waits(Dispatcher* it, Request* request) noexcept nogil:
+    """It has just been put in its line."""
     cdef Client* client = request.client
     request.since = it.now
     if it.settings.max_waiting_time:
@@ -172,15 +179,19 @@ cdef inline void _now_waits(Dispatcher* it, Request* request) noexcept nogil:
 
 
 cdef inline void queue_last(Dispatcher* it, Request* request) noexcept nogil:
-    """Put it at the end of its line."""
+    """Put one that no worker has had yet, the youngest of those, at the end of its line."""
     line_append(_line_of(it, request), request, IN_TURN)
-    _now_waits(it, request)
+    now_waits(it, request)
 
 
 cdef inline Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     """Take it out of its line."""
     cdef Client* client = request.client
-    line_remove(_line_of(it, request), request, IN_TURN)
+    cdef Request** heap = _heap_of(it, request)
+    if heap != NULL:
+        heap_take(heap, request)
+    else:
+        line_remove(_line_of(it, request), request, IN_TURN)
     line_remove(&client.line, request, OF_CLIENT)
     if it.settings.max_waiting_time:
         line_remove(&it.by_wait, request, BY_WAIT)

@@ -2,7 +2,8 @@
 
 from libc.string cimport memcpy
 from zqueue.engine.wire.entities cimport IN_TURN
-from zqueue.engine.wire.lines cimport line_insert, line_replace
+from zqueue.engine.wire.heaps cimport heap_put, heap_take
+from zqueue.engine.wire.lines cimport line_replace
 from zqueue.engine.wire.matches cimport match_replace
 from zqueue.engine.wire.memory cimport body_bytes, body_new
 
@@ -10,64 +11,41 @@ from zqueue.engine.wire.memory cimport body_bytes, body_new
 # -- in line -------------------------------------------------------------------------------------
 
 
-cdef void queue_back(Dispatcher* it, Line* returned) noexcept nogil:
-    """Put each where its age puts it in its line, which is near the head. They must have envelopes, and
-    ``returned``, in which they are IN_TURN, is of no use any more.
-
-    They are put in order before: a worker may have had them in any, and each would be looked for
-    past all that others had.
-    """
-    cdef Request* request = _by_age(returned.first)
-    cdef Request* younger
-    cdef Request* at_line = it.line.first
-    cdef Request* at_apart = it.apart.first
-    cdef Request** at
-    while request != NULL:
-        younger = request.beside[IN_TURN].next
-        at = &at_apart if waits_apart(request) else &at_line
-        while at[0] != NULL and at[0].number < request.number:
-            at[0] = at[0].beside[IN_TURN].next
-        line_insert(_line_of(it, request), request, at[0], IN_TURN)
-        _now_waits(it, request)
-        request = younger
+cdef void put_in_line(Dispatcher* it, Request* request) noexcept nogil:
+    """Put it where its age puts it: behind all others, or among those that were returned."""
+    cdef Request** heap = _heap_of(it, request)
+    if heap == NULL:
+        queue_last(it, request)
+        return
+    heap_put(heap, request)
+    now_waits(it, request)
 
 
-cdef Request* _by_age(Request* request) noexcept nogil:
-    """Put in order all that follow each other; the oldest, from which the others follow."""
-    # At each place 2 to the power of that many, in order.
-    cdef Request* sorted_ones[64]
-    cdef Request* following
-    cdef int place
-    for place in range(64):
-        sorted_ones[place] = NULL
-    while request != NULL:
-        following = request.beside[IN_TURN].next
-        request.beside[IN_TURN].next = NULL
-        place = 0
-        while sorted_ones[place] != NULL:
-            request = _merged(sorted_ones[place], request)
-            sorted_ones[place] = NULL
-            place += 1
-        sorted_ones[place] = request
-        request = following
-    for place in range(64):
-        request = _merged(sorted_ones[place], request)
-    return request
-
-
-cdef Request* _merged(Request* one, Request* other) noexcept nogil:
-    cdef Request* first = NULL
-    cdef Request** end = &first
-    while one != NULL and other != NULL:
-        if one.number < other.number:
-            end[0] = one
-            one = one.beside[IN_TURN].next
+cdef Request* next_waiting(Dispatcher* it, Waiting* at) noexcept nogil:
+    """The oldest that was not yet told of; NULL if there is none."""
+    cdef Request* heaped = older_of(it.returned, it.apart)
+    cdef Request* lined = older_of(at.in_line, at.odd)
+    if lined != NULL and older_of(lined, heaped) == lined:
+        if lined == at.in_line:
+            at.in_line = lined.beside[IN_TURN].next
         else:
-            end[0] = other
-            other = other.beside[IN_TURN].next
-        end = &end[0].beside[IN_TURN].next
-    end[0] = one if one != NULL else other
-    return first
+            at.odd = lined.beside[IN_TURN].next
+        return lined
+    if heaped != NULL:
+        heap_take(_heap_of(it, heaped), heaped)
+        heaped.beside[IN_TURN].next = at.told
+        at.told = heaped
+    return heaped
+
+
+cdef void waiting_told(Dispatcher* it, Waiting* at) noexcept nogil:
+    """All is as it was before :c:func:`all_waiting`."""
+    cdef Request* request
+    # The youngest first: each then is the oldest there, above all others.
+    while at.told != NULL:
+        request = at.told
+        at.told = request.beside[IN_TURN].next
+        heap_put(_heap_of(it, request), request)
 
 
 # -- at a worker ---------------------------------------------------------------------------------

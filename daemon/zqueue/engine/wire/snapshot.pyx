@@ -49,9 +49,10 @@ from zqueue.engine.wire.requests cimport (
     all_waiting,
     next_waiting,
     put_at_worker,
-    queue_last,
+    put_in_line,
     request_blank,
     request_free,
+    waiting_told,
     waits_shortest,
 )
 from zqueue.engine.wire.return_addresses cimport lost_open, lost_restored
@@ -195,8 +196,9 @@ cdef list _requests(Dispatcher* it):
     cdef Request* request
     cdef Waiting at = all_waiting(it)
     gathered = []
-    while (request := next_waiting(&at)) != NULL:
+    while (request := next_waiting(it, &at)) != NULL:
         gathered.append(<uintptr_t> request)
+    waiting_told(it, &at)
     while peer != NULL:
         request = peer.worker.outstanding.first if peer.worker != NULL else NULL
         while request != NULL:
@@ -633,7 +635,7 @@ cdef int _restore_request(
     if worker != NULL:
         put_at_worker(it, worker, request)
     else:
-        queue_last(it, request)
+        put_in_line(it, request)
     request.since = since
     if worker == NULL and it.settings.max_waiting_time:
         waiting.append((since, request.number, <uintptr_t> request))
