@@ -15,6 +15,7 @@ _KEPT = 20_000
 _KEPT_BYTES = 32 << 20
 _A_READ = 1000
 _A_READ_BYTES = 2 << 20
+_LONGEST_ID = 255
 
 Answer = Callable[[dict[str, Any]], None]
 
@@ -100,18 +101,20 @@ class Tap:
         if len(self._found) >= _KEPT or self._found_bytes > _KEPT_BYTES:
             self.dropped += 1
             return
-        size = min(_size(message), self.wish.content) + 512
+        size = min(_size(message), max(self.wish.content, _LONGEST_ID)) + 512
         self._found.append((size, _told(message, self.wish.content)))
         self._found_bytes += size
 
 
 def _size(message: Tapped) -> int:
-    return sum(map(len, message.bodies)) + 512
+    return len(message.identity) + sum(map(len, message.bodies)) + 512
 
 
 def _told(message: Tapped, content: int) -> dict[str, Any]:
     """As :class:`zqueue.control.messages.TappedMessage` has it."""
-    left = content
+    # What answers nothing may have anything in the place of a routing id.
+    identity = message.identity[: max(content, _LONGEST_ID)]
+    left = content if message.number else content - min(content, len(identity))
     bodies = []
     for body in message.bodies:
         bodies.append(base64.b64encode(body[:left]).decode())
@@ -124,7 +127,8 @@ def _told(message: Tapped, content: int) -> dict[str, Any]:
         "service": message.service,
         "client": message.client,
         "client_peer": message.client_peer,
-        "client_identity": message.identity.hex(),
+        "client_identity": identity.hex(),
+        "identity_size": message.identity_size,
         "worker": message.worker,
         "worker_peer": message.worker_peer,
         "frames": message.frames,

@@ -36,7 +36,6 @@ class TapWish:
     def wants(self, message: Tapped, reply: Tapped | None = None) -> bool:
         """``reply`` is the one to it, where ``message`` is a request and that is known."""
         answer = reply or message
-        size = sum(message.sizes)
         return (
             (self.took is None or _took(answer) >= self.took)
             and (
@@ -46,11 +45,11 @@ class TapWish:
                 self.client is None
                 or _is_peer(self.client, message.client, message.client_peer, message.identity)
             )
-            and (self.smallest is None or size >= self.smallest)
-            and (self.largest is None or size <= self.largest)
+            and (self.smallest is None or message.size >= self.smallest)
+            and (self.largest is None or message.size <= self.largest)
             and (
                 self.contains is None
-                or any(self.contains.encode() in body for body in message.bodies)
+                or any(self.contains.encode() in body for body in message.copied)
             )
         )
 

@@ -20,13 +20,17 @@ def line(message: TappedMessage, how: str) -> str:
         who = f"-> {number} {message.client_peer or '-'}"
     else:
         who = f"<- {number} {message.worker_peer or '-'}{_times_of(message)}"
-    frames = recording.bodies(message)
+    frames, sizes, count = recording.bodies(message), message.sizes, message.frames
+    if message.id is None and message.identity_size is not None:
+        # What answers nothing has no routing id that everybody knows: its first frame is any frame.
+        first = bytes.fromhex(message.client_identity)
+        frames, sizes, count = [first, *frames], (message.identity_size, *sizes), count + 1
     shown = [
         _shown(frame, how) + ("" if len(frame) == size else "…")
-        for frame, size in zip(frames, message.sizes, strict=False)
+        for frame, size in zip(frames, sizes, strict=False)
     ]
-    missing = [] if len(frames) == message.frames else ["…"]
-    return f"{clock} {who} {sum(message.sizes)}B  {' | '.join(shown + missing)}"
+    missing = [] if len(frames) == count else ["…"]
+    return f"{clock} {who} {sum(sizes)}B  {' | '.join(shown + missing)}"
 
 
 def _times_of(reply: TappedMessage) -> str:

@@ -611,7 +611,9 @@ class TappedMessage(Message):
     ``id`` is its request's; ``None`` for a reply that no request was open for. A reply says how
     many seconds its request ``waited``, and how long its worker had it: ``service``. It has so many
     ``frames`` behind the client's routing id, of these ``sizes``; ``bodies`` are in base64, as far
-    as they were asked for.
+    as they were asked for. ``client_identity`` is the routing id, in hex. In a reply without ``id``
+    it is the first frame, whatever that is, as far as it was asked for; ``identity_size`` is how
+    many bytes the frame has, ``None`` from a zqueued that does not tell.
     """
 
     way: Literal["request", "reply"]
@@ -622,6 +624,7 @@ class TappedMessage(Message):
     client: int | None
     client_peer: str
     client_identity: str
+    identity_size: int | None = None
     worker: int | None
     worker_peer: str
     frames: int

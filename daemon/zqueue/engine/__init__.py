@@ -357,8 +357,10 @@ class Tapped:
 
     ``number`` is its request's, 0 for a reply that nothing was open for. A reply has ``waited``,
     how long its request waited for a worker, and ``service``, how long that had it. ``identity`` is
-    the client's routing id. ``frames`` is how many there are behind it, ``sizes`` and ``bodies``
-    are of these, as far as they were copied; ``whole``: all of them were.
+    the client's routing id, of ``identity_size`` bytes; in a reply that nothing was open for it is
+    the first frame, whatever that is, as far as it was copied. ``frames`` is how many there are
+    behind it, ``sizes`` and ``bodies`` are of these, as far as they were copied; ``whole``: all of
+    them were.
     """
 
     way: Literal["request", "reply"]
@@ -369,12 +371,23 @@ class Tapped:
     client: int | None
     client_peer: str
     identity: bytes
+    identity_size: int
     worker: int | None
     worker_peer: str
     frames: int
     sizes: tuple[int, ...]
     bodies: tuple[bytes, ...]
     whole: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of its frames, as far as their sizes are known, less the client's routing id."""
+        return sum(self.sizes) + (0 if self.number else self.identity_size)
+
+    @property
+    def copied(self) -> tuple[bytes, ...]:
+        """What was copied of its frames, less the client's routing id."""
+        return self.bodies if self.number else (self.identity, *self.bodies)
 
 
 @dataclass(frozen=True)

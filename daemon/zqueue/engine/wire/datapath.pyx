@@ -32,7 +32,7 @@ from zqueue.engine.wire.linux cimport (
     zq_get,
     zq_set,
 )
-from zqueue.engine.wire.listing cimport Listing, listing_clear
+from zqueue.engine.wire.listing cimport connections_told, listing_clear, requests_told
 from zqueue.engine.wire.loop cimport (
     BUFFER,
     CLOSE,
@@ -61,20 +61,17 @@ from zqueue.engine.wire.loop cimport (
     loop_take_up,
 )
 from zqueue.engine.wire.notices cimport NAME, Notice, next_notice
-from zqueue.engine.wire.rows cimport ConnectionRow, RequestRow
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.tap cimport (
-    Tapped,
     tap_allow,
     tap_close,
-    tap_next,
     tap_open,
     tap_skip,
     tap_switch,
-    tap_take,
+    tap_told,
 )
-from zqueue.engine.wire.zmtp cimport envelope_of, frames_begun, frames_joined, type_name
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
 
 
 cdef tuple counted(Histogram* histogram):
@@ -360,44 +357,7 @@ cdef class DataPath:
     def connections(self) -> list[dict]:
         """The connections as they were when :meth:`ask_for_connections` was obeyed; see ``rows.pxd``.
         ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
-        cdef Listing* listing = &self._loop.listing
-        cdef ConnectionRow* row
-        cdef size_t place
-        gathered = []
-        for place in range(listing.connection_count):
-            row = &listing.connections[place]
-            until = row.closed_at or listing.now
-            shown = {
-                "number": row.number,
-                "side": row.side,
-                "type": type_name(row.type).decode() if row.arrived else "",
-                "major": row.major,
-                "minor": row.minor,
-                "arrived": row.arrived,
-                "held_back": row.held_back,
-                "draining": row.draining,
-                "aside": row.aside,
-                "age": until - row.opened_at,
-                "silent_for": until - row.heard_at,
-                "closed_for": listing.now - row.closed_at if row.closed_at else None,
-                "received_bytes": row.received_bytes,
-                "sent_bytes": row.sent_bytes,
-                "unsent_bytes": row.unsent_bytes,
-                "requests": row.requests,
-                "replies": row.replies,
-                "waiting": row.waiting,
-                "in_flight": row.in_flight,
-                "ahead": row.ahead,
-                "service": row.service,
-                "p50": row.p50,
-                "p99": row.p99,
-                "id": <bytes> row.id[:row.id_size],
-                "name": row.name.decode(errors="replace"),
-                "reason": row.reason.decode(errors="replace"),
-            }
-            gathered.append(shown)
-        listing_clear(listing)
-        return gathered
+        return connections_told(&self._loop.listing)
 
     def ask_for_requests(self) -> None:
         """Have :meth:`requests` brought up to date; it is once :attr:`obeyed` says so."""
@@ -407,28 +367,7 @@ cdef class DataPath:
         """The requests that waited or were in flight when :meth:`ask_for_requests` was obeyed, see
         ``rows.pxd`` and ``listing.pxd``, and how many there were. ``age`` and ``for`` are
         nanoseconds."""
-        cdef Listing* listing = &self._loop.listing
-        cdef RequestRow* row
-        cdef size_t place
-        gathered = []
-        for place in range(listing.request_count):
-            row = &listing.requests[place]
-            shown = {
-                "number": row.number,
-                "age": listing.now - row.received_at,
-                "for": listing.now - row.since,
-                "size": row.size,
-                "attempts": row.attempts,
-                "peer": row.peer,
-                "worker": row.worker,
-                "id": <bytes> row.id[:row.id_size],
-                "client_name": row.client_name.decode(errors="replace"),
-                "worker_name": row.worker_name.decode(errors="replace"),
-            }
-            gathered.append(shown)
-        in_all = listing.requests_in_all
-        listing_clear(listing)
-        return gathered, in_all
+        return requests_told(&self._loop.listing)
 
     def end_peer(self, int64_t number) -> None:
         """Close its connection."""
@@ -546,30 +485,7 @@ cdef class DataPath:
     def tapped(self, int most) -> list[dict]:
         """Up to ``most`` messages that were copied; see ``tap.pxd``. ``sizes`` and ``bodies`` are of
         its frames, the client's routing id first, as far as they were copied."""
-        cdef Tapped about
-        gathered = []
-        if self._loop.tap.ring == NULL:
-            return gathered
-        while len(gathered) < most and tap_next(&self._loop.tap, &about):
-            copied = bytearray(about.kept)
-            tap_take(&self._loop.tap, &about, copied)
-            sizes, bodies = frames_begun(copied, about.kept)
-            gathered.append({
-                "way": about.way,
-                "number": about.number,
-                "at": about.at,
-                "waited": about.waited,
-                "service": about.service,
-                "frames": about.frames,
-                "whole": about.kept == about.whole,
-                "client": about.client,
-                "worker": about.worker,
-                "client_name": about.client_name.decode(errors="replace"),
-                "worker_name": about.worker_name.decode(errors="replace"),
-                "sizes": sizes,
-                "bodies": bodies,
-            })
-        return gathered
+        return tap_told(&self._loop.tap, most)
 
     def skip_tapped(self) -> int:
         """Leave out those that were copied; returns how many."""

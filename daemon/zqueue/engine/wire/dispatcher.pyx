@@ -69,6 +69,8 @@ from zqueue.engine.wire.workers cimport (
 )
 from zqueue.engine.wire.zmtp cimport (
     DEALER,
+    ID_FRAME,
+    LONGEST_HEAD,
     LONGEST_ID,
     MESSAGE,
     NOTHING,
@@ -85,6 +87,9 @@ cdef enum:
     LARGE = 65536
     RETURNED_FROM = 1 << 20
 
+# More than any message can have, and far from where 64 bits end.
+cdef uint64_t ENDLESS = <uint64_t> 1 << 62
+
 
 # -- opening and closing -------------------------------------------------------------------------
 
@@ -96,7 +101,10 @@ cdef bint dispatcher_open(
     memset(it, 0, sizeof(Dispatcher))
     it.settings = settings[0]
     it.worker_limits = settings.limits[BACKEND]
-    it.worker_limits.message_bytes += LONGEST_ENVELOPE + LONGEST_ID + 2
+    # A worker may write each length of the envelope in the long way.
+    it.worker_limits.message_bytes = min(it.worker_limits.message_bytes, ENDLESS) + (
+        ID_FRAME + LONGEST_ENVELOPE + DEEPEST_ENVELOPE * LONGEST_HEAD
+    )
     if it.worker_limits.frames < <uint32_t> 1 << 31:
         it.worker_limits.frames += DEEPEST_ENVELOPE + 1
     it.request_size = sizeof(Request)

@@ -14,11 +14,10 @@ from zqueue.engine.wire.entities cimport (
     Client,
 )
 from zqueue.engine.wire.memory cimport body_bytes, body_drop, body_new
-from zqueue.engine.wire.zmtp cimport MORE, frame_head
+from zqueue.engine.wire.zmtp cimport LONGEST_HEAD, MORE, frame_head
 
 cdef enum:
     LONGEST_NUMBER = 16
-    LONGEST_HEAD = 9
 
 
 cdef const char* cause_name(int cause) noexcept nogil:

@@ -1,8 +1,8 @@
 """The state machine of one queue in Python's hands, without sockets: for tests and the fuzzer."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
 from zqueue.engine.wire.dispatcher cimport (
     dispatcher_close,
@@ -19,12 +19,21 @@ from zqueue.engine.wire.dispatcher cimport (
     peer_take,
 )
 from zqueue.engine.wire.entities cimport BACKEND, Death, FLOWS, FRONTEND, Dispatcher, Peer, Settings
+from zqueue.engine.wire.listing cimport (
+    BOTH_SIDES,
+    Listing,
+    connections_told,
+    list_connections,
+    list_requests,
+    requests_told,
+)
 from zqueue.engine.wire.memory cimport body_bytes
 from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
 from zqueue.engine.wire.peers cimport leave_dirty, leave_ready, peer_end, peer_numbered
 from zqueue.engine.wire.receiving cimport submit
 from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
+from zqueue.engine.wire.tap cimport Tap, tap_allow, tap_close, tap_open, tap_skip, tap_switch, tap_told
 from zqueue.engine.wire.workers cimport worker_drain
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
 
@@ -38,6 +47,7 @@ cdef class Exchange:
 
     cdef Dispatcher _it
     cdef Notices* _notices
+    cdef Tap _tap
 
     def __cinit__(self, *, double handshake=0, double heartbeat=0, **given) -> None:
         cdef Settings settings
@@ -56,6 +66,7 @@ cdef class Exchange:
             peer_close(&self._it, self._it.peers)
         dispatcher_close(&self._it)
         settings_free(&self._it.settings)
+        tap_close(&self._tap)
         free(self._notices)
 
     cdef Peer* _peer(self, int number) except NULL:
@@ -147,6 +158,49 @@ cdef class Exchange:
         told = deaths_told(first)
         deaths_free(&self._it, first)
         return told
+
+    def tap(self, bint on, uint64_t most=1 << 62) -> None:
+        """Begin or end to copy what passes, ``most`` bytes of a message.
+
+        Raises:
+            MemoryError: there is none for it.
+        """
+        if self._tap.ring == NULL:
+            if not tap_open(&self._tap):
+                raise MemoryError
+            self._it.tap = &self._tap
+        tap_switch(&self._tap, on, self._it.now, most, False)
+
+    def allow_tap(self, uint64_t exchanges) -> None:
+        """Let it copy so many more requests, each with its replies."""
+        tap_allow(&self._tap, exchanges)
+
+    def tapped(self, int most=1 << 30) -> list[dict]:
+        """Up to ``most`` messages that were copied, as :meth:`DataPath.tapped` has them."""
+        return tap_told(&self._tap, most)
+
+    def skip_tapped(self) -> int:
+        """Leave out those that were copied; returns how many."""
+        return tap_skip(&self._tap) if self._tap.ring != NULL else 0
+
+    @property
+    def tap_missed(self) -> int:
+        """How many messages were not copied."""
+        return self._tap.missed
+
+    def connections(self, int side=BOTH_SIDES) -> list[dict]:
+        """The connections of a side, or all and those that have ended of late; see ``rows.pxd``."""
+        cdef Listing listing
+        memset(&listing, 0, sizeof(listing))
+        list_connections(&self._it, side, &listing)
+        return connections_told(&listing)
+
+    def requests(self) -> tuple[list[dict], int]:
+        """The requests that wait or are in flight, see ``rows.pxd``, and how many there are."""
+        cdef Listing listing
+        memset(&listing, 0, sizeof(listing))
+        list_requests(&self._it, &listing)
+        return requests_told(&listing)
 
     @property
     def due(self) -> int:

@@ -26,7 +26,7 @@ from zqueue.engine.wire.workers cimport (
     place_worker,
     unplace_worker,
 )
-from zqueue.engine.wire.zmtp cimport LONGEST_ID
+from zqueue.engine.wire.zmtp cimport ID_FRAME
 
 cdef enum:
     UNANSWERED = 10_000
@@ -130,7 +130,7 @@ cdef void _drop_malformed(Dispatcher* it) noexcept nogil:
 cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     """Send it to the worker; False if there is no memory, and it still waits."""
     cdef Peer* peer = worker.peer
-    cdef uint8_t head[LONGEST_ID + 2]
+    cdef uint8_t head[ID_FRAME]
     request.mark = <uint32_t> worker.given
     if not (
         outgoing_copy(&it.pool, &peer.session.out, head, address_frame(it, worker, request, head))

@@ -21,5 +21,7 @@ cdef struct Listing:
 
 cdef void list_connections(Dispatcher* it, int side, Listing* into) noexcept nogil
 cdef void list_requests(Dispatcher* it, Listing* into) noexcept nogil
+cdef list connections_told(Listing* listing)
+cdef tuple requests_told(Listing* listing)
 cdef void listing_clear(Listing* listing) noexcept nogil
 cdef void remember_closed(Dispatcher* it, Peer* peer, const char* why) noexcept nogil

@@ -8,6 +8,7 @@ from zqueue.engine.wire.peers cimport has_arrived
 from zqueue.engine.wire.recent cimport recent_share
 from zqueue.engine.wire.requests cimport Waiting, all_waiting, next_waiting, waiting_told
 from zqueue.engine.wire.workers cimport UNLIMITED
+from zqueue.engine.wire.zmtp cimport type_name
 
 
 cdef void list_connections(Dispatcher* it, int side, Listing* into) noexcept nogil:
@@ -144,3 +145,74 @@ cdef void listing_clear(Listing* listing) noexcept nogil:
     free(listing.connections)
     free(listing.requests)
     memset(listing, 0, sizeof(Listing))
+
+
+# -- for Python ----------------------------------------------------------------------------------
+
+
+cdef list connections_told(Listing* listing):
+    """What :c:func:`list_connections` has written down, see ``rows.pxd``, and nothing more is there.
+    ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
+    cdef ConnectionRow* row
+    cdef size_t place
+    gathered = []
+    for place in range(listing.connection_count):
+        row = &listing.connections[place]
+        until = row.closed_at or listing.now
+        shown = {
+            "number": row.number,
+            "side": row.side,
+            "type": type_name(row.type).decode() if row.arrived else "",
+            "major": row.major,
+            "minor": row.minor,
+            "arrived": row.arrived,
+            "held_back": row.held_back,
+            "draining": row.draining,
+            "aside": row.aside,
+            "age": until - row.opened_at,
+            "silent_for": until - row.heard_at,
+            "closed_for": listing.now - row.closed_at if row.closed_at else None,
+            "received_bytes": row.received_bytes,
+            "sent_bytes": row.sent_bytes,
+            "unsent_bytes": row.unsent_bytes,
+            "requests": row.requests,
+            "replies": row.replies,
+            "waiting": row.waiting,
+            "in_flight": row.in_flight,
+            "ahead": row.ahead,
+            "service": row.service,
+            "p50": row.p50,
+            "p99": row.p99,
+            "id": <bytes> row.id[:row.id_size],
+            "name": row.name.decode(errors="replace"),
+            "reason": row.reason.decode(errors="replace"),
+        }
+        gathered.append(shown)
+    listing_clear(listing)
+    return gathered
+
+
+cdef tuple requests_told(Listing* listing):
+    """What :c:func:`list_requests` has written down, see ``rows.pxd``, and how many there were in all;
+    nothing more is there. ``age`` and ``for`` are nanoseconds."""
+    cdef RequestRow* row
+    cdef size_t place
+    gathered = []
+    for place in range(listing.request_count):
+        row = &listing.requests[place]
+        shown = {
+            "number": row.number,
+            "age": listing.now - row.received_at,
+            "for": listing.now - row.since,
+            "size": row.size,
+            "attempts": row.attempts,
+            "peer": row.peer,
+            "worker": row.worker,
+            "id": <bytes> row.id[:row.id_size],
+            "client_name": row.client_name.decode(errors="replace"),
+            "worker_name": row.worker_name.decode(errors="replace"),
+        }
+        gathered.append(shown)
+    in_all = listing.requests_in_all
+    listing_clear(listing)
+    return gathered, in_all

@@ -34,12 +34,11 @@ from zqueue.engine.wire.tap cimport (
     REQUEST,
     Tapped,
     tap_begin,
-    tap_has_room,
     tap_is_on,
     tap_may_begin,
     tap_put,
 )
-from zqueue.engine.wire.zmtp cimport LONGEST_ID, REQ
+from zqueue.engine.wire.zmtp cimport ID_FRAME, REQ
 
 
 cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
@@ -81,20 +80,18 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 
 cdef void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
     cdef Tapped about
-    cdef uint8_t head[LONGEST_ID + 2]
+    cdef uint8_t head[ID_FRAME]
     cdef Peer* peer = request.client.peer
-    if not tap_has_room(it.tap, request.size + LONGEST_ID + 2):
-        return
     memset(&about, 0, sizeof(about))
     about.way, about.number, about.at = REQUEST, request.number, it.now
     about.frames = frames + 1
     about.client = peer.number
     memcpy(about.client_name, peer.name, NAME)
-    tap_put(
+    if tap_put(
         it.tap, &about, head, id_frame(request.client, head), body_bytes(request.body), request.size
-    )
-    tap_begin(it.tap)
-    request.tapped = True
+    ):
+        tap_begin(it.tap)
+        request.tapped = True
 
 
 cdef inline void _count(

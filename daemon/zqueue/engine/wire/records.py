@@ -82,6 +82,7 @@ def tapped(copied: dict[str, Any], since_the_epoch: float) -> Tapped:
         client=copied["client"] or None,
         client_peer=copied["client_name"],
         identity=copied["bodies"][0],
+        identity_size=copied["sizes"][0],
         worker=copied["worker"] or None,
         worker_peer=copied["worker_name"],
         frames=copied["frames"] - 1,

@@ -31,14 +31,13 @@ from zqueue.engine.wire.tap cimport (
     Tap,
     Tapped,
     tap_begin,
-    tap_has_room,
     tap_is_on,
     tap_may_begin,
     tap_precedes,
     tap_put,
 )
 from zqueue.engine.wire.workers cimport place_worker, tell_if_drained
-from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE, Limits, frame_head, same_frames
+from zqueue.engine.wire.zmtp cimport ID_FRAME, MORE, Limits, frame_head, same_frames
 
 
 cdef bint reply_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
@@ -110,12 +109,12 @@ cdef void _tap(
     size_t id_size,
     Piece* piece,
 ) noexcept nogil:
-    """With the client's routing id, as the request was."""
-    cdef uint8_t head[LONGEST_ID + 2]
-    cdef size_t size
+    """With its client's routing id first, as the request was; what answers nothing and is for nobody
+    as its worker sent it, however long its first frame is."""
+    cdef uint8_t head[ID_FRAME]
+    cdef size_t size = 0
+    cdef size_t begin = piece.scan.first
     cdef Tapped about
-    if not tap_has_room(it.tap, piece.size - piece.scan.first + LONGEST_ID + 2):
-        return
     memset(&about, 0, sizeof(about))
     about.way, about.at, about.frames = REPLY, it.now, piece.scan.frames
     about.worker = worker.peer.number
@@ -128,14 +127,16 @@ cdef void _tap(
         if request.client.peer != NULL:
             about.client = request.client.peer.number
             memcpy(about.client_name, request.client.peer.name, NAME)
+    elif id == piece.data + piece.scan.first_body:
+        begin = 0
     else:
-        size = frame_head(head, MORE if piece.scan.frames > 1 else 0, id_size)
-        memcpy(head + size, id, min(id_size, <size_t> LONGEST_ID))
-        size += min(id_size, <size_t> LONGEST_ID)
-    tap_put(
-        it.tap, &about, head, size, piece.data + piece.scan.first, piece.size - piece.scan.first
-    )
-    if request == NULL or not request.tapped:
+        # In its place stood what its worker was given for it, which tells nobody anything.
+        size = frame_head(head, MORE, id_size)
+        memcpy(head + size, id, id_size)
+        size += id_size
+    if tap_put(it.tap, &about, head, size, piece.data + begin, piece.size - begin) and (
+        request == NULL or not request.tapped
+    ):
         tap_begin(it.tap)
 
 

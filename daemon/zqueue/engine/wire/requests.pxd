@@ -23,7 +23,7 @@ from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
-from zqueue.engine.wire.zmtp cimport LONGEST_ID, MORE
+from zqueue.engine.wire.zmtp cimport MORE
 
 # A place in each line of those that wait; ``told``: those of the heaps that were told of, the latest
 # first, which are out of them meanwhile.
@@ -39,7 +39,7 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil
 
 
 cdef inline size_t id_frame(Client* client, uint8_t* head) noexcept nogil:
-    """The routing id as the first frame of a message; ``head`` has room for LONGEST_ID + 2."""
+    """The routing id as the first frame of a message; ``head`` has room for ID_FRAME."""
     head[0] = MORE
     head[1] = client.id_size
     memcpy(head + 2, client.id, client.id_size)

@@ -16,7 +16,7 @@ cdef enum:
 cdef size_t address_frame(
     Dispatcher* it, Worker* worker, Request* request, uint8_t* head
 ) noexcept nogil:
-    """The first frame of what this worker is given; ``head`` has room for LONGEST_ID + 2."""
+    """The first frame of what this worker is given; ``head`` has room for ID_FRAME."""
     if request.client.named and not worker.strict:
         return id_frame(request.client, head)
     head[0], head[1], head[2] = MORE, RETURN_ADDRESS, 0

@@ -28,10 +28,9 @@ cdef struct Tapped:
     char worker_name[NAME]
 
 # A ring of records. The reader alone changes ``read``, ``on``, ``most``, which is how many bytes of a
-# message are copied, ``wakes``: whether the reader is woken for it, ``allowed``: how many exchanges, in
+# message are copied, ID_FRAME at least, ``wakes``: whether the reader is woken for it, ``allowed``: how many exchanges, in
 # all, may be copied, and ``since``: when it was last switched on. The rest is the writer's: ``begun`` is
-# how many exchanges were copied, ``keeps`` what ``most`` was when it looked for room: it may change. An
-# exchange is a request with its replies, or a reply alone.
+# how many exchanges were copied. An exchange is a request with its replies, or a reply alone.
 cdef struct Tap:
     uint8_t* ring
     uint64_t on
@@ -40,7 +39,6 @@ cdef struct Tap:
     uint64_t allowed
     int64_t since
     uint64_t begun
-    uint64_t keeps
     uint64_t written
     uint64_t read
     uint64_t missed
@@ -49,13 +47,11 @@ cdef bint tap_open(Tap* tap) noexcept nogil
 cdef void tap_close(Tap* tap) noexcept nogil
 cdef void tap_switch(Tap* tap, bint on, int64_t now, uint64_t most, bint wakes) noexcept nogil
 cdef void tap_allow(Tap* tap, uint64_t exchanges) noexcept nogil
-cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil
-cdef void tap_put(
+cdef bint tap_put(
     Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil
-cdef bint tap_next(Tap* tap, Tapped* about) noexcept nogil
+cdef list tap_told(Tap* tap, int most)
 cdef uint64_t tap_skip(Tap* tap) noexcept nogil
-cdef void tap_take(Tap* tap, Tapped* about, uint8_t* into) noexcept nogil
 
 
 cdef inline bint tap_is_on(Tap* tap) noexcept nogil:

@@ -3,9 +3,8 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.linux cimport zq_get, zq_set
+from zqueue.engine.wire.zmtp cimport ID_FRAME, frames_begun
 
-cdef enum:
-    LONGEST_HEAD = 257
 
 cdef bint tap_open(Tap* tap) noexcept nogil:
     """Get the memory for it; False if there is none."""
@@ -47,31 +46,26 @@ cdef void _copy_out(Tap* tap, uint64_t at, uint8_t* into, size_t size) noexcept 
     memcpy(into + here, tap.ring, size - here)
 
 
-cdef bint tap_has_room(Tap* tap, uint64_t size) noexcept nogil:
-    """Whether a message of this size can be copied; if not it counts as missed."""
-    tap.keeps = zq_get(&tap.most)
-    size = min(size, tap.keeps + LONGEST_HEAD)
-    if size + sizeof(Tapped) <= TAP_SIZE - (tap.written - zq_get(&tap.read)):
-        return True
-    tap.missed += 1
-    return False
-
-
-cdef void tap_put(
+cdef bint tap_put(
     Tap* tap, Tapped* about, const uint8_t* head, size_t head_size, const uint8_t* data, size_t size
 ) noexcept nogil:
-    """Put a copy of a message there, its bytes in two parts; :c:func:`tap_has_room` must just have
-    said that there is room for it."""
+    """Put a copy of a message there, its bytes in two parts, the first of ID_FRAME bytes at most. False
+    if there is no room for it, and it counts as missed."""
     cdef uint64_t at = tap.written
+    cdef uint64_t room = TAP_SIZE - (at - zq_get(&tap.read))
     about.whole = head_size + size
-    about.kept = min(about.whole, max(tap.keeps, <uint64_t> head_size))
+    about.kept = min(about.whole, max(zq_get(&tap.most), <uint64_t> ID_FRAME))
+    if room < sizeof(Tapped) or about.kept > room - sizeof(Tapped):
+        tap.missed += 1
+        return False
     _copy_in(tap, at, <uint8_t*> about, sizeof(Tapped))
     _copy_in(tap, at + sizeof(Tapped), head, head_size)
     _copy_in(tap, at + sizeof(Tapped) + head_size, data, about.kept - head_size)
     zq_set(&tap.written, at + sizeof(Tapped) + about.kept)
+    return True
 
 
-cdef bint tap_next(Tap* tap, Tapped* about) noexcept nogil:
+cdef bint _next(Tap* tap, Tapped* about) noexcept nogil:
     """Whether there is a record, and what it says."""
     if tap.read == zq_get(&tap.written):
         return False
@@ -79,8 +73,8 @@ cdef bint tap_next(Tap* tap, Tapped* about) noexcept nogil:
     return True
 
 
-cdef void tap_take(Tap* tap, Tapped* about, uint8_t* into) noexcept nogil:
-    """Take the bytes of the record that :c:func:`tap_next` told of."""
+cdef void _take(Tap* tap, Tapped* about, uint8_t* into) noexcept nogil:
+    """Take the bytes of the record that :c:func:`_next` told of."""
     _copy_out(tap, tap.read + sizeof(Tapped), into, about.kept)
     zq_set(&tap.read, tap.read + sizeof(Tapped) + about.kept)
 
@@ -89,7 +83,36 @@ cdef uint64_t tap_skip(Tap* tap) noexcept nogil:
     """Leave out what is there, and say how many records that was."""
     cdef Tapped about
     cdef uint64_t skipped = 0
-    while tap_next(tap, &about):
+    while _next(tap, &about):
         zq_set(&tap.read, tap.read + sizeof(Tapped) + about.kept)
         skipped += 1
     return skipped
+
+
+cdef list tap_told(Tap* tap, int most):
+    """Take up to ``most`` records. ``sizes`` and ``bodies`` are of the message's frames, the client's
+    routing id first, as far as they were copied."""
+    cdef Tapped about
+    gathered = []
+    if tap.ring == NULL:
+        return gathered
+    while len(gathered) < most and _next(tap, &about):
+        copied = bytearray(about.kept)
+        _take(tap, &about, copied)
+        sizes, bodies = frames_begun(copied, about.kept)
+        gathered.append({
+            "way": about.way,
+            "number": about.number,
+            "at": about.at,
+            "waited": about.waited,
+            "service": about.service,
+            "frames": about.frames,
+            "whole": about.kept == about.whole,
+            "client": about.client,
+            "worker": about.worker,
+            "client_name": about.client_name.decode(errors="replace"),
+            "worker_name": about.worker_name.decode(errors="replace"),
+            "sizes": sizes,
+            "bodies": bodies,
+        })
+    return gathered

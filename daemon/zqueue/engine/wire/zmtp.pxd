@@ -11,6 +11,9 @@ cdef enum:
     READ_DIRECTLY = 4096
     GREETING = 64
     LONGEST_ID = 255
+    LONGEST_HEAD = 9
+    # Room for a routing id as a frame, however its length is written.
+    ID_FRAME = LONGEST_HEAD + LONGEST_ID
 
 # The socket types by the numbers that ZMTP 2.0 gives them.
 cdef enum SocketType:
@@ -89,6 +92,27 @@ cdef inline size_t frame_head(uint8_t* out, uint8_t flags, size_t size) noexcept
     out[0] = flags | LONG
     put_big_endian(out + 1, size, 8)
     return 9
+
+cdef inline bint head_at(
+    const uint8_t* data, size_t size, size_t at, size_t* body, uint64_t* length
+) noexcept nogil:
+    """Whether the head of a frame lies at ``at`` within ``size`` bytes; where its ``body`` begins, and
+    the ``length`` that it says, of which less may be there."""
+    cdef size_t head
+    if at >= size:
+        return False
+    head = LONGEST_HEAD if data[at] & LONG else 2
+    if head > size - at:
+        return False
+    length[0] = big_endian(data + at + 1, <int> head - 1)
+    body[0] = at + head
+    return True
+
+cdef inline bint frame_at(
+    const uint8_t* data, size_t size, size_t at, size_t* body, uint64_t* length
+) noexcept nogil:
+    """Whether a whole frame lies at ``at`` within ``size`` bytes; where its ``body`` is."""
+    return head_at(data, size, at, body, length) and length[0] <= size - body[0]
 
 cdef int intake_next(
     Intake* intake,

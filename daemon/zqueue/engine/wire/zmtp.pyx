@@ -19,11 +19,11 @@ cdef int _scan_on(
         if flags & 0xF8 or (flags & COMMAND_FLAG and flags & MORE):
             return BROKEN
         if flags & LONG:
-            if size < scan.at + 9:
-                scan.needed = scan.at + 9
+            if size < scan.at + LONGEST_HEAD:
+                scan.needed = scan.at + LONGEST_HEAD
                 return NOTHING
             length = big_endian(data + scan.at + 1, 8)
-            head = 9
+            head = LONGEST_HEAD
         else:
             length = data[scan.at + 1]
             head = 2
@@ -164,38 +164,31 @@ cdef bint same_frames(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil:
     """Whether two rows of whole frames are the same, however their lengths are written."""
-    cdef size_t here = 0, there = 0, head_here, head_there
-    cdef uint64_t length_here, length_there
+    cdef size_t here = 0, there = 0, body_here = 0, body_there = 0
+    cdef uint64_t length_here = 0, length_there = 0
     if one_size == other_size and memcmp(one, other, one_size) == 0:
         return True
-    while here < one_size and there < other_size:
-        head_here = 9 if one[here] & LONG else 2
-        head_there = 9 if other[there] & LONG else 2
-        length_here = big_endian(one + here + 1, <int> head_here - 1)
-        length_there = big_endian(other + there + 1, <int> head_there - 1)
+    while frame_at(one, one_size, here, &body_here, &length_here) and frame_at(
+        other, other_size, there, &body_there, &length_there
+    ):
         if length_here != length_there or (one[here] ^ other[there]) & MORE:
             return False
-        here += head_here
-        there += head_there
-        if memcmp(one + here, other + there, length_here) != 0:
+        if memcmp(one + body_here, other + body_there, length_here) != 0:
             return False
-        here += length_here
-        there += length_there
+        here = body_here + length_here
+        there = body_there + length_there
     return here == one_size and there == other_size
 
 
 cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
     """Of whole frames; the same for the same frames, however their lengths are written."""
-    cdef size_t at = 0, head, place
-    cdef uint64_t length
-    while at < size:
-        head = 9 if data[at] & LONG else 2
-        length = big_endian(data + at + 1, <int> head - 1)
-        at += head
+    cdef size_t at = 0, body = 0, place
+    cdef uint64_t length = 0
+    while frame_at(data, size, at, &body, &length):
         hash = (hash ^ <uint32_t> length) * <uint32_t> 16777619
         for place in range(length):
-            hash = (hash ^ data[at + place]) * <uint32_t> 16777619
-        at += length
+            hash = (hash ^ data[body + place]) * <uint32_t> 16777619
+        at = body + length
     return hash ^ (hash >> 15)
 
 
@@ -394,37 +387,33 @@ cdef class Decoder:
 
 cdef list frames_of(const uint8_t* data, size_t size):
     """The bodies of whole frames."""
-    cdef size_t at = 0, head
-    cdef uint64_t length
+    cdef size_t at = 0, body = 0
+    cdef uint64_t length = 0
     frames = []
-    while at < size:
-        head = 9 if data[at] & LONG else 2
-        length = big_endian(data + at + 1, <int> head - 1)
-        frames.append((<char*> data + at + head)[:length])
-        at += head + length
+    while frame_at(data, size, at, &body, &length):
+        frames.append((<char*> data + body)[:length])
+        at = body + length
     return frames
 
 
 cdef tuple frames_begun(const uint8_t* data, size_t size):
     """The sizes of frames of which the first ``size`` bytes are there, and their bodies as far as
     they are."""
-    cdef size_t at = 0, head
-    cdef uint64_t length
+    cdef size_t at = 0, body = 0
+    cdef uint64_t length = 0
     sizes, bodies = [], []
-    while at < size:
-        head = 9 if data[at] & LONG else 2
-        if at + head > size:
-            break
-        length = big_endian(data + at + 1, <int> head - 1)
+    while head_at(data, size, at, &body, &length):
         sizes.append(length)
-        bodies.append((<char*> data + at + head)[:min(length, size - at - head)])
-        at += head + length
+        bodies.append((<char*> data + body)[:min(length, size - body)])
+        if length > size - body:
+            break
+        at = body + length
     return sizes, bodies
 
 
 cdef bytes frames_joined(list frames):
     """The bytes of one message with these bodies."""
-    cdef uint8_t head[9]
+    cdef uint8_t head[LONGEST_HEAD]
     joined = bytearray()
     for place, frame in enumerate(frames):
         joined += (<char*> head)[:frame_head(head, MORE if place + 1 < len(frames) else 0, len(frame))]
