@@ -2,9 +2,11 @@
 
 ``python -m tests.wire.fuzz --seconds 60 --seed N`` plays scenes until the time is up: several peers
 with whole, mutated and random streams, split anywhere and mixed, that leave at any moment, while
-time passes, the queue is steered, requests die and are asked again, and another process takes over.
-After every step the counters must add up, nobody may have got what it must not, and nothing may be
-due in the past; at the end of a scene nothing may be left. The decoder is compared with one in
+time passes, the queue is steered, tapped and listed, requests die and are asked again, and another
+process takes over. After every step the counters must add up, what was copied for the tap must be
+what was sent, nobody may have got what it must not, and nothing may be due in the past; at the end
+of a scene nothing may be left. States are changed and given a right checksum again: they are taken
+up, or refused with the reason, and never crash what takes them up. The decoder is compared with one in
 plain Python. A failure, a crash of the process too, is told with what replays it: ``--seed N
 --first K --scenes 1``. It is meant for the extension with sanitizers; see ``test_sanitized``.
 """
@@ -20,7 +22,7 @@ import struct
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,8 @@ from zqueue.engine.wire.reports import WORKER_ANSWERS_AGAIN, WORKER_SET_ASIDE
 from zqueue.engine.wire.zmtp import Decoder, ProtocolError
 
 FRONTEND, BACKEND = 0, 1
+ASKED_AGAIN = 0
+"""Nobody's number."""
 MORE, LONG, COMMAND = 1, 2, 4
 LONGEST_COMMAND = 65536
 ENDS = (
@@ -272,6 +276,8 @@ class _Books:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.died = 0
+        self.letters: list[tuple[bytes, list[bytes]]] = []
+        """Dead letters, to be asked again."""
         self._settings = settings
         self._before: dict[str, Any] = {}
         self._aside: dict[int, int] = {}
@@ -306,6 +312,7 @@ class _Books:
             assert not most or death["attempts"] <= most
             assert death["frames"]
             assert death["client"]
+            self.letters.append((death["client"], death["frames"]))
             times = [(each["given_at"], each["ended_at"]) for each in death["history"]]
             in_order = [at for both in times for at in both]
             assert in_order == sorted(in_order), "it was at two workers at once"
@@ -339,6 +346,120 @@ class _Books:
             self._aside[number] = has
 
 
+class _Tap:
+    """Somebody who taps the queue, reads quickly or hardly ever, and switches it off at times.
+
+    ``said`` is what each peer has sent so far, by its number, and what was asked again.
+    """
+
+    def __init__(self, rng: random.Random, said: dict[int, bytearray]) -> None:
+        self._rng = rng
+        self._said = said
+        self._on = False
+        self._most = self._taken = 0
+        self._passed_before = self._missed_before = 0
+        self._newest = 0
+        self._reads = rng.choice((0.02, 0.3, 0.9))
+        self._wanted = rng.random() < 0.7
+
+    def step(self, exchange: Exchange) -> None:
+        """Do something, or nothing."""
+        rng = self._rng
+        if not self._wanted:
+            return
+        if rng.random() < (0.02 if self._on else 0.1):
+            self._on = not self._on
+            self._switch(exchange)
+        elif rng.random() < 0.02:
+            exchange.allow_tap(rng.choice((0, 1, 5, 1 << 62)))
+        elif rng.random() < 0.02:
+            self._taken += exchange.skip_tapped()
+        elif rng.random() < self._reads:
+            self._read(exchange, rng.choice((1, 10, 1 << 30)))
+
+    def goes_on(self, exchange: Exchange) -> None:
+        """Another process has taken over, which nobody taps yet."""
+        if self._on:
+            self._switch(exchange)
+
+    def end(self, exchange: Exchange) -> None:
+        if self._on:
+            self._read(exchange, 1 << 30)
+            self._check_count(exchange)
+
+    def _switch(self, exchange: Exchange) -> None:
+        if not self._on:
+            self._read(exchange, 1 << 30)
+            self._check_count(exchange)
+        self._most = self._rng.choice((0, 3, 264, 300, 2000, 1 << 20, (1 << 64) - 1))
+        try:
+            exchange.tap(self._on, self._most)
+        except MemoryError:
+            self._on = False
+            return
+        exchange.allow_tap(self._rng.choice((3, 1 << 62, 1 << 62)))
+        self._taken = 0
+        self._passed_before = _passed(exchange)
+        self._missed_before = exchange.tap_missed
+        self._newest = 0
+
+    def _check_count(self, exchange: Exchange) -> None:
+        """Each message was copied, or is told to be missing."""
+        missed = exchange.tap_missed - self._missed_before
+        assert _passed(exchange) - self._passed_before == self._taken + missed
+
+    def _read(self, exchange: Exchange, most: int) -> None:
+        for copied in exchange.tapped(most):
+            self._taken += 1
+            self._check(copied)
+
+    def _check(self, copied: dict[str, Any]) -> None:
+        sizes, bodies = copied["sizes"], copied["bodies"]
+        assert 0 < len(bodies) == len(sizes) <= copied["frames"]
+        assert [len(body) for body in bodies[:-1]] == sizes[:-1]
+        assert len(bodies[-1]) <= sizes[-1]
+        whole = len(bodies) == copied["frames"] and len(bodies[-1]) == sizes[-1]
+        assert copied["whole"] == whole
+        assert whole or sum(map(len, bodies)) <= max(self._most, 264)
+        if copied["way"]:
+            assert copied["worker"]
+            said = self._said[copied["worker"]]
+            # The first one stands for what its worker had in its place, if that was known.
+            sent = bodies[1:] if len(bodies) > 1 or copied["number"] else bodies
+        else:
+            assert copied["number"] > self._newest
+            self._newest = copied["number"]
+            assert 0 < len(bodies[0]) == sizes[0] < 256
+            said, sent = self._said[copied["client"] or ASKED_AGAIN], bodies[1:]
+        for body in sent:
+            assert body in said or body in self._said[ASKED_AGAIN], "a copy of what nobody sent"
+
+
+def _passed(exchange: Exchange) -> int:
+    counted = exchange.counters
+    passed: int = counted["received"] + counted["reply_messages"]
+    return passed
+
+
+def _look(rng: random.Random, exchange: Exchange) -> None:
+    """List what there is, which must be what there is."""
+    there = exchange.peers
+    rows = exchange.connections(rng.choice((-1, -1, 0, 1)))
+    for row in rows:
+        assert row["closed_for"] is not None or row["number"] in there
+        assert row["age"] >= 0
+        assert len(row["id"]) < 256
+    requests, in_all = exchange.requests()
+    counted = exchange.counters
+    assert in_all == counted["waiting"] + counted["in_flight"]
+    if "ZQUEUE_FAULTS" not in os.environ:
+        assert len(requests) == in_all
+    for request in requests:
+        assert request["peer"] in (0, *there)
+        assert request["worker"] in (0, *there)
+        assert request["age"] >= request["for"] >= 0
+
+
 def play_exchange(rng: random.Random) -> None:
     """One scene of a whole queue."""
     settings = some_settings(rng)
@@ -347,6 +468,8 @@ def play_exchange(rng: random.Random) -> None:
     mode = 0
     calm = rng.random() < 0.6
     peers: dict[int, _Peer] = {}
+    said: dict[int, bytearray] = defaultdict(bytearray)
+    tap = _Tap(rng, said)
     for _ in range(rng.choice((20, 60, 150, 300))):
         step = rng.random()
         if step < 0.12 or not peers:
@@ -368,23 +491,37 @@ def play_exchange(rng: random.Random) -> None:
             # Of those who are there, and of such as nobody has.
             longer = b"x" + rng.randbytes(rng.choice((4, 8, 254)))
             id = rng.choice((b"a", b"b", b"\0\0\0\0\1", b"\0" + rng.randbytes(4), longer))
-            with contextlib.suppress(MemoryError):
-                exchange.submit(id, some_frames(rng))
+            _submit(exchange, id, some_frames(rng), said)
         elif step < 0.30:
-            exchange = _handed_over(exchange, settings, mode)
+            before, exchange = exchange, _handed_over(exchange, settings, mode)
+            if exchange is not before:
+                tap.goes_on(exchange)
+        elif step < 0.32:
+            _look(rng, exchange)
         elif step < 0.65:
             number = rng.choice(list(peers))
-            _feed(rng, exchange, number, peers[number])
+            said[number] += _feed(rng, exchange, number, peers[number])
         else:
             number = rng.choice(list(peers))
             _hear(rng, exchange, number, peers[number])
             if calm and number in exchange.peers:
-                _feed(rng, exchange, number, peers[number])
+                said[number] += _feed(rng, exchange, number, peers[number])
+        tap.step(exchange)
         left = set(exchange.peers)
         peers = {number: peer for number, peer in peers.items() if number in left}
         assert len(left) == len(peers), "a peer that nobody opened"
         books.check(exchange)
+        if books.letters and rng.random() < 0.2:
+            _submit(exchange, *books.letters.pop(), said)
+            books.check(exchange)
+    tap.end(exchange)
     _end(rng, exchange, books)
+
+
+def _submit(exchange: Exchange, id: bytes, frames: list[bytes], said: dict[int, bytearray]) -> None:
+    said[ASKED_AGAIN] += b"".join(frames)
+    with contextlib.suppress(MemoryError):
+        exchange.submit(id, frames)
 
 
 def _until_due(exchange: Exchange) -> None:
@@ -443,12 +580,13 @@ def _end(rng: random.Random, exchange: Exchange, books: _Books) -> None:
         totals[name] += counted[name]
 
 
-def _feed(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> None:
+def _feed(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> bytes:
+    """Let it say something; what it said."""
     if exchange.held_back(number):
-        return
+        return b""
     if not peer.pending:
         if peer.side == BACKEND and not peer.strays:
-            return
+            return b""
         peer.say(rng, some_stream(rng, peer.calm))
     size = rng.choice((1, 2, 9, 64, 100, 3000, 10_000, len(peer.pending)))
     if peer.calm and rng.random() < 0.7:
@@ -457,6 +595,7 @@ def _feed(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> N
     del peer.pending[:size]
     if taken:
         exchange.feed(number, taken)
+    return taken
 
 
 def _hear(rng: random.Random, exchange: Exchange, number: int, peer: _Peer) -> None:

@@ -62,8 +62,7 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if it.serving:
         it.quota -= 1
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)
-    if tap_is_on(it.tap) and tap_may_begin(it.tap):
-        _tap(it, request, piece.scan.frames)
+    _tap(it, request, piece.scan.frames)
     if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
         give_all(it)
@@ -78,15 +77,21 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     queue_last(it, request)
 
 
-cdef void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
+cdef inline void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
+    if tap_is_on(it.tap) and tap_may_begin(it.tap):
+        _copy(it, request, frames)
+
+
+cdef void _copy(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
     cdef Tapped about
     cdef uint8_t head[ID_FRAME]
     cdef Peer* peer = request.client.peer
     memset(&about, 0, sizeof(about))
     about.way, about.number, about.at = REQUEST, request.number, it.now
     about.frames = frames + 1
-    about.client = peer.number
-    memcpy(about.client_name, peer.name, NAME)
+    if peer != NULL:
+        about.client = peer.number
+        memcpy(about.client_name, peer.name, NAME)
     if tap_put(
         it.tap, &about, head, id_frame(request.client, head), body_bytes(request.body), request.size
     ):
@@ -108,6 +113,8 @@ cdef void _refuse_envelope(Dispatcher* it, Peer* peer, Piece* piece) noexcept no
     """A worker that sent it back would exceed its own limits, through no fault of its own."""
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)
     it.counters.malformed += 1
+    if tap_is_on(it.tap):
+        it.tap.missed += 1
     notice(
         it.notices, it.now, MALFORMED, FRONTEND, peer.number, peer.name,
         b"its envelope is larger than 1 MiB or has more than 10,000 frames", piece.size, 0,
@@ -157,5 +164,6 @@ cdef bint submit(
         return False
     it.counters.retried += 1
     _count(it, client, frames, payload)
+    _tap(it, request, frames)
     queue_last(it, request)
     return True
