@@ -27,6 +27,14 @@ class Side(StrEnum):
     BACKEND = "backend"
 
 
+LONGEST_SUBSCRIPTION = 16 << 10
+"""How many bytes a subscriber may send in one frame, unless the config says otherwise: libzmq goes
+through a topic by recursion, one call a byte, and would end the process at a longer one."""
+
+LARGEST_SUBSCRIPTION = 64 << 10
+"""How many bytes the config may allow at most, for the same reason."""
+
+
 @dataclass(frozen=True)
 class SocketOptions:
     """How the sockets of one side are made. Durations are seconds, sizes bytes.

@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from zqueue.door import Door
-from zqueue.engine import Report
+from zqueue.engine import LONGEST_SUBSCRIPTION, Report
 from zqueue.listeners import Listener
 
 _ADDRESS = "inproc://capture"
@@ -35,6 +35,7 @@ class CapturePublisher:
         self._told: list[Report] = []
         if listener is not None:
             self._socket = context.socket(zmq.XPUB)
+            self._socket.set(zmq.MAXMSGSIZE, LONGEST_SUBSCRIPTION)
             self._door = Door(self._socket, listener, self._tell, "capture")
             listener.attach(self._socket)
 

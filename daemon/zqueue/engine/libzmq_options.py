@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from zqueue.engine import Plan, Side, SocketOptions
+from zqueue.engine import LONGEST_SUBSCRIPTION, Plan, Side, SocketOptions
 
 
 def socket_options(plan: Plan, side: Side) -> dict[int, int]:
@@ -14,9 +14,15 @@ def socket_options(plan: Plan, side: Side) -> dict[int, int]:
         if plan.type == "queue":
             # A ROUTER drops what does not fit; nothing may be dropped, unless the config says so.
             options[zmq.SNDHWM] = plan.frontend.options.reply_high_water_mark
+        elif plan.type == "forwarder":
+            # What an XSUB sends is subscriptions, and it drops those that do not fit, in silence.
+            options[zmq.SNDHWM] = 0
         return options
     options = _options(plan.backend.options, plan.backend.connect)
-    if plan.type != "forwarder":
+    if plan.type == "forwarder":
+        # What an XPUB receives is subscriptions; publications of any size still pass.
+        options.setdefault(zmq.MAXMSGSIZE, LONGEST_SUBSCRIPTION)
+    else:
         # Otherwise requests would be given to workers that are not there yet.
         options[zmq.IMMEDIATE] = 1
     return options

@@ -26,6 +26,7 @@ _CALM_AFTER = 1000
 _SAMPLE = 8
 _SAMPLE_ONE_WAY = 64
 _COUNTED_FOR = 0.2
+_STACK = 16 << 20  # of which only what is used takes memory
 
 Message = Sequence[bytes]
 """The frames of one message."""
@@ -122,7 +123,13 @@ class ProxyThread:
 
     def start(self, hold: bool) -> None:
         self._hold = self.held = hold
-        self._thread.start()
+        # An XSUB goes through a topic by recursion, some 80 bytes of stack for each byte of it, and
+        # ``ulimit -s`` may be small.
+        usual = threading.stack_size(_STACK)
+        try:
+            self._thread.start()
+        finally:
+            threading.stack_size(usual)
 
     def forward(self) -> bool:
         """Pass requests."""
