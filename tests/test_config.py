@@ -150,7 +150,7 @@ group = "root"
 level = "warning"
 format = "json"
 [queues."eu.orders"]
-type = "streamer"
+type = "queue"
 engine = "libzmq"
 capture = "tcp://127.0.0.1:5561"
 control = "ipc:///run/zqueue/orders.pair"
@@ -178,7 +178,7 @@ receive_buffer = "1MiB"
     queue = loaded.queues["eu.orders"]
     assert loaded.daemon.drain_timeout == 90
     assert int(loaded.control.mode, 8) == 0o600
-    assert (queue.type, queue.start, queue.drain_timeout) == ("streamer", "paused", 300)
+    assert (queue.type, queue.start, queue.drain_timeout) == ("queue", "paused", 300)
     assert (queue.frontend.bind, queue.frontend.connect) == (("tcp://*:1",), ("tcp://host:2",))
     assert queue.frontend.tcp_keepalive is False
     assert queue.backend == SocketConfig.model_validate(
@@ -368,6 +368,24 @@ def in_frontend(line: str) -> str:
         (
             in_frontend("reply_high_water_mark = 5").replace("q]\n", "q]\ntype = 'streamer'\n", 1),
             "6: queues.q.frontend.reply_high_water_mark: means nothing here",
+        ),
+        (
+            "[queues.q]\ntype = 'streamer'\nfrontend = 'tcp://*:1'\n[queues.q.backend]\n"
+            "bind = 'tcp://*:2'\nheartbeat = '1s'\n",
+            "6: queues.q.backend.heartbeat: would disconnect peers that are only busy, and what "
+            "they had would be lost: a PULL ",
+        ),
+        (
+            "[queues.q]\ntype = 'forwarder'\nfrontend = 'tcp://*:1'\n"
+            "backend = { bind = 'tcp://*:2', heartbeat = '1s' }\n",
+            "4: queues.q.backend.heartbeat: would disconnect peers that are only busy, and what "
+            "they had would be lost: a SUB ",
+        ),
+        (
+            "[queues.q]\ntype = 'forwarder'\nfrontend = 'tcp://*:1'\n[queues.q.backend]\n"
+            "bind = 'tcp://*:2'\nmax_message_size = '65KiB'\n",
+            "6: queues.q.backend.max_message_size: is how long a subscription may be here; with "
+            "more than 64KiB one subscriber could end zqueued",
         ),
         # one endpoint, two sockets
         (
@@ -825,3 +843,18 @@ def test_the_command_and_a_missing_file(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "none.toml: there is no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("type", ["queue", "forwarder", "streamer"])
+def test_a_heartbeat_is_for_those_who_can_answer_it(write: Write, type: str) -> None:
+    """Also where a full backend could not: at the frontend, and where it is off."""
+    heartbeat = "1s" if type == "queue" else "0s"
+    loaded = load(
+        write(f"""\
+[queues.q]
+type = "{type}"
+frontend = {{ bind = "tcp://*:1", heartbeat = "1s" }}
+backend = {{ bind = "tcp://*:2", heartbeat = "{heartbeat}", max_message_size = "64KiB" }}
+""")
+    )
+    assert loaded.config.queues["q"].frontend.heartbeat == 1

@@ -31,6 +31,7 @@ from pydantic import (
 from zqueue import endpoints, error_reply
 from zqueue.config_conflicts import conflicts, endpoints_written, listening_endpoint
 from zqueue.config_problems import Plain, dotted, one_line, refusals, told
+from zqueue.engine import LARGEST_SUBSCRIPTION
 from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
 from zqueue.quantities import Duration, Size, format_duration, parse_duration
@@ -395,6 +396,36 @@ class QueueConfig(_Table):
                 'error_reply = "error: {reason}" or the like'
             )
         return when_full
+
+    @field_validator("backend")
+    @classmethod
+    def _is_safe_from_subscribers(cls, side: SocketConfig, info: ValidationInfo) -> SocketConfig:
+        size = side.max_message_size
+        if (
+            info.data.get("type") == "forwarder"
+            and size is not None
+            and size > LARGEST_SUBSCRIPTION
+        ):
+            raise Plain(
+                "is how long a subscription may be here; with more than "
+                f"{LARGEST_SUBSCRIPTION >> 10}KiB one subscriber could end zqueued. "
+                "It does not limit what is published",
+                key="max_message_size",
+            )
+        return side
+
+    @field_validator("backend")
+    @classmethod
+    def _can_answer_heartbeats(cls, side: SocketConfig, info: ValidationInfo) -> SocketConfig:
+        receiver = {"streamer": "PULL", "forwarder": "SUB"}.get(info.data.get("type", "queue"))
+        if side.heartbeat and receiver:
+            raise Plain(
+                f"would disconnect peers that are only busy, and what they had would be lost: a "
+                f"{receiver} whose socket is full answers no heartbeat. Leave it out; "
+                'tcp_keepalive = "60s" finds peers that are gone',
+                key="heartbeat",
+            )
+        return side
 
     @field_validator("frontend", "backend")
     @classmethod
