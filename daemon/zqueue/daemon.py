@@ -14,8 +14,8 @@ from typing import Any
 import zmq
 
 import zqueue
+from zqueue import clocks, descriptors, rebinding, systemd
 from zqueue import config as configuration
-from zqueue import descriptors, rebinding, systemd
 from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import APPLIED_BY_A_RESTART, Config, LoadedConfig
 from zqueue.control import location
@@ -69,7 +69,7 @@ class Daemon:
         self.bus.subscribe(log)
         self.history = EventHistory()
         self.bus.subscribe(self.history)
-        self.started = time.time()
+        self._started = time.time(), time.monotonic()
         self.phase: Phase = "starting"
         self.queues: dict[str, Steering] = {}
         # They outlive a queue whose sockets are made anew.
@@ -92,6 +92,16 @@ class Daemon:
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
         self._services: tuple[EndpointService, ...] = ()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started[1]
+
+    @property
+    def started(self) -> float:
+        """When that was, as :func:`zqueue.clocks.told` has it."""
+        return clocks.told(*self._started)
 
     @property
     def config(self) -> Config:
@@ -139,7 +149,7 @@ class Daemon:
             await self._close_services()
             self._end_control()
             self._heed_signals_no_more()
-        self.bus.emit("daemon.stopped", uptime=round(time.time() - self.started, 1))
+        self.bus.emit("daemon.stopped", uptime=round(self.uptime, 1))
         if self._failure:
             raise ZqueueError(self._failure)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import zqueue
 from zqueue import handover, systemd
+from zqueue.clocks import monotonic_of
 from zqueue.errors import HandoverRefused
 from zqueue.event_history import EventHistory
 from zqueue.handover import Offer, QueueState, SocketState, State
@@ -213,4 +214,5 @@ class Departure:
 
 def _standing(queue: Steering) -> Standing:
     status = queue.status
-    return Standing(QueueIs(status.state), status.since, status.by, status.reason)
+    at = monotonic_of(status.since)
+    return Standing(QueueIs(status.state), status.since, status.by, status.reason, at)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from zqueue.clocks import monotonic_of, told
 from zqueue.event_filter import EventFilter
 from zqueue.events import CATALOGUE, Event
 
@@ -24,11 +25,13 @@ _BYTES_OF_ITSELF = 800  # an event without the text in its fields
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Of the events of a kind and a queue those up to ``time`` had to make room."""
+    """Of the events of a kind and a queue those up to ``time`` had to make room; ``at`` as in
+    :class:`~zqueue.events.Event`."""
 
     name: str
     queue: str | None
     time: float
+    at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class HistoryState:
     begins: float
     events: tuple[Event, ...]
     forgotten: tuple[Forgotten, ...]
+    begins_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Recalled:
 class _Kind:
     events: deque[Event] = field(default_factory=deque)
     bytes: int = 0
-    forgotten: dict[str | None, float] = field(default_factory=dict)
+    forgotten: dict[str | None, Event | Forgotten] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         self.events.append(event)
@@ -69,7 +73,7 @@ class _Kind:
         ):
             oldest = self.events.popleft()
             self.bytes -= _bytes(oldest)
-            self.forgotten[oldest.queue] = oldest.time
+            self.forgotten[oldest.queue] = oldest
 
 
 class EventHistory:
@@ -78,7 +82,7 @@ class EventHistory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kinds: dict[str, _Kind] = {}
-        self._begins = time.time()
+        self._begins, self._begins_at = time.time(), time.monotonic()
         self._number = 0
 
     def __call__(self, event: Event) -> None:
@@ -92,35 +96,38 @@ class EventHistory:
         """Those that are ``wanted`` and happened not before ``since`` (seconds since the epoch), of
         these with ``last`` the newest only."""
         with self._lock:
-            number, begins = self._number, self._begins
+            number, begins = self._number, told(self._begins, self._begins_at)
             events = self._all(wanted.names)
             forgotten = [each for each in self._forgotten() if each.name in wanted.names]
-        from_ = float("-inf") if since is None else since
-        found = [event for event in events if event.time >= from_ and wanted.wants(event)]
-        found.sort(key=lambda event: event.time)
+        from_ = float("-inf") if since is None else monotonic_of(since)
+        found = [event for event in events if _at(event) >= from_ and wanted.wants(event)]
+        found.sort(key=_at)
         if last is not None and len(found) > last:
             found = found[len(found) - last :]
-            from_ = found[0].time if found else float("inf")
+            from_ = _at(found[0]) if found else float("inf")
         missing: dict[str, float] = {}
         for each in forgotten:
-            if each.time >= from_ and wanted.queue in (None, each.queue):
+            if _at(each) >= from_ and wanted.queue in (None, each.queue):
                 missing[each.name] = max(each.time, missing.get(each.name, each.time))
         return Recalled(found, begins, missing, number)
 
     def leave(self) -> HistoryState:
         """All of it, for another process."""
         with self._lock:
-            return HistoryState(self._begins, tuple(self._all()), tuple(self._forgotten()))
+            forgotten = tuple(self._forgotten())
+            return HistoryState(self._begins, tuple(self._all()), forgotten, self._begins_at)
 
     def take_up(self, left: HistoryState) -> None:
         """Remember what another process has left, besides what has happened here."""
         with self._lock:
             events = (*left.events, *self._all())
             forgotten = (*left.forgotten, *self._forgotten())
-            self._begins = min(self._begins, left.begins)
+            begins_at = monotonic_of(left.begins) if left.begins_at is None else left.begins_at
+            if begins_at < self._begins_at:
+                self._begins, self._begins_at = left.begins, begins_at
             self._kinds = {}
             for each in forgotten:
-                self._kind(each.name).forgotten[each.queue] = each.time
+                self._kind(each.name).forgotten[each.queue] = each
             for event in events:
                 self._remember(event)
 
@@ -138,8 +145,12 @@ class EventHistory:
 
     def _forgotten(self) -> Iterator[Forgotten]:
         for name, kind in self._kinds.items():
-            for queue, when in kind.forgotten.items():
-                yield Forgotten(name, queue, when)
+            for queue, last in kind.forgotten.items():
+                yield Forgotten(name, queue, last.time, last.at)
+
+
+def _at(event: Event | Forgotten) -> float:
+    return monotonic_of(event.time) if event.at is None else event.at
 
 
 def _bytes(event: Event) -> int:

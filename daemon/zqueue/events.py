@@ -29,8 +29,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. ``time`` is seconds since the epoch; ``number`` counts what this
-    process has said."""
+    """One thing that happened. ``time`` is seconds since the epoch, ``at`` the same on the
+    monotonic clock (``None``: another version left it without); ``number`` counts what this process
+    has said."""
 
     name: str
     level: str
@@ -39,6 +40,7 @@ class Event:
     message: str
     fields: dict[str, Any] = field(default_factory=dict)
     number: int = 0
+    at: float | None = None
 
 
 RANKS = {
@@ -451,7 +453,8 @@ class EventBus:
         fields = {field: _writable(value) for field, value in fields.items()}
         with self._lock:
             self._said += 1
-            event = Event(name, kind.level, time.time(), queue, kind.meaning, fields, self._said)
+            now = time.time(), time.monotonic()
+            event = Event(name, kind.level, now[0], queue, kind.meaning, fields, self._said, now[1])
             for subscriber in self._subscribers:
                 subscriber(event)
 

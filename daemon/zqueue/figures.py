@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zqueue.clocks import monotonic_of, told
 from zqueue.control import messages
 from zqueue.engine import ConnectionCounts, Latency, Side, Statistics, Traffic
 
@@ -17,12 +18,13 @@ def _none_yet() -> dict[Side, ConnectionCounts]:
 
 @dataclass(frozen=True)
 class Totals:
-    """What earlier engines of a queue have counted. ``last_activity`` is seconds since the
-    epoch."""
+    """What earlier engines of a queue have counted. ``last_activity`` is seconds since the epoch,
+    ``active_at`` the same on the monotonic clock."""
 
     counters: Statistics = field(default_factory=Statistics)
     connections: dict[Side, ConnectionCounts] = field(default_factory=_none_yet)
     last_activity: float | None = None
+    active_at: float | None = None
 
 
 class Figures:
@@ -38,7 +40,8 @@ class Figures:
         self._counts = _none_yet()
         self._peers: dict[Side, int] = {}
         self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
-        self.last_activity = earlier.last_activity
+        self._active: tuple[float, float] | None = None
+        self._was_active(earlier.last_activity, earlier.active_at)
 
     def see(
         self, now: Statistics, counts: dict[Side, ConnectionCounts], peers: dict[Side, int]
@@ -48,7 +51,7 @@ class Figures:
             self._now.requests.frames,
             self._now.replies.frames,
         ):
-            self.last_activity = time.time()
+            self._active = time.time(), time.monotonic()
         self._now, self._counts, self._peers = now, counts, peers
 
     def sample(self) -> None:
@@ -58,11 +61,17 @@ class Figures:
         while self._samples[0][0] < clock - messages.RATED_OVER and len(self._samples) > 2:
             self._samples.popleft()
 
-    def go_on(self, last_activity: float | None) -> None:
+    def go_on(self, last_activity: float | None, active_at: float | None = None) -> None:
         """What was seen so far was taken up: it did not come in the seconds that this queue has
-        been here, and something last passed at ``last_activity``."""
+        been here, and something last passed at ``last_activity``, as in :class:`Totals`."""
         self._samples.clear()
-        self.last_activity = last_activity
+        self._was_active(last_activity, active_at)
+
+    def _was_active(self, moment: float | None, at: float | None) -> None:
+        if moment is None:
+            self._active = None
+        else:
+            self._active = moment, monotonic_of(moment) if at is None else at
 
     def end_of_run(self, lost: int) -> None:
         """The engine was closed, ``lost`` requests with it."""
@@ -91,16 +100,22 @@ class Figures:
         return Totals(
             counters=self._before,
             connections={side: replace(counts) for side, counts in self._counts_before.items()},
-            last_activity=self.last_activity,
+            last_activity=self._active[0] if self._active else None,
+            active_at=self._active[1] if self._active else None,
         )
 
     def totals(self) -> Totals:
         """What was counted in all, the engine that runs now included, which goes on no more."""
         ended = Figures(self.earlier())
         ended.see(self._now, self._counts, self._peers)
-        ended.last_activity = self.last_activity
+        ended._active = self._active
         ended.end_of_run(0)
         return ended.earlier()
+
+    @property
+    def last_activity(self) -> float | None:
+        """When something last passed, if ever, as :func:`zqueue.clocks.told` has it."""
+        return told(*self._active) if self._active is not None else None
 
     @property
     def in_flight(self) -> int | None:

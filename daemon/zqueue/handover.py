@@ -36,8 +36,9 @@ _MAGIC = b"zqueue hand-over\n"
 
 @dataclass(frozen=True)
 class QueueState:
-    """One queue. ``snapshot`` is its engine's, if that could hand over its connections. Times are
-    seconds since the epoch."""
+    """One queue. ``snapshot`` is its engine's, if that could hand over its connections.
+    ``opened_at`` is seconds since the epoch, ``opened_monotonic`` the same on the monotonic clock
+    (``None``: another version left it without)."""
 
     name: str
     standing: Standing
@@ -46,6 +47,7 @@ class QueueState:
     opened_at: float = 0.0
     drain: DrainState | None = None
     snapshot: Snapshot | None = None
+    opened_monotonic: float | None = None
 
     @property
     def connections(self) -> int:

@@ -15,10 +15,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import zmq
 
+from zqueue.clocks import moment_of, monotonic_of
 from zqueue.config import QueueConfig
 from zqueue.control.messages import QueueStatus
 from zqueue.dead_letters import DeadLetters
@@ -382,7 +384,7 @@ class Queue:
         if taken_up is not None and snapshot is not None:
             self._taken_up, self._frozen = taken_up, True
             return True
-        self._opened_at = time.time()
+        self._opened_at = time.monotonic()
         self._restarts += 1
         self._machine.change(State.PAUSED if paused else State.RUNNING, by)
         return True
@@ -405,7 +407,8 @@ class Queue:
             standing=self._machine.standing,
             totals=self._figures.earlier() if snapshot else self._figures.totals(),
             restarts=self._restarts,
-            opened_at=self._opened_at,
+            opened_at=moment_of(self._opened_at),
+            opened_monotonic=self._opened_at,
             drain=drain.left() if drain is not None else None,
             snapshot=snapshot,
         )
@@ -433,7 +436,7 @@ class Queue:
     def _go_on(self, before: QueueState) -> None:
         """What was taken up is this queue's own now: it is again what it was."""
         self._hear_engine()
-        self._figures.go_on(before.totals.last_activity)
+        self._figures.go_on(before.totals.last_activity, before.totals.active_at)
         figures, standing = self._figures, before.standing
         self._emit(
             "queue.taken_up",
@@ -443,9 +446,10 @@ class Queue:
             in_flight=figures.in_flight,
             kept=figures.kept,
         )
-        self._opened_at = before.opened_at
+        opened_at = before.opened_monotonic
+        self._opened_at = monotonic_of(before.opened_at) if opened_at is None else opened_at
         state = State.PAUSED if standing.state is State.PAUSED else State.RUNNING
-        self._machine.change(state, standing.by, standing.reason, standing.since)
+        self._machine.become(replace(standing, state=state))
         if before.drain is not None:
             drain = before.drain
             self._running_engine().drain()
@@ -526,7 +530,7 @@ class Queue:
 
     def _fail(self, reason: str) -> None:
         if self._engine is not None:
-            if time.time() - self._opened_at > _LONGEST_RETRY:
+            if time.monotonic() - self._opened_at > _LONGEST_RETRY:
                 self._retry_after = _FIRST_RETRY
             self._close_engine()
         if State.FAILED in FOLLOWS[self._machine.state]:
@@ -669,14 +673,14 @@ class Queue:
             engine_reason=self._engine_reason,
             not_promised=self._not_promised,
             state=standing.state.value,
-            since=standing.since,
+            since=standing.told_since,
             by=standing.by,
             reason=standing.reason,
             frontend=self.claims.endpoints(Side.FRONTEND),
             backend=self.claims.endpoints(Side.BACKEND),
             capture=config.capture,
             control=config.control,
-            uptime=round(time.time() - self._opened_at, 3) if self._engine else 0.0,
+            uptime=round(time.monotonic() - self._opened_at, 3) if self._engine else 0.0,
             restarts=max(0, self._restarts),
             last_activity=figures.last_activity,
             requests=figures.traffic("requests"),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zqueue.clocks import monotonic_of, told
+
 
 class State(StrEnum):
     """What a queue is doing."""
@@ -46,14 +48,30 @@ class IllegalTransition(Exception):
 class Standing:
     """A queue's state with its story: since when, by whom, why.
 
-    ``since`` is seconds since the epoch. ``by`` is who asked (``uid/name``, ``config``, ``pair``,
-    ``signal``, ``zqueued``), ``reason`` is free text, empty where the state speaks for itself.
+    ``since`` is seconds since the epoch, ``at`` the same on the monotonic clock (``None``: another
+    version left it without). ``by`` is who asked (``uid/name``, ``config``, ``pair``, ``signal``,
+    ``zqueued``), ``reason`` is free text, empty where the state speaks for itself.
     """
 
     state: State
     since: float
     by: str
     reason: str = ""
+    at: float | None = None
+
+    @classmethod
+    def now(cls, state: State, by: str, reason: str = "") -> Standing:
+        return cls(state, time.time(), by, reason, time.monotonic())
+
+    @property
+    def began(self) -> float:
+        """Where the monotonic clock stood when it came into this state."""
+        return monotonic_of(self.since) if self.at is None else self.at
+
+    @property
+    def told_since(self) -> float:
+        """Since when, as :func:`zqueue.clocks.told` has it."""
+        return told(self.since, self.began)
 
 
 class StateMachine:
@@ -63,7 +81,7 @@ class StateMachine:
         self, on_change: Callable[[Standing, Standing], None], begin: Standing | None = None
     ) -> None:
         self._on_change = on_change
-        self._standing = begin or Standing(State.STOPPED, time.time(), "zqueued", "not started yet")
+        self._standing = begin or Standing.now(State.STOPPED, "zqueued", "not started yet")
 
     @property
     def standing(self) -> Standing:
@@ -73,14 +91,22 @@ class StateMachine:
     def state(self) -> State:
         return self._standing.state
 
-    def change(self, state: State, by: str, reason: str = "", since: float | None = None) -> None:
-        """Go to ``state``, ``since`` now if it is not said.
+    def change(self, state: State, by: str, reason: str = "") -> None:
+        """Go to ``state``.
+
+        Raises:
+            IllegalTransition: if :data:`FOLLOWS` does not allow it; nothing has changed then.
+        """
+        self.become(Standing.now(state, by, reason))
+
+    def become(self, new: Standing) -> None:
+        """Go on as what has begun already, perhaps in another process.
 
         Raises:
             IllegalTransition: if :data:`FOLLOWS` does not allow it; nothing has changed then.
         """
         old = self._standing
-        if state not in FOLLOWS[old.state]:
-            raise IllegalTransition(old.state, state)
-        self._standing = Standing(state, time.time() if since is None else since, by, reason)
-        self._on_change(old, self._standing)
+        if new.state not in FOLLOWS[old.state]:
+            raise IllegalTransition(old.state, new.state)
+        self._standing = new
+        self._on_change(old, new)

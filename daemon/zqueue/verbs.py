@@ -209,7 +209,7 @@ class Verbs:
             version=zqueue.__version__,
             pid=os.getpid(),
             started=daemon.started,
-            uptime=round(time.time() - daemon.started, 3),
+            uptime=round(daemon.uptime, 3),
             config=str(daemon.loaded.path) if daemon.loaded.path else None,
             control=daemon.control_endpoint,
             state=daemon.phase,

@@ -450,7 +450,8 @@ class Latency(Message):
 
 
 class QueueStatus(Message):
-    """One queue. Times are seconds since the epoch, ``uptime`` is seconds.
+    """One queue. Times are seconds since the epoch; those from before the machine's clock was set
+    are told as if it had been right. ``uptime`` is seconds.
 
     With ``estimated`` the counts of messages, ``waiting`` and ``in_flight`` are estimates, since
     libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine cannot know.

@@ -3,14 +3,17 @@ what to do about each."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from zqueue import findings, systemd
 from zqueue.control.client import ControlClient, Refused
+from zqueue.control.messages import EventReply
 from zqueue.doctor import machine, peers, service
 from zqueue.findings import Finding, addressed, worst_first
 
 _EVENTS_LOOKED_AT = 1000
+_LATELY = 3600.0
 
 
 def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
@@ -39,14 +42,18 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
         if queue.stale or queue.state not in ("running", "paused", "draining"):
             continue
         found += peers.room(queue, config)
-        events = list(zqueued.events(queue.name, recent=_EVENTS_LOOKED_AT, follow=False))
-        found += peers.shut_out(events, queue)
-        found += peers.sent_away(events, queue)
+        found += peers.shut_out(_events(zqueued, queue.name), queue)
+        # The daemon, which knows how long ago they were, tells those of the last hour.
+        found += peers.sent_away(_events(zqueued, queue.name, time.time() - _LATELY), queue)
         try:
             found += peers.of_queue(zqueued, queue, config)
         except Refused:  # its engine cannot tell them apart, or it does not answer now
             continue
     return addressed(worst_first(found), call, unit.removesuffix(".service") or "zqueue")
+
+
+def _events(zqueued: ControlClient, queue: str, since: float | None = None) -> list[EventReply]:
+    return list(zqueued.events(queue, since=since, recent=_EVENTS_LOOKED_AT, follow=False))
 
 
 def examine_absence(why: str, path: Path | None, instance: str | None) -> list[Finding]:

@@ -4,7 +4,6 @@ the wrong port."""
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -22,7 +21,6 @@ _LONG_WHERE_NOTHING_IS_KNOWN = 60.0
 _TIMES_LONGER = 100
 _LONG_AT_LEAST = 1.0
 _PEERS_NAMED = 3
-_LATELY = 3600.0
 
 
 def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
@@ -41,12 +39,10 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
-    """Peers that came to the wrong port in the last hour, or were none."""
+    """Peers that came to the wrong port, or were none; ``events`` are those of the last hour."""
     seen: dict[tuple[str, str], Counter[str]] = {}
-    since = time.time() - _LATELY
     for event in events:
-        recent = event.time > since
-        if recent and event.name == "peer.rejected" and event.fields.get("likely"):
+        if event.name == "peer.rejected" and event.fields.get("likely"):
             key = str(event.fields["side"]), str(event.fields["likely"])
             host = str(event.fields["peer"]).rpartition(":")[0] or str(event.fields["peer"])
             seen.setdefault(key, Counter())[host] += 1 + int(event.fields.get("suppressed", 0))

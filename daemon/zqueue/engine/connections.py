@@ -109,7 +109,7 @@ class Connections:
         side = self._side
         if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
             peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value, endpoint)
-            self._shaking[value] = _Connection(peer, endpoint, time.time())
+            self._shaking[value] = _Connection(peer, endpoint, time.monotonic())
             self.counts.accepted += 1
             yield from self._gates_closed(self._gates.accepted(value), value)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -153,7 +153,7 @@ class Connections:
             ready = None
         if ready is not None:
             self.counts.disconnected += 1
-            lasted = round(time.time() - connection.since, 3)
+            lasted = round(time.monotonic() - connection.since, 3)
             yield Report(
                 "peer.disconnected",
                 {"side": self._side, "peer": connection.peer, "connected_for": lasted},

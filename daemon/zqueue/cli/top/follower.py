@@ -29,7 +29,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Look:
     """The daemon, and the list of ``queue``; where ``refusal`` says why there is none, ``rows`` is
-    empty. ``due``: it is one of those at even intervals."""
+    empty. ``due``: it is one of those at even intervals. ``at`` is on the monotonic clock."""
 
     status: StatusResult
     queue: str | None
@@ -67,7 +67,7 @@ def look_at(zqueued: ControlClient, wanted: Wanted, due: bool = True) -> Look:
             rows = tuple(wanted.listing.ask(zqueued, name))
         except Refused as error:  # its engine cannot tell, or it is not at work
             refusal = str(error)
-    return Look(status, name, wanted.listing, rows, refusal, due, time.time())
+    return Look(status, name, wanted.listing, rows, refusal, due, time.monotonic())
 
 
 class Follower:

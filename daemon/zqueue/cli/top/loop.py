@@ -91,7 +91,7 @@ def follow(connect: Connect, model: Model, count: int | None) -> None:
     ):
         follower = Follower(connect, inbox.post, model.wanted)
         while not model.over:
-            screen.show(view.page(model, *screen.size(), drawn, time.time()))
+            screen.show(view.page(model, *screen.size(), drawn, time.monotonic()))
             patience = _REST_OF_A_KEY if keyboard.is_half_a_key else _DRAWN_AT_LEAST_EVERY
             pressed, signals = inbox.wait(keyboard.descriptor, patience)
             if signal.SIGTSTP in signals:

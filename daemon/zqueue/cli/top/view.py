@@ -13,6 +13,7 @@ from zqueue.cli import render
 from zqueue.cli.top.lists import LISTS
 from zqueue.cli.top.model import Model
 from zqueue.cli.top.table import Column, Table, lay_out, plain
+from zqueue.clocks import moment_of
 from zqueue.control.messages import Latency, QueueStatus
 from zqueue.findings import Finding, Weight, findings
 
@@ -153,7 +154,10 @@ def _headline(model: Model, width: int | None, now: float) -> Text:
         return Text("zqueued")
     if model.lost is not None and model.lost_since is not None:
         reason = " ".join(model.lost.reason.removeprefix(f"{look.status.control}: ").split())
-        return Text(f"not reachable since {_clock(model.lost_since)}, trying: {reason}", "bold red")
+        return Text(
+            f"not reachable since {_clock(moment_of(model.lost_since))}, trying: {reason}",
+            "bold red",
+        )
     status = look.status
     line = Text.assemble(
         (f"zqueued {status.version}", "bold"),
@@ -164,7 +168,7 @@ def _headline(model: Model, width: int | None, now: float) -> Text:
     silent = now - look.at
     if silent > model.interval + _SILENT_FOR:
         return Text.assemble((f"no answer for {silent:.0f}s: ", "bold red"), line)
-    clock = _clock(look.at)
+    clock = _clock(moment_of(look.at))
     gap = 2 if width is None else width - cell_len(line.plain) - len(clock)
     line.append(" " * max(2, gap) + clock, "dim")
     return line
