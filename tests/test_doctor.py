@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -259,7 +260,7 @@ def test_workers_that_may_be_at_work_and_such_that_hang(zqueued: Zqueued, peers:
     wait_for(lambda: zqueued.queue().workers.connected == 1)
     peers.client(zqueued.frontend(), "late", 1)
     wait_for(lambda: zqueued.queue().waiting == 1)
-    found = finds(zqueued, "1 requests wait, and no worker answers", "bad")
+    found = finds(zqueued, "1 request waits, and no worker answers", "bad")
     assert found["do"][1] == "restart those that hang"
 
 
@@ -330,3 +331,78 @@ def test_a_queue_whose_thread_hangs(zqueued: Zqueued) -> None:
         os.kill(zqueued.process.pid, signal.SIGCONT)
     assert done.returncode == 1
     assert done.stdout.startswith("!! no daemon answers: ")
+
+
+# -- what the doctor itself leaves behind ------------------------------------------------------
+
+
+def test_a_look_at_a_queue_of_libzmq_refuses_nothing(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(
+        '[queues.q]\nengine = "libzmq"\nfrontend = "tcp://127.0.0.1:*"\n'
+        'backend = "tcp://127.0.0.1:*"\n'
+        '[queues.f]\nengine = "auto"\ntype = "forwarder"\nfrontend = "tcp://127.0.0.1:*"\n'
+        'backend = "tcp://127.0.0.1:*"\n'
+    )
+    found = examined(zqueued)
+    assert zqueued.ctl("top", "--once").returncode == 0
+    assert zqueued.events("control.refused") == []
+    assert not any("engine" in each["what"] for each in found)
+
+
+def test_the_log_is_where_it_is(zqueued: Zqueued, tmp_path: Path) -> None:
+    """Its stderr is a file; no journal has it."""
+    for _ in range(2):
+        with raw.RawPeer(zqueued.frontend(), "REP", shake=False) as lost:
+            lost.say(raw.hello("REP"))
+            lost.farewell()
+    wait_for(lambda: zqueued.queue().clients.rejected == 2)
+    found = finds(zqueued, "2 connections of clients turned away", "note")
+    assert found["do"] == [f"grep -w default {zqueued.log_path} | tail -n 50"]
+    shown = subprocess.run(found["do"][0], shell=True, capture_output=True, text=True, check=True)
+    assert "peer.rejected" in shown.stdout
+    assert "journalctl" not in zqueued.ctl("doctor").stdout
+
+
+def test_the_log_is_read_by_nobody_known(start_zqueued: StartZqueued) -> None:
+    zqueued = start_zqueued(stderr=subprocess.DEVNULL)
+    with raw.RawPeer(zqueued.frontend(), "REP", shake=False) as lost:
+        lost.say(raw.hello("REP"))
+        lost.farewell()
+    found = finds(zqueued, "1 connection of clients turned away", "note")
+    call = f"zqueuectl -e {zqueued.control}"
+    assert found["do"] == [f"{call} events -q default --level warning -n 50"]
+    done = zqueued.ctl(*found["do"][0].removeprefix(f"{call} ").split())
+    assert "peer.rejected" in done.stdout, done.stderr
+
+
+def test_lines_of_the_log_that_are_lost(start_zqueued: StartZqueued) -> None:
+    with open("/dev/full", "w") as full:
+        zqueued = start_zqueued(stderr=full)
+    found = finds(zqueued, "of the log could not be written since the start", "warn", "")
+    assert int(found["what"].split()[0]) >= 3
+
+
+@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("verb", ["doctor", "status", "queues", "stats", "config"])
+def test_colours_only_where_they_are_wanted(
+    zqueued: Zqueued, verb: str, plain: dict[str, str]
+) -> None:
+    zqueued.ctl("pause")
+    program = [sys.executable, "-m", "zqueue.cli.zqueuectl", "-e", zqueued.control, verb]
+    kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    coloured = on_a_terminal(program, kept | {"TERM": "xterm-256color"})
+    assert ("\x1b[" in coloured) or verb in ("queues", "config")
+    assert "\x1b" not in on_a_terminal(program, kept | {"TERM": "xterm-256color"} | plain)
+
+
+def on_a_terminal(program: list[str], env: dict[str, str]) -> str:
+    """What a program writes to a terminal."""
+    ours, its = pty.openpty()
+    with subprocess.Popen(program, stdin=its, stdout=its, stderr=its, env=env):
+        os.close(its)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+            while read := os.read(ours, 4096):
+                written += read
+    os.close(ours)
+    return written.decode()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from zqueue.control.messages import RATED_OVER, QueueStatus, StatusResult
+from zqueue.quantities import counted
 
 _LONG_WAIT = 1.0
 
@@ -31,7 +33,8 @@ class Finding:
 
 def findings(status: StatusResult) -> list[Finding]:
     """All there is to tell, the worst first."""
-    found = [each for queue in status.queues for each in _of_queue(queue, status.pid)]
+    found = [each for queue in status.queues for each in _of_queue(queue, status)]
+    found += _of_log(status)
     if status.state != "running":
         found.insert(0, Finding("warn", "", f"zqueued is {status.state}", "operator", ()))
     return worst_first(found)
@@ -43,16 +46,36 @@ def worst_first(found: list[Finding]) -> list[Finding]:
 
 
 def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
-    """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit."""
-    return [
-        replace(each, do=tuple(_addressed(line, call, unit) for line in each.do)) for each in found
-    ]
+    """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit, if
+    it has one."""
+    return [replace(each, do=tuple(_addressed(each.do, call, unit))) for each in found]
 
 
-def _addressed(line: str, call: str, unit: str) -> str:
-    line = re.sub(r"^zqueuectl\b", lambda _: call, line)
-    its_unit = re.compile(r"^(journalctl -u|systemctl restart) zqueue(?= |$)")
-    return its_unit.sub(lambda found: f"{found[1]} {unit}", line)
+def _addressed(lines: Iterable[str], call: str, unit: str) -> Iterator[str]:
+    for line in lines:
+        its_unit = _UNIT.match(line)
+        if its_unit is None:
+            yield re.sub(r"^zqueuectl\b", lambda _: call, line)
+        elif unit:
+            yield f"{its_unit[1]} {unit}{line[its_unit.end() :]}"
+        elif its_unit[1] == "journalctl -u":
+            yield f"journalctl -t zqueued{line[its_unit.end() :]}"
+
+
+_UNIT = re.compile(r"(journalctl -u|systemctl restart) zqueue(?= |$)")
+
+
+def in_log(status: StatusResult, queue: str = "", *, warnings: bool = False) -> str:
+    """The command that shows the end of the daemon's log, of a queue's part of it, or of the
+    warnings in that. Where only whoever reads its stderr has the log, what the daemon remembers."""
+    if status.log == "journal":
+        of_queue, only = f" QUEUE={queue}" if queue else "", " -p warning" if warnings else ""
+        return f"journalctl -u zqueue{of_queue}{only} -n 50"
+    if status.log:
+        path = shlex.quote(status.log)
+        return f"grep -w {queue} {path} | tail -n 50" if queue else f"tail -n 50 {path}"
+    of_queue, only = f" -q {queue}" if queue else "", " --level warning" if warnings else ""
+    return f"zqueuectl events{of_queue}{only} -n 50"
 
 
 def expected_wait(queue: QueueStatus) -> float | None:
@@ -66,7 +89,19 @@ def expected_wait(queue: QueueStatus) -> float | None:
     return queue.waiting / rate if rate > 0 else None
 
 
-def _of_queue(queue: QueueStatus, pid: int) -> Iterator[Finding]:
+def _of_log(status: StatusResult) -> Iterator[Finding]:
+    lost = status.log_lines_lost
+    if lost:
+        what = f"{counted(lost, 'line')} of the log could not be written since the start: "
+        what += "what reads it is too slow, or the disk is full"
+        where = (
+            f"df {shlex.quote(status.log)}" if status.log.startswith("/") else "see who reads it"
+        )
+        do = (where, "zqueuectl events: the daemon remembers the latest of each kind")
+        yield Finding("warn", "", what, "this machine", do)
+
+
+def _of_queue(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
     name = queue.name
     if queue.stale:
         yield Finding(
@@ -74,17 +109,17 @@ def _of_queue(queue: QueueStatus, pid: int) -> Iterator[Finding]:
             name,
             "its thread does not answer; what is shown of it is old",
             "zqueued",
-            ("journalctl -u zqueue -p warning -n 50", f"top -H -p {pid}"),
+            (in_log(status, warnings=True), f"top -H -p {status.pid}"),
         )
-    yield from _of_state(queue)
+    yield from _of_state(queue, status)
     if queue.state == "running":
-        yield from _of_work(queue)
+        yield from _of_work(queue, status)
     yield from _of_deaths(queue)
-    if queue.engine_reason:
+    if queue.engine_reason and queue.type == "queue":  # no other can have the wire engine
         yield Finding("note", name, f"engine libzmq: {queue.engine_reason}", "operator", ())
 
 
-def _of_state(queue: QueueStatus) -> Iterator[Finding]:
+def _of_state(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
     name, why = queue.name, f": {queue.reason}" if queue.reason else ""
     if queue.state == "failed":
         yield Finding(
@@ -92,7 +127,7 @@ def _of_state(queue: QueueStatus) -> Iterator[Finding]:
             name,
             f"it failed{why}; it is tried again by itself",
             "this machine",
-            (f"journalctl -u zqueue QUEUE={name} -n 50", f"zqueuectl start {name}"),
+            (in_log(status, name), f"zqueuectl start {name}"),
         )
     elif queue.state == "stopped":
         yield Finding(
@@ -103,14 +138,14 @@ def _of_state(queue: QueueStatus) -> Iterator[Finding]:
         yield Finding("warn", name, f"{what}{why}", "operator", (f"zqueuectl resume {name}",))
 
 
-def _of_work(queue: QueueStatus) -> Iterator[Finding]:
+def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
     name, waiting = queue.name, queue.waiting or 0
     wait = expected_wait(queue)
     look = f"zqueuectl workers {name}"
     where = f"workers connect to {', '.join(queue.backend)}"
     if not queue.workers.connected and queue.type == "queue":
         if waiting or queue.in_flight:
-            what = f"no worker is connected, and {waiting} requests wait"
+            what = f"no worker is connected, and {_waiting(waiting)}"
             yield Finding("bad", name, what, "workers", ("start workers", where))
         else:
             yield Finding("warn", name, "no worker is connected", "workers", (where,))
@@ -122,12 +157,14 @@ def _of_work(queue: QueueStatus) -> Iterator[Finding]:
             what += ": more come than the workers can do"
         yield Finding("warn", name, what, "workers", (look, "start more workers"))
     if queue.lost:
-        what = f"{queue.lost} requests were lost since the start, at a stop or with a worker"
+        lost = counted(queue.lost, "request was", "requests were")
+        what = f"{lost} lost since the start, at a stop or with a worker"
         yield Finding("note", name, what, "workers", ())
     for side, peers in (("clients", queue.clients), ("workers", queue.workers)):
         if peers.rejected:
-            what = f"{peers.rejected} connections of {side} were sent away since the start"
-            see = f"journalctl -u zqueue QUEUE={name} -p warning"
+            rejected = counted(peers.rejected, "connection")
+            what = f"{rejected} of {side} turned away since the start"
+            see = in_log(status, name, warnings=True)
             yield Finding("note", name, what, "clients" if side == "clients" else "workers", (see,))
 
 
@@ -136,23 +173,27 @@ def _of_silence(queue: QueueStatus) -> Finding:
     may well be at work."""
     name, look = queue.name, f"zqueuectl workers {queue.name}"
     if queue.service is None or queue.service.p99 >= RATED_OVER:
-        what = f"{queue.waiting} requests wait, and none was answered in the last seconds"
+        what = f"{_waiting(queue.waiting)}, and none was answered in the last seconds"
         if queue.service is not None:
             what += f"; one takes up to {queue.service.p99:.1f} s"
         return Finding("warn", name, what, "workers", (look, "start more workers"))
-    what = f"{queue.waiting} requests wait, and no worker answers"
+    what = f"{_waiting(queue.waiting)}, and no worker answers"
     return Finding("bad", name, what, "workers", (look, "restart those that hang"))
+
+
+def _waiting(count: int | None) -> str:
+    return counted(count or 0, "request waits", "requests wait")
 
 
 def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
     letters = queue.dead_letters
     if letters.failure:
-        what = f"{letters.unwritten} dead letters cannot be written: {letters.failure}"
+        what = f"{counted(letters.unwritten, 'dead letter')} cannot be written: {letters.failure}"
         yield Finding("bad", queue.name, what, "this machine", (f"df {letters.path}",))
     if letters.kept:
         causes = queue.died.model_dump() if queue.died is not None else {}
         of = ", ".join(f"{cause} {count}" for cause, count in causes.items() if count)
-        what = f"{letters.kept} requests that died are kept"
+        what = counted(letters.kept, "request that died is kept", "requests that died are kept")
         what += f"; since the start have died: {of}" if of else ""
         see = f"zqueuectl dead list {queue.name}"
         again = f"zqueuectl dead retry --all -q {queue.name}"

@@ -23,6 +23,7 @@ from zqueue.engine.wire import support
 from zqueue.event_history import HistoryState
 from zqueue.figures import Totals
 from zqueue.listeners import Listener
+from zqueue.quantities import counted
 from zqueue.states import Standing
 
 FORMAT = 1
@@ -168,9 +169,8 @@ def _put_together(header: _Header, states: memoryview, descriptors: list[int]) -
     state, sizes = header.state, header.sizes
     expected = len(state.sockets) + sum(size.connections for size in sizes.values())
     if len(descriptors) != expected:
-        raise ValueError(
-            f"{expected} descriptors belong to it, and {len(descriptors)} came with it"
-        )
+        belong = counted(expected, "descriptor belongs", "descriptors belong")
+        raise ValueError(f"{belong} to it, and {len(descriptors)} came with it")
     if len(states) != sum(size.state for size in sizes.values()):
         raise ValueError("it is not all there")
     sockets = tuple(

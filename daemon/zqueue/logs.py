@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import stat
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any
 from structlog import dev
 from structlog.processors import JSONRenderer, LogfmtRenderer
 
-from zqueue import journal
+from zqueue import colours, journal
 from zqueue.events import CATALOGUE, RANKS, Event
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -60,7 +61,10 @@ class Log:
     def __init__(self, level: str, format: str, journal_socket: str = journal.SOCKET) -> None:
         self.level = level
         # Python found no descriptor 2 at its start; by now it may be anything, such as a socket.
-        self._write = _writer(format, 2 if sys.__stderr__ is not None else -1, journal_socket)
+        fd = 2 if sys.__stderr__ is not None else -1
+        self._write = _writer(format, fd, journal_socket)
+        self.place = "journal" if isinstance(self._write, _Entries) else _place(fd)
+        """Where to read it: ``journal``, the path of a file, or nothing where stderr is neither."""
         self._pending: deque[Event | int] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -222,7 +226,7 @@ class _Entries:
 
 def _renderer(format: str, fd: int) -> Render:
     if format == "console":
-        return _console(colours=_takes_colours(fd))
+        return _console(coloured=_takes_colours(fd))
     return {"logfmt": _logfmt, "json": _json, "journal": _journal_lines}[format]()
 
 
@@ -245,14 +249,22 @@ def _is_journal(fd: int) -> bool:
     return stream == f"{found.st_dev}:{found.st_ino}"
 
 
+def _place(fd: int) -> str:
+    if _is_journal(fd):
+        return "journal"
+    try:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        return os.readlink(f"/proc/self/fd/{fd}") if is_file else ""
+    except OSError:
+        return ""
+
+
 def _is_terminal(fd: int) -> bool:
     return fd >= 0 and os.isatty(fd)
 
 
 def _takes_colours(fd: int) -> bool:
-    """``NO_COLOR`` as on no-color.org."""
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and _is_terminal(fd)
+    return colours.are_wanted() and _is_terminal(fd)
 
 
 def _json() -> Render:
@@ -316,11 +328,11 @@ def _telling(value: Any) -> str:
     return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}…"
 
 
-def _console(colours: bool) -> Render:
+def _console(coloured: bool) -> Render:
     dim, bright, key, reset = (
-        (dev.DIM, dev.BRIGHT, dev.CYAN, dev.RESET_ALL) if colours else ("", "", "", "")
+        (dev.DIM, dev.BRIGHT, dev.CYAN, dev.RESET_ALL) if coloured else ("", "", "", "")
     )
-    all_styles = dev.ConsoleRenderer.get_default_level_styles(colours)
+    all_styles = dev.ConsoleRenderer.get_default_level_styles(coloured)
     styles = {level: all_styles[level] for level in RANKS}
 
     def column(style: str, width: int = 0) -> dev.KeyValueColumnFormatter:

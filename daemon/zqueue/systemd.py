@@ -212,6 +212,11 @@ async def unit() -> Unit | None:
     return Unit(name, types[0] if types else "", int(stored))
 
 
+def is_here() -> bool:
+    """Whether systemd manages this machine: sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def unit_of(pid: int | Literal["self"]) -> tuple[tuple[str, ...], str]:
     """The option for its manager, and the name of the service that a process belongs to; both empty
     if it belongs to none."""

@@ -214,6 +214,8 @@ class Verbs:
             control=daemon.control_endpoint,
             state=daemon.phase,
             log_level=daemon.log.level,
+            log=daemon.log.place,
+            log_lines_lost=daemon.log.dropped,
         )
 
     async def _reload(

@@ -18,6 +18,8 @@ from typing import NoReturn
 import click
 import zmq
 
+from zqueue.quantities import counted
+
 _NO_ANSWER_AFTER = 5.0
 _PLAY_WITHIN = 20.0
 _CONFIG = """\
@@ -164,7 +166,9 @@ def _play(stage: _Stage) -> None:
         _tell("The end: zqueuectl shutdown.")
         about = "~" if figures.estimated else ""
         asked, answered = figures.requests.messages, figures.replies.messages
-        _say(f"  {about}{asked} requests, {about}{answered} replies")
+        _say(
+            f"  {about}{counted(asked, 'request')}, {about}{counted(answered, 'reply', 'replies')}"
+        )
         zqueued.shutdown()
     _tell("Next: run zqueued, then zqueuectl demo server and zqueuectl demo client by yourself.")
 

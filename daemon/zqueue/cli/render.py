@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zqueue import colours
 from zqueue.control.messages import (
     ConfigResult,
     EventReply,
@@ -20,6 +22,7 @@ from zqueue.control.messages import (
     StatusResult,
     Steered,
 )
+from zqueue.quantities import counted
 
 _NARROWEST = 100
 _STATE_STYLES = {
@@ -48,7 +51,7 @@ def status(result: StatusResult, closely: bool = False) -> None:
 def watch(looks: Iterable[StatusResult]) -> None:
     """The status, drawn anew with each look; on what is no terminal, a line a queue and look."""
     console = new_console()
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         for result in looks:
             for queue in result.queues:
                 clock = datetime.now().strftime("%H:%M:%S")
@@ -189,7 +192,7 @@ def _exact(queue: QueueStatus) -> Iterator[Table | str]:
         yield latencies
     letters = queue.dead_letters
     yield (
-        f"dead letters {letters.kept} of {letters.bytes} bytes "
+        f"dead letters {letters.kept} of {counted(letters.bytes, 'byte')} "
         f"in {letters.path or 'memory'}, evicted {letters.evicted}"
     )
 
@@ -237,7 +240,11 @@ def event(reply: EventReply) -> str:
     """One event in a line."""
     queue = f" queue={reply.queue}" if reply.queue else ""
     fields = "".join(f" {key}={_one_line(value)}" for key, value in reply.fields.items())
-    missed = f" ({reply.dropped} events were missed before this one)" if reply.dropped else ""
+    missed = (
+        f" ({counted(reply.dropped, 'event was', 'events were')} missed before this one)"
+        if reply.dropped
+        else ""
+    )
     return f"{moment(reply.time)} {reply.level:<8} {reply.name}{queue}{fields}{missed}"
 
 
@@ -315,14 +322,17 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
         yield f"engine {queue.engine}, {queue.engine_reason}"
     if queue.lost:
         about = "~" if queue.estimated else ""
-        yield f"{about}{queue.lost} requests were lost: with workers that left, or at a stop"
+        lost = counted(queue.lost, "request was", "requests were")
+        yield f"{about}{lost} lost: with workers that left, or at a stop"
     letters = queue.dead_letters
     if letters.kept:
-        yield f"{letters.kept} dead letters: zqueuectl dead list {queue.name}"
+        yield f"{counted(letters.kept, 'dead letter')}: zqueuectl dead list {queue.name}"
     if queue.incidents is not None and queue.incidents.unrecorded:
-        yield f"{queue.incidents.unrecorded} requests died of which no dead letter could be kept"
+        died = counted(queue.incidents.unrecorded, "request")
+        yield f"{died} died of which no dead letter could be kept"
     if letters.failure:
-        yield f"{letters.unwritten} dead letters are not written: {letters.failure}"
+        unwritten = counted(letters.unwritten, "dead letter is", "dead letters are")
+        yield f"{unwritten} not written: {letters.failure}"
     if queue.stale:
         yield "it did not answer in time; these are its last known figures"
 
@@ -394,7 +404,8 @@ def new_table(*columns: str) -> Table:
 
 def new_console() -> Console:
     """A terminal's own width; for a pipe or a file, wide enough that nothing is folded."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=max(_NARROWEST, 240))
-    return console
+    how: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    if not colours.are_wanted():
+        how["color_system"] = None
+    console = Console(**how)
+    return console if console.is_terminal else Console(width=max(_NARROWEST, 240), **how)

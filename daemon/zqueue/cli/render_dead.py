@@ -10,6 +10,7 @@ from rich.table import Table
 from zqueue.cli.render import duration, new_console, new_table, short_time
 from zqueue.control.letters import frames
 from zqueue.control.messages import DeadLetter
+from zqueue.quantities import counted
 
 _SHOWN_OF_A_FRAME = 4096
 _SHOWN_FRAMES = 100
@@ -52,7 +53,9 @@ def letter(found: DeadLetter, in_hex: bool) -> None:
         return
     for number, frame in enumerate(frames(found)[: found.envelope + _SHOWN_FRAMES]):
         part = "envelope" if number < found.envelope else "body"
-        console.print(f"{part:<9} frame {number + 1} of {len(found.sizes)}, {len(frame)} bytes")
+        console.print(
+            f"{part:<9} frame {number + 1} of {len(found.sizes)}, {counted(len(frame), 'byte')}"
+        )
         for line in _shown(frame, in_hex):
             console.print(f"  {line}", soft_wrap=True)
     if len(found.sizes) > found.envelope + _SHOWN_FRAMES:

@@ -12,6 +12,7 @@ import click
 
 from zqueue.cli import completion
 from zqueue.cli.calls import ANSWER_WITHIN, Options, Seconds, called, fail, takes_options
+from zqueue.quantities import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +161,10 @@ def tap(
 
             for found in _some(looks, match, count):
                 if found.dropped:
-                    click.echo(f"{found.dropped} messages were left out here", err=True)
+                    click.echo(
+                        f"{counted(found.dropped, 'message was', 'messages were')} left out here",
+                        err=True,
+                    )
                 for message in found.messages:
                     click.echo(
                         message.model_dump_json() if how.json else render_tap.line(message, render)
@@ -219,7 +223,7 @@ def _record(zqueued: ControlClient, looks: Iterator[TapResult], file: IO[str]) -
             dropped += found.dropped
     except KeyboardInterrupt:
         pass
-    click.echo(f"{messages} messages recorded, {dropped} left out", err=True)
+    click.echo(f"{counted(messages, 'message')} recorded, {dropped} left out", err=True)
 
 
 @click.command()

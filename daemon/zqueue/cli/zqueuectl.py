@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import zqueue
+from zqueue import colours
 from zqueue.cli import completion, lists, tap
 from zqueue.cli.calls import (
     ANSWER_WITHIN,
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @takes_options
 @click.version_option(zqueue.__version__, "--version", prog_name="zqueuectl")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Steer and watch zqueued, the ZeroMQ queue device.
 
     Exit codes: 0 done, 1 refused or failed by the daemon, 2 usage, 69 daemon unreachable.
     """
+    if not colours.are_wanted():
+        context.color = False
 
 
 # -- to look -----------------------------------------------------------------------------------

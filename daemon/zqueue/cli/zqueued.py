@@ -9,6 +9,7 @@ import click
 
 import zqueue
 from zqueue.errors import ZqueueError
+from zqueue.quantities import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -66,7 +67,7 @@ def _check(path: Path | None) -> None:
     for warning in (*loaded.warnings, *config.check(loaded)):
         click.echo(f"warning: {warning}", err=True)
     count = len(loaded.config.queues)
-    queues = "1 queue" if count == 1 else f"{count} queues"
+    queues = counted(count, "queue")
     click.echo(f"{loaded.path or 'the built-in default'}: good, {queues}")
 
 
@@ -100,7 +101,7 @@ def _upgrade(path: Path | None) -> None:
     endpoint = config.load(path).config.control.endpoint
     with ControlClient(endpoint) as zqueued:
         taken = zqueued.upgrade()
-    count = "1 connection" if taken.connections == 1 else f"{taken.connections} connections"
+    count = counted(taken.connections, "connection")
     click.echo(
         f"zqueued {taken.version}, pid {taken.pid}, has taken up {count} "
         f"after a pause of {taken.paused * 1000:.0f} ms"

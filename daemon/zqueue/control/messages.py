@@ -496,12 +496,19 @@ class QueueStatus(Message):
     workers: Peers = Peers()
     stale: bool = False
 
+    @property
+    def tells_peers_apart(self) -> bool:
+        """Whether its engine can list connections and requests."""
+        return self.engine == "wire"
+
 
 Phase = Literal["starting", "running", "stopping"]
 
 
 class StatusResult(Message):
-    """The daemon and its queues."""
+    """The daemon and its queues. ``log`` is where its log is to be read: ``journal``, the path of a
+    file, or nothing where only whoever reads its stderr knows; ``log_lines_lost``: how many events
+    it could not write there."""
 
     queues: tuple[QueueStatus, ...]
     name: str
@@ -513,6 +520,8 @@ class StatusResult(Message):
     control: str
     state: Phase
     log_level: str
+    log: str = ""
+    log_lines_lost: int = 0
 
 
 class _Peer(Message):

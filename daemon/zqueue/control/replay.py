@@ -12,6 +12,7 @@ import zmq
 from zqueue.control import recording
 from zqueue.control.messages import Message, TappedMessage
 from zqueue.control.recording import Recording
+from zqueue.quantities import counted
 
 _MOST_SOCKETS = 256
 _MOST_UNANSWERED = 1000
@@ -243,8 +244,8 @@ def _difference(
             id=request.id,
             frame=None,
             at=0,
-            recorded=f"{recorded.frames} frames",
-            got=f"{len(got)} frames",
+            recorded=counted(recorded.frames, "frame"),
+            got=counted(len(got), "frame"),
         )
     return None
 

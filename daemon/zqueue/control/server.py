@@ -27,6 +27,7 @@ from zqueue.event_history import EventHistory
 from zqueue.events import Event, EventBus
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
+from zqueue.quantities import counted
 
 _REQUESTS: TypeAdapter[messages.Request] = TypeAdapter(messages.Request)
 _VERBS = frozenset(
@@ -144,11 +145,13 @@ class ControlServer:
         try:
             if len(body) != 1:
                 raise Refusal(
-                    "malformed", f"a request is one frame of JSON; got {len(body)} frames"
+                    "malformed",
+                    f"a request is one frame of JSON; got {counted(len(body), 'frame')}",
                 )
             if len(body[0]) > MAX_REQUEST_BYTES:
                 raise Refusal(
-                    "malformed", f"{len(body[0])} bytes; a request has at most {MAX_REQUEST_BYTES}"
+                    "malformed",
+                    f"{counted(len(body[0]), 'byte')}; a request has at most {MAX_REQUEST_BYTES}",
                 )
             raw = _decode(body[0].bytes)
             if isinstance(raw.get("id"), str):
@@ -265,7 +268,7 @@ class _Refusals:
             self._untold += 1
             return
         self._told += 1
-        more = f" (and {self._untold} more refusals before it)" if self._untold else ""
+        more = f" (and {counted(self._untold, 'more refusal')} before it)" if self._untold else ""
         self._untold = 0
         self._bus.emit("control.refused", by=by, verb=verb, error=error + more)
 

@@ -45,11 +45,13 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
         found += peers.shut_out(_events(zqueued, queue.name), queue)
         # The daemon, which knows how long ago they were, tells those of the last hour.
         found += peers.sent_away(_events(zqueued, queue.name, time.time() - _LATELY), queue)
+        if not queue.tells_peers_apart:
+            continue
         try:
             found += peers.of_queue(zqueued, queue, config)
-        except Refused:  # its engine cannot tell them apart, or it does not answer now
+        except Refused:  # it does not answer now
             continue
-    return addressed(worst_first(found), call, unit.removesuffix(".service") or "zqueue")
+    return addressed(worst_first(found), call, unit.removesuffix(".service"))
 
 
 def _events(zqueued: ControlClient, queue: str, since: float | None = None) -> list[EventReply]:
@@ -59,7 +61,9 @@ def _events(zqueued: ControlClient, queue: str, since: float | None = None) -> l
 def examine_absence(why: str, path: Path | None, instance: str | None) -> list[Finding]:
     """What may be the reason that no daemon answers, which is ``why``."""
     unit = f"zqueue@{instance}.service" if instance else "zqueue.service"
-    start = (f"systemctl start {unit}", f"journalctl -u {unit} -n 50")
+    start: tuple[str, ...] = (f"systemctl start {unit}", f"journalctl -u {unit} -n 50")
+    if not systemd.is_here():
+        start = (f"zqueued --config {path}" if path else "zqueued",)
     found = [Finding("bad", "", f"no daemon answers: {why}", "operator", start)]
     found += service.unreadable(path)
     found += service.taken_ports(path)

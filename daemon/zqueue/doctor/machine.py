@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zqueue import systemd
 from zqueue.control.messages import StatusResult
 from zqueue.findings import Finding
+from zqueue.quantities import counted
 
 RAISE_LIMIT = ("LimitNOFILE= in the unit, or ulimit -n", "then restart; connections outlive it")
 """What to do where descriptors run out."""
@@ -55,8 +57,9 @@ def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:
         what = f"{name} has failed: {told.get('Result', '')}"
         yield Finding("bad", "", what, "this machine", (log, f"systemctl start {name}"))
     restarts = told.get("NRestarts", "0")
-    if restarts not in ("0", ""):
-        what = f"systemd had to start {name} again {restarts} times: it had ended by itself"
+    if restarts.isdecimal() and restarts != "0":
+        times = counted(int(restarts), "time")
+        what = f"systemd had to start {name} again {times}: it had ended by itself"
         yield Finding("warn", "", what, "zqueued", (log, f"coredumpctl list {name}"))
     if told.get("UnitFileState") == "disabled":
         what = f"{name} is not started at boot"
@@ -67,7 +70,7 @@ def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _show(name: str, manager: tuple[str, ...]) -> dict[str, str]:
-    if not Path("/run/systemd/system").is_dir():
+    if not systemd.is_here():
         return {}
     wanted = "ActiveState,Result,NRestarts,UnitFileState,NeedDaemonReload"
     command = ["systemctl", *manager, "show", f"--property={wanted}", name]

@@ -12,7 +12,7 @@ from zqueue.control.client import ControlClient
 from zqueue.control.messages import EventReply, OpenRequest, QueueStatus, Worker
 from zqueue.doctor.machine import RAISE_LIMIT
 from zqueue.findings import Finding
-from zqueue.quantities import parse_size
+from zqueue.quantities import counted, parse_size
 
 _NEARLY_FULL = 0.8
 _TIMES_SLOWER = 4.0
@@ -33,7 +33,7 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
             "reject": "then requests are rejected",
             "oldest": "then the oldest die",
         }[when_full]
-        what = f"{queue.waiting} of {most} requests that may wait do; {then}"
+        what = f"{queue.waiting} of {counted(most, 'request')} that may wait do; {then}"
         do = ("start more workers", f"or raise queues.{queue.name}.max_waiting")
         yield Finding("warn", queue.name, what, "workers", do)
 
@@ -49,7 +49,8 @@ def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Find
     for (side, likely), hosts in seen.items():
         named = ", ".join(host for host, _ in hosts.most_common(_PEERS_NAMED))
         more = f" and {len(hosts) - _PEERS_NAMED} more" if len(hosts) > _PEERS_NAMED else ""
-        what = f"sent away at the {side} in the last hour, {hosts.total()} times: {likely}; "
+        times = counted(hosts.total(), "time")
+        what = f"sent away at the {side} in the last hour, {times}: {likely}; "
         what += f"from {named}{more}"
         ports = (
             f"clients connect to {', '.join(queue.frontend)}",
@@ -76,7 +77,8 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
             why = f"max_connections = {limit} is reached"
             do: tuple[str, ...] = (f"zqueuectl clients {queue.name}",)
         else:
-            why = f"{event.fields['descriptors']} descriptors are in use of {limit}"
+            in_use = counted(event.fields["descriptors"], "descriptor is", "descriptors are")
+            why = f"{in_use} in use of {limit}"
             do = RAISE_LIMIT
         what = f"new connections to {endpoint} wait in the kernel: {why}"
         yield Finding("bad", queue.name, what, "this machine", do)
@@ -100,7 +102,8 @@ def of_queue(
     held = zqueued.clients(queue.name, filter=["state=held", f"unsent_bytes>={much}"]).clients
     for client in held[:_PEERS_NAMED]:
         what = f"client {client.id} ({client.peer}) does not read its replies: "
-        what += f"{client.unsent_bytes} bytes are kept for it, and it is not read from"
+        kept = counted(client.unsent_bytes, "byte is", "bytes are")
+        what += f"{kept} kept for it, and it is not read from"
         do = ("see what that client does", f"zqueuectl kick {client.id} -q {queue.name}")
         yield Finding("warn", queue.name, what, "clients", do)
     oldest = zqueued.requests(
@@ -129,7 +132,7 @@ def _busy(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
     busy = [w for w in ready if w.ahead is not None and w.in_flight >= w.ahead]
     if queue.waiting and ready and len(busy) == len(ready) and queue.state == "running":
         count = "the only worker is" if len(ready) == 1 else f"all {len(ready)} workers are"
-        what = f"{count} busy, and {queue.waiting} requests wait"
+        what = f"{count} busy, and {counted(queue.waiting, 'request waits', 'requests wait')}"
         yield Finding("warn", queue.name, what, "workers", ("start more workers",))
 
 

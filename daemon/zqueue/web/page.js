@@ -24,7 +24,7 @@ async function draw() {
     seen = new Date();
   } catch (error) {
     silence.textContent = `zqueued has not answered since ${seen.toLocaleTimeString()}. What you see is old. ` +
-      "systemctl status zqueue; journalctl -u zqueue -n 50";
+      "Ask where it runs: zqueuectl doctor";
     silence.hidden = false;
     document.title = "No answer: zqueue";
   }

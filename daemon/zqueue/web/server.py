@@ -107,4 +107,4 @@ class HttpServer:
         except Exception as error:  # our own mistake: its caller hears of it, nobody else is hurt
             about = {"message": f"{request.path} could not be shown", "exception": error}
             asyncio.get_running_loop().call_exception_handler(about)
-            return http.text(500, "an unexpected error; the log has it (journalctl -u zqueue)")
+            return http.text(500, "an unexpected error; the log has it")

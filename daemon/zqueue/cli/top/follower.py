@@ -62,10 +62,12 @@ def look_at(zqueued: ControlClient, wanted: Wanted, due: bool = True) -> Look:
         refusal = "there is no queue"
     elif queues[name].stale:
         refusal = f"{name} does not answer"
+    elif not queues[name].tells_peers_apart:
+        refusal = f"{name}: the libzmq engine cannot tell its peers apart"
     else:
         try:
             rows = tuple(wanted.listing.ask(zqueued, name))
-        except Refused as error:  # its engine cannot tell, or it is not at work
+        except Refused as error:  # it is not at work
             refusal = str(error)
     return Look(status, name, wanted.listing, rows, refusal, due, time.monotonic())
 

@@ -9,6 +9,8 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from zqueue import colours
+
 # The alternate screen; no cursor; no wrapping, which would scroll at the last place of the last
 # line.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
@@ -20,7 +22,13 @@ class Screen:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._console = Console(file=out, highlight=False, markup=False, emoji=False)
+        self._console = Console(
+            file=out,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            color_system="auto" if colours.are_wanted() else None,
+        )
         self._size = (0, 0)
         self._shown: list[str] = []
 
