@@ -477,7 +477,8 @@ def play_exchange(rng: random.Random) -> None:
             with contextlib.suppress(MemoryError):
                 peers[exchange.connect(side)] = _Peer(rng, side, calm)
         elif step < 0.16:
-            exchange.close(rng.choice(list(peers)))
+            # Of one that has only hung up there is more in the kernel.
+            rng.choice((exchange.close, exchange.hang_up))(rng.choice(list(peers)))
         elif step < 0.19:
             mode = rng.choice((0, 0, 1, 2))
             exchange.steer(mode)

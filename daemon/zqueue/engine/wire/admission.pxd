@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from zqueue.engine.wire.entities cimport DRAIN, HOLDS, Client, Dispatcher, Peer
+from zqueue.engine.wire.peers cimport is_gone
 
 cdef void tell_of_congestion(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void stall(Dispatcher* it, Peer* peer) noexcept nogil
@@ -31,17 +32,22 @@ cdef inline uint64_t unread_at_most(Dispatcher* it) noexcept nogil:
 
 
 cdef inline bint admitted_itself(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether it has room of its own for one more request."""
+    """Whether it has room of its own for one more request. What it sent on a connection before this
+    one comes first."""
     cdef Client* client = peer.client
     return (
-        (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
+        (client.leaving == NULL or client.leaving == peer)
+        and (not it.settings.client_waiting or client.waiting < it.settings.client_waiting)
         and client.waiting_bytes < it.settings.client_waiting_bytes
         and peer.session.out.size < unread_at_most(it)
     )
 
 
 cdef inline bint admitted(Dispatcher* it, Peer* peer) noexcept nogil:
-    """Whether one more request may be taken from it. Others who wait for room come first."""
+    """Whether one more request may be taken from it. Others who wait for room come first; what is
+    withdrawn at once needs none."""
+    if peer.leaving and is_gone(peer.client):
+        return True
     if it.serving:
         if it.quota <= 0:
             return False

@@ -14,7 +14,8 @@ cdef bint client_arrived(
 ) noexcept nogil
 cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
 cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
-cdef void client_left(Dispatcher* it, Client* client) noexcept nogil
+cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil
+cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
 cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil

@@ -2,6 +2,8 @@
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from zqueue.engine.wire.admission cimport leave_stalled, unstall_itself
+from zqueue.engine.wire.entities cimport BY_ITSELF, FLOWS, IN_LINE, LET_GO
 from zqueue.engine.wire.memory cimport (
     Outgoing,
     outgoing_append,
@@ -10,7 +12,14 @@ from zqueue.engine.wire.memory cimport (
     outgoing_share,
 )
 from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
-from zqueue.engine.wire.peers cimport can_be_told, make_dirty, peer_end
+from zqueue.engine.wire.peers cimport (
+    can_be_told,
+    is_gone,
+    is_unused,
+    make_dirty,
+    peer_end,
+    peer_is_ready,
+)
 from zqueue.engine.wire.requests cimport finish, unqueue
 from zqueue.engine.wire.return_addresses cimport ReturnAddress, read_address
 from zqueue.engine.wire.routing_ids cimport (
@@ -37,13 +46,16 @@ cdef bint client_arrived(
     cdef Client* holder = NULL
     if named:
         holder = client_with(it, id, size)
+        if holder != NULL and holder.peer != NULL and _may_take_over(it, holder.peer):
+            client_leaves(it, holder.peer, b"another client took over its routing id")
+            holder = client_with(it, id, size)
         if holder != NULL and holder.absence != NULL:
             if peer.session.peer_type != REQ:
                 return _returned(it, peer, holder)
             # It cannot tell a reply to what it asked before from one to what it asks now.
             absence_over(it, holder.absence)
             holder = NULL
-        if holder != NULL and not it.settings.handover:
+        if holder != NULL:
             notice(
                 it.notices, it.now, DUPLICATE, peer.side, peer.number, peer.name,
                 holder.peer.name, holder.peer.number, 0,
@@ -61,21 +73,14 @@ cdef bint client_arrived(
     client.named = named
     client.peer = peer
     peer.client = client
-    if holder != NULL:
-        peer_end(it, holder.peer, b"another client took over its routing id")
-        if (
-            it.settings.client_grace
-            and holder.named
-            and peer.session.peer_type != REQ
-            and holder.peer.session.peer_type != REQ
-        ):
-            # It is back before it was known that it had left: what it asked for goes on.
-            client.peer, holder.peer = holder.peer, peer
-            client.peer.client, peer.client = client, holder
-            return True
-        forget_client(it, holder)
     know_client(it, client)
     return True
+
+
+cdef inline bint _may_take_over(Dispatcher* it, Peer* holder) noexcept nogil:
+    """Whether another may have this one's routing id. Its connection may have ended though not all of
+    what it sent was read."""
+    return it.settings.handover or holder.ended or holder.hung_up
 
 
 cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
@@ -117,10 +122,54 @@ cdef bint _returned(Dispatcher* it, Peer* peer, Client* client) noexcept nogil:
     return True
 
 
-cdef void client_left(Dispatcher* it, Client* client) noexcept nogil:
+cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil:
+    """Nothing is sent to this connection any more, but what came on it before is read, as there is
+    room for it; ``reason`` is NULL if it has ended at the client's side.
+
+    If nobody is to hear of it, what waits is withdrawn now, and so is the rest when it is read.
+    """
+    cdef Client* client = peer.client
+    cdef Peer** place = &client.leaving
+    if peer.leaving:
+        return
+    peer.leaving = peer.deaf = peer.readable = True
+    peer.farewell = reason
+    outgoing_clear(&it.pool, &peer.session.out)
+    while place[0] != NULL:
+        place = &place[0].leaving_next
+    place[0] = peer
+    _is_away(it, client, peer.session.peer_type)
+    if peer.stalled == FLOWS and not peer.ended:
+        peer_is_ready(it, peer)
+    elif peer.stalled == BY_ITSELF:
+        unstall_itself(it, peer)
+
+
+cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Its connection is closed."""
+    cdef Client* client = peer.client
+    cdef Peer** place = &client.leaving
+    if not peer.leaving:
+        _is_away(it, client, peer.session.peer_type)
+        return
+    while place[0] != peer:
+        place = &place[0].leaving_next
+    place[0] = peer.leaving_next
+    if is_unused(client):
+        it.clients_out -= 1
+        free(client)
+        return
+    # What came on the next one may be read now.
+    if client.leaving != NULL and client.leaving.stalled == BY_ITSELF:
+        unstall_itself(it, client.leaving)
+    if client.peer != NULL and client.peer.stalled == BY_ITSELF:
+        unstall_itself(it, client.peer)
+
+
+cdef void _is_away(Dispatcher* it, Client* client, int peer_type) noexcept nogil:
     """It may come back, or what it asked for is done all the same, or what no worker has yet is
     withdrawn."""
-    cdef bint may_return = client.named and client.peer.session.peer_type != REQ
+    cdef bint may_return = client.named and peer_type != REQ
     if client_with(it, client.id, client.id_size) != client:
         may_return = False  # another has its routing id
     client.peer = NULL
@@ -175,9 +224,26 @@ cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
     while client.line.first != NULL and not client.lasting:
         finish(it, unqueue(it, client.line.first), &it.counters.withdrawn)
     client.requests -= 1
-    if not client.requests:
+    if is_unused(client):
         it.clients_out -= 1
         free(client)
+    elif is_gone(client):
+        _let_go(it, client.leaving)
+
+
+cdef void _let_go(Dispatcher* it, Peer* peer) noexcept nogil:
+    """This connection and those after it are read whether there is room or not."""
+    while peer != NULL:
+        if peer.stalled in (IN_LINE, BY_ITSELF) and not peer.ended:
+            if peer.stalled == IN_LINE:
+                leave_stalled(it, peer)
+            peer.stalled = LET_GO
+            peer.stalled_previous = NULL
+            peer.stalled_next = it.let_go
+            if it.let_go != NULL:
+                it.let_go.stalled_previous = peer
+            it.let_go = peer
+        peer = peer.leaving_next
 
 
 cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil:

@@ -24,6 +24,8 @@ cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
 cdef Peer* peer_again(Dispatcher* it, int side, Peer* last) noexcept nogil
 cdef void peer_pulse(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void peer_hung_up(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void peer_deaf(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) noexcept nogil
 cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil

@@ -10,7 +10,7 @@ from zqueue.engine.wire.admission cimport (
     stall,
     unstall_itself,
 )
-from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_left
+from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_leaves, client_left
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
 from zqueue.engine.wire.due cimport due_has_room, schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
@@ -21,6 +21,7 @@ from zqueue.engine.wire.entities cimport (
     FRONTEND,
     HOLD,
     IN_LINE,
+    LET_GO,
     LONGEST_ENVELOPE,
     NAME,
     Client,
@@ -168,6 +169,7 @@ cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil:
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
     """Give out what waits, and let clients go on that were held back, as far as there is room."""
     while True:
+        _take_what_is_let_go(it)
         if it.mode != HOLD:
             give_all(it)
         if not (it.stalled and has_room(it) and _serve_stalled(it)):
@@ -210,6 +212,7 @@ cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
     peer.side = side
     peer.fd = peer.connector = -1
     peer.due_place = -1
+    peer.unread = -1
     peer.opened_at = it.now
     return peer
 
@@ -245,6 +248,27 @@ cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil:
         return True
     stall(it, peer)
     return False
+
+
+cdef void peer_hung_up(Dispatcher* it, Peer* peer) noexcept nogil:
+    """It has ended at the peer's side, and may not be read from now. What a client sent before, the
+    kernel still has."""
+    if peer.client == NULL:
+        peer_end(it, peer, NULL)
+    elif not peer.ended:
+        client_leaves(it, peer, NULL)
+
+
+cdef void peer_deaf(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Nothing can be sent to it any more. What it sent before is still read."""
+    peer.hung_up = peer.deaf = peer.readable = True
+    outgoing_clear(&it.pool, &peer.session.out)
+    if peer.client != NULL and not peer.ended:
+        client_leaves(it, peer, NULL)
+    elif peer.worker != NULL:
+        place_worker(it, peer.worker)
+    if peer.stalled == FLOWS:
+        peer_is_ready(it, peer)
 
 
 cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil:
@@ -361,6 +385,8 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     cdef const char* why = peer.session.fault
     cdef int side = peer.side
     if why == NULL:
+        why = peer.farewell
+    if why == NULL:
         why = _why_it_left(peer)
     remember_closed(it, peer, why)
     if has_arrived(peer):
@@ -376,9 +402,11 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     if peer.worker != NULL:
         _worker_gone(it, peer)
     if peer.client != NULL:
-        client_left(it, peer.client)
+        client_left(it, peer)
     if peer.stalled == IN_LINE:
         leave_stalled(it, peer)
+    elif peer.stalled == LET_GO:
+        _leave_let_go(it, peer)
     if peer.dirty:
         # It was told of a death when a worker was closed, and that was too much for it to be kept.
         leave_dirty(it, peer)
@@ -433,6 +461,10 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 cdef void peer_pulse(Dispatcher* it, Peer* peer) noexcept nogil:
     """Do what is due for it, and see when to look again."""
     cdef int64_t due
+    if peer.leaving:
+        # It has nothing more to say, and hears nothing.
+        schedule(it, peer, 0)
+        return
     if peer.stalled != FLOWS:
         # It is we who do not listen.
         peer.session.heard_at = it.now
@@ -491,22 +523,47 @@ cdef bint _serve_stalled(Dispatcher* it) noexcept nogil:
         leave_stalled(it, peer)
         if peer.ended:
             continue
-        if peer.held != NULL:
-            it.serving = True
-            it.quota = TURN
-            peer.held_begin += _take(
-                it, peer, body_bytes(peer.held) + peer.held_begin, peer.held_end - peer.held_begin
-            )
-            it.serving = False
-            if peer.held_begin == peer.held_end:
-                body_drop(&it.pool, peer.held)
-                peer.held = NULL
+        it.serving, it.quota = True, TURN
+        _take_held(it, peer)
+        it.serving = False
         if peer.stalled == FLOWS and peer.readable and not peer.ended:
             # Its turn is when it has been read; the others must not take the room until then.
             peer.invited = True
             it.invited += 1
             peer_is_ready(it, peer)
     return it.counters.received > received
+
+
+cdef void _take_held(Dispatcher* it, Peer* peer) noexcept nogil:
+    if peer.held == NULL:
+        return
+    peer.held_begin += _take(
+        it, peer, body_bytes(peer.held) + peer.held_begin, peer.held_end - peer.held_begin
+    )
+    if peer.held_begin == peer.held_end:
+        body_drop(&it.pool, peer.held)
+        peer.held = NULL
+
+
+cdef void _take_what_is_let_go(Dispatcher* it) noexcept nogil:
+    """It is withdrawn as it comes, and needs no room."""
+    cdef Peer* peer
+    while it.let_go != NULL:
+        peer = it.let_go
+        _leave_let_go(it, peer)
+        if not peer.ended:
+            _take_held(it, peer)
+            peer_is_ready(it, peer)
+
+
+cdef void _leave_let_go(Dispatcher* it, Peer* peer) noexcept nogil:
+    peer.stalled = FLOWS
+    if peer.stalled_next != NULL:
+        peer.stalled_next.stalled_previous = peer.stalled_previous
+    if peer.stalled_previous != NULL:
+        peer.stalled_previous.stalled_next = peer.stalled_next
+    else:
+        it.let_go = peer.stalled_next
 
 
 # -- workers -------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ cdef enum Stall:
     FLOWS
     IN_LINE
     BY_ITSELF
+    LET_GO
 
 # What becomes of the requests of a worker that is lost: all go to others, or only those that a REP
 # cannot have begun, or none.
@@ -145,9 +146,11 @@ cdef struct Line:
     Request* last
 
 # ``lasting``: what it asked for is done also when it has left. ``line``: what it asked for and no
-# worker has yet. ``asked`` and ``answered`` only grow.
+# worker has yet. ``asked`` and ``answered`` only grow. ``leaving``: the oldest of its connections that
+# have ended at its side and are still read.
 cdef struct Client:
     Peer* peer
+    Peer* leaving
     Absence* absence
     Client* next
     Line line
@@ -278,6 +281,10 @@ cdef struct Peer:
     bint ready
     bint ended
     bint invited
+    # Of a client: it has left, and what it sent before is read yet. ``farewell`` is why, if it is known.
+    bint leaving
+    Peer* leaving_next
+    const char* farewell
     int stalled
     Body* held
     size_t held_begin
@@ -293,6 +300,8 @@ cdef struct Peer:
     bint hung_up
     bint deaf
     bint waits_to_write
+    # How much of what came before it was to leave is to be read yet; below 0: that is not known.
+    int64_t unread
     int64_t opened_at
     uint64_t received_bytes
     uint64_t sent_bytes
@@ -359,6 +368,8 @@ cdef struct Dispatcher:
     Peer* stalled_last
     uint32_t stalled
     uint32_t invited
+    # Clients that were held back and need not be any more: what they sent is nothing to anybody.
+    Peer* let_go
     bint serving
     int quota
     bint told_no_workers

@@ -12,6 +12,7 @@ from zqueue.engine.wire.dispatcher cimport (
     dispatcher_pulse,
     dispatcher_turn,
     peer_close,
+    peer_hung_up,
     peer_open,
     peer_reads,
     peer_room,
@@ -123,6 +124,12 @@ cdef class Exchange:
             peer_sent(&self._it, peer, size)
         self._settle()
         return bytes(gathered)
+
+    def hang_up(self, int number) -> None:
+        """It has ended at the peer's side. What it sent before may still be fed, then it is closed."""
+        cdef Peer* peer = self._peer(number)
+        peer.hung_up = True
+        self._settle()
 
     def close(self, int number) -> None:
         """It has left."""
@@ -242,8 +249,17 @@ cdef class Exchange:
             while self._it.dirty != NULL:
                 leave_dirty(&self._it, self._it.dirty)
             while self._it.ready != NULL:
-                leave_ready(&self._it, self._it.ready)
-            if self._it.ended == NULL:
+                peer = self._it.ready
+                leave_ready(&self._it, peer)
+                if peer.leaving and not peer.hung_up and peer.stalled == FLOWS:
+                    # Here nothing is left in the kernel.
+                    peer_end(&self._it, peer, NULL)
+            peer = self._it.peers
+            while peer != NULL:
+                if peer.hung_up and not peer_reads(&self._it, peer):
+                    peer_hung_up(&self._it, peer)
+                peer = peer.next
+            if self._it.ended == NULL and self._it.let_go == NULL:
                 return
             while self._it.ended != NULL:
                 peer = self._it.ended

@@ -4,7 +4,8 @@ from zqueue.engine.wire.clients cimport absence_over
 from zqueue.engine.wire.deaths cimport die
 from zqueue.engine.wire.entities cimport DEADLINE, MAX_WAITING_TIME, Request, Worker
 from zqueue.engine.wire.instants cimport earlier
-from zqueue.engine.wire.requests cimport finish, is_gone, leave_behind, take_back, unqueue
+from zqueue.engine.wire.peers cimport is_gone
+from zqueue.engine.wire.requests cimport finish, leave_behind, take_back, unqueue
 from zqueue.engine.wire.workers cimport place_worker
 
 

@@ -36,6 +36,10 @@ cdef extern from "<sys/timerfd.h>" nogil:
     int timerfd_create(int clock, int flags)
     int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
 
+cdef extern from "<sys/ioctl.h>" nogil:
+    unsigned long FIONREAD
+    int ioctl(int fd, unsigned long request, ...)
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void* iov_base

@@ -28,6 +28,8 @@ from zqueue.engine.wire.dispatcher cimport (
     dispatcher_trim,
     dispatcher_turn,
     peer_close,
+    peer_deaf,
+    peer_hung_up,
     peer_reads,
     peer_room,
     peer_sent,
@@ -47,11 +49,13 @@ from zqueue.engine.wire.linux cimport (
     EPOLLRDHUP,
     EPOLL_CTL_ADD,
     EPOLL_CTL_MOD,
+    FIONREAD,
     MSG_NOSIGNAL,
     TFD_TIMER_ABSTIME,
     epoll_ctl,
     epoll_event,
     epoll_wait,
+    ioctl,
     iovec,
     msghdr,
     pthread_mutex_lock,
@@ -160,7 +164,7 @@ cdef void _settle(Loop* loop) noexcept nogil:
                 _flush(loop, peer)
         if it.ended != NULL:
             _close_ended(loop)
-        elif it.dirty == NULL and not can_give(it) and not _can_admit(it):
+        elif it.dirty == NULL and it.let_go == NULL and not can_give(it) and not _can_admit(it):
             return
 
 
@@ -191,7 +195,10 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
         return
     if not peer_reads(it, peer):
         if peer.hung_up:
-            peer_end(it, peer, NULL)
+            peer_hung_up(it, peer)
+        return
+    if peer.leaving and not peer.hung_up and _has_been_read(peer):
+        peer_end(it, peer, NULL)
         return
     missing = peer_room(it, peer, &room)
     # What is read before it is known where it belongs has to be copied there.
@@ -204,6 +211,7 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
     else:
         got = recv(peer.fd, loop.buffer, spare, 0)
     if got > 0:
+        peer.unread -= got
         if missing:
             peer_take(it, peer, room, min(missing, <size_t> got))
             if <size_t> got > missing:
@@ -224,6 +232,16 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
         peer_is_ready(it, peer)
     else:
         peer_end(it, peer, strerror(errno))
+
+
+cdef bint _has_been_read(Peer* peer) noexcept nogil:
+    """Whether all is read that had come when it was to leave. What it goes on to send is not waited
+    for: that might never end."""
+    cdef int unread = 0
+    if peer.unread < 0:
+        ioctl(peer.fd, FIONREAD, &unread)
+        peer.unread = unread
+    return peer.unread <= 0
 
 
 cdef void _read_again(Loop* loop, Peer* peer) noexcept nogil:
@@ -254,7 +272,7 @@ cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
             loop.write_at = loop.write_at or it.now + WRITE_PAUSE
             return
         elif errno != EINTR:
-            _deafen(loop, peer)
+            peer_deaf(it, peer)
             return
     if peer.deaf:
         outgoing_clear(&it.pool, &peer.session.out)
@@ -288,13 +306,6 @@ cdef ssize_t _send(Peer* peer) noexcept nogil:
         message.msg_iovlen += 1
         segment = segment.next
     return sendmsg(peer.fd, &message, MSG_NOSIGNAL)
-
-
-cdef void _deafen(Loop* loop, Peer* peer) noexcept nogil:
-    """It cannot be written to any more. What it sent before is still read."""
-    outgoing_clear(&loop.dispatcher.pool, &peer.session.out)
-    peer.deaf = peer.hung_up = peer.readable = True
-    peer_is_ready(&loop.dispatcher, peer)
 
 
 cdef void _watch_writing(Loop* loop, Peer* peer, bint watch) noexcept nogil:
@@ -362,7 +373,9 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
         if not loop.closing and 0 < loop.connecting[place].next_at <= it.now:
             connect_now(loop, &loop.connecting[place])
     # What is over by time makes room, or has to go to another worker.
-    if it.dirty != NULL or it.ended != NULL or can_give(it) or _can_admit(it):
+    if (
+        it.dirty != NULL or it.ended != NULL or it.let_go != NULL or can_give(it) or _can_admit(it)
+    ):
         _settle(loop)
     _set_timer(loop, _next_due(loop))
 

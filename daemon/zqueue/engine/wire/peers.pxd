@@ -1,7 +1,7 @@
 """What every part of the state machine may do with a connection: mark it, find it, end it."""
 
 from libc.stdint cimport int64_t
-from zqueue.engine.wire.entities cimport Dispatcher, Peer
+from zqueue.engine.wire.entities cimport Client, Dispatcher, Peer
 
 cdef inline void make_dirty(Dispatcher* it, Peer* peer) noexcept nogil:
     if not peer.dirty:
@@ -27,6 +27,19 @@ cdef inline bint has_arrived(Peer* peer) noexcept nogil:
 
 cdef inline bint can_be_told(Peer* peer) noexcept nogil:
     return peer != NULL and not peer.ended and not peer.deaf
+
+# Nobody waits for what it asked for, and it has not been asked to last.
+cdef inline bint is_gone(Client* client) noexcept nogil:
+    return client.peer == NULL and client.absence == NULL and not client.lasting
+
+# Nothing is left that belongs to it.
+cdef inline bint is_unused(Client* client) noexcept nogil:
+    return (
+        not client.requests
+        and client.peer == NULL
+        and client.absence == NULL
+        and client.leaving == NULL
+    )
 
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void leave_ready(Dispatcher* it, Peer* peer) noexcept nogil

@@ -20,7 +20,7 @@ from zqueue.engine.wire.error_replies cimport tell_of_death
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
-from zqueue.engine.wire.peers cimport peer_end
+from zqueue.engine.wire.peers cimport is_gone, peer_end
 from zqueue.engine.wire.requests cimport (
     finish,
     id_frame,
@@ -62,7 +62,10 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     if it.serving:
         it.quota -= 1
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)
-    _tap(it, request, piece.scan.frames)
+    _tap(it, peer, request, piece.scan.frames)
+    if is_gone(peer.client):
+        finish(it, request, &it.counters.withdrawn)
+        return
     if it.settings.when_full != HOLDS and is_full(it) and it.mode != HOLD:
         # Whoever sends many at once is not to lose some while workers are idle.
         give_all(it)
@@ -77,15 +80,14 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
     queue_last(it, request)
 
 
-cdef inline void _tap(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
+cdef inline void _tap(Dispatcher* it, Peer* peer, Request* request, uint64_t frames) noexcept nogil:
     if tap_is_on(it.tap) and tap_may_begin(it.tap):
-        _copy(it, request, frames)
+        _copy(it, peer, request, frames)
 
 
-cdef void _copy(Dispatcher* it, Request* request, uint64_t frames) noexcept nogil:
+cdef void _copy(Dispatcher* it, Peer* peer, Request* request, uint64_t frames) noexcept nogil:
     cdef Tapped about
     cdef uint8_t head[ID_FRAME]
-    cdef Peer* peer = request.client.peer
     memset(&about, 0, sizeof(about))
     about.way, about.number, about.at = REQUEST, request.number, it.now
     about.frames = frames + 1
@@ -164,6 +166,6 @@ cdef bint submit(
         return False
     it.counters.retried += 1
     _count(it, client, frames, payload)
-    _tap(it, request, frames)
+    _tap(it, client.peer, request, frames)
     queue_last(it, request)
     return True

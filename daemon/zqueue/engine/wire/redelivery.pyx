@@ -13,9 +13,9 @@ from zqueue.engine.wire.entities cimport (
     Request,
 )
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
+from zqueue.engine.wire.peers cimport is_gone
 from zqueue.engine.wire.requests cimport (
     finish,
-    is_gone,
     leave_behind,
     oldest_open,
     put_in_line,

@@ -22,6 +22,7 @@ from zqueue.engine.wire.heaps cimport heap_take
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
+from zqueue.engine.wire.peers cimport is_unused
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport MORE
 
@@ -58,11 +59,6 @@ cdef inline bint waits_apart(Request* request) noexcept nogil:
     return request.suspect and request.attempts >= 2
 
 
-# Nobody waits for what it asked for, and it has not been asked to last.
-cdef inline bint is_gone(Client* client) noexcept nogil:
-    return client.peer == NULL and client.absence == NULL and not client.lasting
-
-
 cdef inline void ages(Dispatcher* it, Request* request) noexcept nogil:
     """It is the newest of those that have a deadline."""
     request.ages = True
@@ -83,7 +79,7 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
         body_drop(&it.pool, request.body)
     if client != NULL:
         client.requests -= 1
-        if not client.requests and client.peer == NULL and client.absence == NULL:
+        if is_unused(client):
             it.clients_out -= 1
             free(client)
     while request.history != NULL:
@@ -201,6 +197,8 @@ cdef inline Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     it.counters.waiting_bytes -= request.size
     if client.peer != NULL and client.peer.stalled == BY_ITSELF:
         unstall_itself(it, client.peer)
+    if client.leaving != NULL and client.leaving.stalled == BY_ITSELF:
+        unstall_itself(it, client.leaving)
     return request
 
 

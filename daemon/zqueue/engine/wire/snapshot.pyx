@@ -41,7 +41,7 @@ from zqueue.engine.wire.memory cimport (
     body_new,
     outgoing_copy,
 )
-from zqueue.engine.wire.peers cimport make_dirty
+from zqueue.engine.wire.peers cimport is_unused, make_dirty
 from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.requests cimport (
     Waiting,
@@ -295,6 +295,7 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
         writer.data(worker.id, worker.id_size)
     writer.number(peer.received_bytes)
     writer.number(peer.sent_bytes)
+    writer.number(peer.leaving)
     return writer.end()
 
 
@@ -519,7 +520,7 @@ cdef Peer* _restore_peer(
     cdef Client* client
     cdef size_t size = 0
     cdef const uint8_t* found
-    cdef uint64_t service, place
+    cdef uint64_t service, place, of_client
     reader.begin()
     peer = peer_again(it, <int> (reader.number() & 1), last)
     if peer == NULL:
@@ -555,16 +556,9 @@ cdef Peer* _restore_peer(
     if size:
         peer.held = _body(it, found, size)
         peer.held_end = size
-    place = reader.number()
-    if place:
-        client = _client(clients, place - 1)
-        if client.peer != NULL or client_with(it, client.id, client.id_size) != NULL:
-            raise ValueError("it is damaged")
-        client.peer = peer
-        peer.client = client
-        know_client(it, client)
+    of_client = reader.number()
     if reader.number():
-        if peer.client != NULL or not worker_new(it, peer):
+        if of_client or not worker_new(it, peer):
             raise ValueError("it is damaged, or there is no memory")
         workers[peer.number] = <uintptr_t> peer.worker
         place = reader.number()
@@ -582,10 +576,30 @@ cdef Peer* _restore_peer(
         peer.worker.id_size = <uint8_t> reader.copy(peer.worker.id, LONGEST_ID)
     peer.received_bytes = reader.number()
     peer.sent_bytes = reader.number()
+    peer.leaving = reader.number()
+    if of_client:
+        client = _client(clients, of_client - 1)
+        if peer.leaving:
+            _leaves_still(client, peer)
+        elif client.peer != NULL or client_with(it, client.id, client.id_size) != NULL:
+            raise ValueError("it is damaged")
+        else:
+            client.peer = peer
+            know_client(it, client)
+        peer.client = client
     if (peer.session.stage == TALKS) != (peer.client != NULL or peer.worker != NULL):
         raise ValueError("it is damaged")
     reader.finish()
     return peer
+
+
+cdef void _leaves_still(Client* client, Peer* peer) noexcept:
+    """Behind those of its connections that were there before this one."""
+    cdef Peer** place = &client.leaving
+    while place[0] != NULL and place[0].number < peer.number:
+        place = &place[0].leaving_next
+    peer.leaving_next = place[0]
+    place[0] = peer
 
 
 cdef int _restore_request(
@@ -667,7 +681,7 @@ cdef int _free_unused(Dispatcher* it, list clients) except -1:
     cdef Client* client
     for address in clients:
         client = <Client*> <uintptr_t> address
-        if client.peer == NULL and client.absence == NULL and not client.requests:
+        if is_unused(client):
             it.clients_out -= 1
             free(client)
     return 0
