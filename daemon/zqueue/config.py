@@ -76,6 +76,7 @@ _FOR_WIRE = (
     "keep_for_gone_clients",
     "error_reply",
     "max_connections",
+    "reserved_for_workers",
     "max_connections_per_address",
     "duplicate_id",
 )
@@ -367,6 +368,7 @@ class QueueConfig(_Table):
     dead_letters_max_bytes: Annotated[Size, AfterValidator(_room)] = 64 << 20
     dead_letters_sync: Literal["full", "normal", "off"] = "normal"
     max_connections: _Count = 0
+    reserved_for_workers: Annotated[_Count, Field(ge=1)] | None = None
     max_connections_per_address: _Count = 0
     duplicate_id: Literal["refuse", "handover"] = "refuse"
 
@@ -386,6 +388,14 @@ class QueueConfig(_Table):
         if info.data.get("engine") == "libzmq" or info.data.get("type", "queue") != "queue":
             raise Plain("means nothing here; it is for a queue on the wire engine")
         return value
+
+    @field_validator("reserved_for_workers")
+    @classmethod
+    def _leaves_some_to_clients(cls, reserved: int | None, info: ValidationInfo) -> int | None:
+        most = info.data.get("max_connections")
+        if most and reserved is not None and reserved >= most:
+            raise Plain(f"would leave none of max_connections = {most} to clients")
+        return reserved
 
     @field_validator("when_full")
     @classmethod

@@ -29,15 +29,24 @@ class Budget:
     """Tells from a descriptor's number whether the process is about to run out of them.
 
     The kernel gives the lowest free number, so the number of a connection that was just accepted
-    tells how full the table is: nothing has to be counted. Clients and workers are kept out earlier
-    than ``callers`` of the control socket, who may want to know why that is.
+    tells how full the table is: nothing has to be counted. ``many`` are the side of a queue that
+    may be a crowd: it is stopped first, so that descriptors are left to those who serve it, as many
+    as are ``reserved``, by default more than libzmq accepts unheard. ``callers`` of the control
+    socket are stopped last: they may want to know why that is.
     """
 
-    def __init__(self, *, callers: bool = False) -> None:
+    def __init__(self, *, callers: bool = False, many: bool = False, reserved: int = 0) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.limit = min(soft, _ceiling() - _headroom())
         whole = max(_SMALLEST_RESERVE, min(_RESERVE, self.limit // 4))
         self._reserve = whole if callers else whole + whole // 4
+        self._to_spare = self._reserve // 4
+        kept = min(reserved or whole, (self.limit - self._reserve) // 2)
+        if many:
+            self._reserve += kept
+        elif not callers:
+            # There is room again also while the many have all that they may.
+            self._to_spare = min(self._to_spare, kept // 2)
 
     @property
     def highest(self) -> int:
@@ -53,7 +62,7 @@ class Budget:
 
     def has_room(self) -> bool:
         """Whether there is room for new connections again, with some to spare."""
-        return self._next() < self.highest - self._reserve // 4
+        return self._next() < self.highest - self._to_spare
 
     def _next(self) -> int:
         """The number that the next descriptor will have."""

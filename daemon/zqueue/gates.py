@@ -9,12 +9,14 @@ from zqueue.listeners import Listener
 
 
 class Gates:
-    """The gates of some listeners, which close and open together. ``callers`` is as for
-    :class:`~zqueue.descriptors.Budget`."""
+    """The gates of some listeners, which close and open together. ``callers`` and ``many``
+    are as for :class:`~zqueue.descriptors.Budget`."""
 
-    def __init__(self, listeners: Iterable[Listener], *, callers: bool = False) -> None:
+    def __init__(
+        self, listeners: Iterable[Listener], *, callers: bool = False, many: bool = False
+    ) -> None:
         self._listeners = tuple(listeners)
-        self._budget = Budget(callers=callers)
+        self._budget = Budget(callers=callers, many=many)
 
     @property
     def limit(self) -> int:

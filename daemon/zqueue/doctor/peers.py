@@ -75,6 +75,11 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
         limit = event.fields["limit"]
         if "connections" in event.fields:
             why = f"max_connections = {limit} is reached"
+            kept = int(limit) - int(event.fields["connections"])
+            if kept > 0:
+                why += (
+                    f", but for {kept} that the other side has not taken and that are kept for it"
+                )
             do: tuple[str, ...] = (f"zqueuectl clients {queue.name}",)
         else:
             in_use = counted(event.fields["descriptors"], "descriptor is", "descriptors are")

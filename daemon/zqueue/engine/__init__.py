@@ -83,7 +83,8 @@ class Dispatch:
     worker, ``service_timeout`` for one request at a worker, ``client_grace`` for a client with a
     routing id of its own to come back, ``slow_request`` what is reported as slow. ``error_reply``:
     the frames that answer a request that died; none, and nothing does. ``handover``: a client with
-    a routing id that is in use takes it over.
+    a routing id that is in use takes it over. ``reserved_for_workers``: how many of
+    ``max_connections``, and of descriptors, clients may not have; 0 is a part of them.
     """
 
     prefetch: int = 0
@@ -102,6 +103,7 @@ class Dispatch:
     keep_for_gone_clients: bool = False
     error_reply: tuple[Frame, ...] = ()
     max_connections: int = 0
+    reserved_for_workers: int = 0
     max_connections_per_address: int = 0
     handover: bool = False
 

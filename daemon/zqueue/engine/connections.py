@@ -60,7 +60,8 @@ class _Connection:
 class Connections:
     """Reads the monitor of one socket and turns what it says into reports.
 
-    Its listeners' gates are closed when descriptors run out and opened when there is room again.
+    Its listeners' gates are closed when descriptors run out and opened when there is room again;
+    ``many`` is as for :class:`~zqueue.descriptors.Budget`.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Connections:
         side: Side,
         watched: zmq.Socket[bytes],
         listeners: tuple[Listener, ...],
+        *,
+        many: bool,
     ) -> None:
         self._side = side
         self._listeners = listeners
@@ -75,7 +78,7 @@ class Connections:
         self._shaking: dict[int, _Connection] = {}
         self._ready: dict[int, _Connection] = {}
         self._handshake_failure: str | None = None
-        self._gates = Gates(listeners)
+        self._gates = Gates(listeners, many=many)
         self.counts = ConnectionCounts()
         self.monitor = open_monitor(watched, f"inproc://monitor-{side}", _WATCHED, listeners)
 

@@ -100,9 +100,14 @@ class LibzmqEngine:
         front_type, back_type = _SOCKET_TYPES[plan.type]
         self._frontend = self._data_socket(front_type, Side.FRONTEND)
         self._backend = self._data_socket(back_type, Side.BACKEND)
+        # Subscribers are the many of a forwarder; without its publishers nothing passes.
+        many = Side.BACKEND if plan.type == "forwarder" else Side.FRONTEND
         self._connections = {
-            Side.FRONTEND: Connections(Side.FRONTEND, self._frontend, plan.frontend.listeners),
-            Side.BACKEND: Connections(Side.BACKEND, self._backend, plan.backend.listeners),
+            side: Connections(side, watched, listeners, many=side == many)
+            for side, watched, listeners in (
+                (Side.FRONTEND, self._frontend, plan.frontend.listeners),
+                (Side.BACKEND, self._backend, plan.backend.listeners),
+            )
         }
         self._control, proxy_control = self._pair("inproc://control")
         poke, wake = self._pair("inproc://wake")

@@ -8,7 +8,7 @@ from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
 from posix.resource cimport RLIMIT_NOFILE, getrlimit, rlimit
 from posix.unistd cimport close
 from zqueue.engine.wire.dispatcher cimport peer_open
-from zqueue.engine.wire.entities cimport Peer
+from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, Peer
 from zqueue.engine.wire.hosts cimport host_came, host_connections
 from zqueue.engine.wire.linux cimport (
     AF_INET,
@@ -101,7 +101,7 @@ cdef Peer* _new_peer(
     peer.fd = fd
     peer.connector = -1
     _host_of(address, peer.address)
-    host_came(&loop.hosts, peer.address)
+    host_came(&loop.hosts[side], peer.address)
     event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
     event.data.u64 = <uint64_t> <uintptr_t> peer | IS_PEER
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
@@ -150,12 +150,14 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
     cdef sockaddr_storage address
     cdef socklen_t size
     cdef char name[NAME]
-    cdef int fd, turn
+    cdef int fd, side, turn
     if listener.shut or loop.closing:
         return
     for turn in range(ACCEPTED_A_TURN):
-        if loop.connections and <uint64_t> loop.dispatcher.peers_out >= loop.connections:
-            _shut_gates(loop, b"max_connections", loop.dispatcher.peers_out, loop.connections)
+        if loop.connections and _spoken_for(loop, listener.side) >= loop.connections:
+            # If nobody waits behind the last one, there is nothing to tell, and no gate to be opened.
+            if not turn:
+                _shut_full(loop)
             return
         size = sizeof(address)
         fd = accept4(listener.fd, <sockaddr*> &address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -164,46 +166,79 @@ cdef void accept_on(Loop* loop, Listening* listener) noexcept nogil:
                 _cannot_accept(loop, listener)
             return
         _name_of(fd, &address, name)
-        if loop.connections_an_address and _too_many_there(loop, &address):
+        if loop.connections_an_address and _too_many_there(loop, listener.side, &address):
             _turn_away(
                 loop, fd, listener.side, name,
                 b"there are max_connections_per_address connections from its address",
             )
             continue
         _new_peer(loop, fd, listener.side, &address, name)
-        if fd >= loop.descriptors:
+        if fd >= loop.descriptors[listener.side]:
             # The kernel gives the lowest free number: it tells how many are open in the process.
-            _shut_gates(loop, b"descriptors", fd, loop.descriptors)
+            for side in range(2):
+                if fd >= loop.descriptors[side]:
+                    _shut_gates(loop, side, b"descriptors", fd, loop.descriptors[side])
             return
 
 
 cdef void _cannot_accept(Loop* loop, Listening* listener) noexcept nogil:
     """Whatever errno says, trying again at once would change nothing."""
     cdef int error = errno
+    cdef int side
     cdef rlimit most
     notice(
         &loop.notices, loop.dispatcher.now, ACCEPT_FAILED, listener.side, 0, listener.name,
         strerror(error), 0, 0,
     )
     if error == EMFILE and getrlimit(RLIMIT_NOFILE, &most) == 0:
-        _shut_gates(loop, b"descriptors", <int64_t> most.rlim_cur, <int64_t> most.rlim_cur)
+        for side in range(2):
+            _shut_gates(
+                loop, side, b"descriptors", <int64_t> most.rlim_cur, <int64_t> most.rlim_cur
+            )
     else:
-        _shut_gates(loop, NULL, 0, 0)
+        for side in range(2):
+            _shut_gates(loop, side, NULL, 0, 0)
 
 
-cdef bint _too_many_there(Loop* loop, const sockaddr_storage* address) noexcept nogil:
+cdef bint _too_many_there(
+    Loop* loop, int side, const sockaddr_storage* address
+) noexcept nogil:
     cdef uint8_t host[16]
     _host_of(address, host)
-    return host_connections(&loop.hosts, host) >= loop.connections_an_address
+    return host_connections(&loop.hosts[side], host) >= loop.connections_an_address
 
 
-cdef void _shut_gates(Loop* loop, const char* what, int64_t taken, int64_t limit) noexcept nogil:
-    """Take no new connections for a while: they wait in the kernel, and nothing spins. Unless
-    ``what`` is NULL it is told of what so many are taken, and the limit."""
+cdef uint64_t _spoken_for(Loop* loop, int side) noexcept nogil:
+    """How many connections a side cannot have: those that there are, and those that are the other
+    side's own and not there yet. So neither keeps the other out."""
+    cdef int other = FRONTEND if side == BACKEND else BACKEND
+    cdef uint64_t there = <uint64_t> loop.dispatcher.peers_of[other]
+    cdef uint64_t kept = loop.reserved[other] - min(there, loop.reserved[other])
+    return <uint64_t> loop.dispatcher.peers_out + kept
+
+
+cdef void _shut_full(Loop* loop) noexcept nogil:
+    """Shut the gates of each side that can have no more of ``max_connections``."""
+    cdef int side
+    for side in range(2):
+        if _spoken_for(loop, side) >= loop.connections:
+            _shut_gates(
+                loop, side, b"max_connections", loop.dispatcher.peers_out,
+                <int64_t> loop.connections,
+            )
+
+
+cdef void _shut_gates(
+    Loop* loop, int side, const char* what, int64_t taken, int64_t limit
+) noexcept nogil:
+    """Take no new connections of a side for a while: they wait in the kernel, and nothing spins.
+    Unless ``what`` is NULL it is told of what so many are taken, and the limit."""
     cdef int place
     cdef Listening* listener
     for place in range(loop.listening_count):
         listener = &loop.listening[place]
+        if listener.side != side:
+            continue
         if not listener.shut:
             listener.shut = True
             epoll_ctl(loop.epoll, EPOLL_CTL_DEL, listener.fd, NULL)
@@ -221,18 +256,15 @@ cdef void open_gates(Loop* loop) noexcept nogil:
     cdef int place
     cdef Listening* listener
     cdef int probe = fcntl(loop.wake, F_DUPFD_CLOEXEC, 3)
-    cdef uint64_t room = loop.connections - loop.connections // 16
     if probe >= 0:
         close(probe)
-    if probe < 0 or probe >= loop.descriptors - loop.descriptors // 16 or (
-        loop.connections and <uint64_t> loop.dispatcher.peers_out >= room
-    ):
-        loop.gates_at = loop.dispatcher.now + GATE_PAUSE
-        return
     loop.gates_at = 0
     for place in range(loop.listening_count):
         listener = &loop.listening[place]
         if not listener.shut:
+            continue
+        if probe < 0 or not _has_room_again(loop, listener.side, probe):
+            loop.gates_at = loop.dispatcher.now + GATE_PAUSE
             continue
         if not watch_listener(loop, listener):
             _cannot_accept(loop, listener)
@@ -244,6 +276,17 @@ cdef void open_gates(Loop* loop) noexcept nogil:
                 &loop.notices, loop.dispatcher.now, GATE_OPENED, listener.side, 0, listener.name,
                 b"", 0, 0,
             )
+
+
+cdef bint _has_room_again(Loop* loop, int side, int descriptor) noexcept nogil:
+    """Whether a side whose gates were shut may have some more; the next has this descriptor. Clients
+    may be many, and their gates are not to open and shut for each that leaves."""
+    cdef uint64_t most = loop.connections
+    cdef int highest = loop.descriptors[side]
+    if side == FRONTEND:
+        most -= most // 16
+        highest -= highest // 16
+    return descriptor < highest and (not loop.connections or _spoken_for(loop, side) < most)
 
 
 cdef bint watch_listener(Loop* loop, Listening* listener) noexcept nogil:

@@ -9,7 +9,18 @@ from posix.unistd cimport close, read, write
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
 from zqueue.engine.wire.dispatcher cimport dispatcher_close, dispatcher_mode, dispatcher_open
 from zqueue.engine.wire.connections cimport watch_listener
-from zqueue.engine.wire.entities cimport Counters, DRAIN, Death, Dispatcher, FORWARD, HOLD, Peer, Settings
+from zqueue.engine.wire.entities cimport (
+    BACKEND,
+    Counters,
+    DRAIN,
+    Death,
+    Dispatcher,
+    FORWARD,
+    FRONTEND,
+    HOLD,
+    Peer,
+    Settings,
+)
 from zqueue.engine.wire.histogram cimport BUCKETS, Histogram
 from zqueue.engine.wire.linux cimport (
     EFD_CLOEXEC,
@@ -83,7 +94,9 @@ cdef class DataPath:
 
     Everything but :meth:`run` is for one other thread, which polls :meth:`fileno` and then reads
     :meth:`notices` and :meth:`deaths`. The settings are those of ``settings.pyx``; durations are
-    seconds, sizes bytes; 0 is no limit.
+    seconds, sizes bytes; 0 is no limit. ``descriptors`` is the number of a descriptor from which on
+    no more connections are accepted, of clients ``descriptors_for_clients``; of ``max_connections``
+    so many as are ``reserved_for_workers`` are not for clients, and the other way round.
     """
 
     cdef Loop* _loop
@@ -97,6 +110,9 @@ cdef class DataPath:
         uint64_t max_connections_per_address,
         int descriptors,
         uint32_t first_id,
+        int descriptors_for_clients=0,
+        uint64_t reserved_for_workers=0,
+        uint64_t reserved_for_clients=0,
         **given,
     ) -> None:
         cdef Settings settings
@@ -109,7 +125,10 @@ cdef class DataPath:
         settings_from(&settings, given)
         loop.connections = max_connections
         loop.connections_an_address = max_connections_per_address
-        loop.descriptors = descriptors
+        loop.descriptors[FRONTEND] = descriptors_for_clients or descriptors
+        loop.descriptors[BACKEND] = descriptors
+        loop.reserved[FRONTEND] = reserved_for_clients
+        loop.reserved[BACKEND] = reserved_for_workers
         if not dispatcher_open(&loop.dispatcher, &settings, &loop.notices, first_id):
             raise MemoryError
         loop.buffer = <uint8_t*> malloc(BUFFER)

@@ -209,6 +209,7 @@ cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
         free(peer)
         return NULL
     it.peers_out += 1
+    it.peers_of[side] += 1
     peer.side = side
     peer.fd = peer.connector = -1
     peer.due_place = -1
@@ -422,6 +423,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     else:
         it.peers = peer.next
     it.peers_out -= 1
+    it.peers_of[side] -= 1
     free(peer)
 
 

@@ -362,6 +362,7 @@ def _wait_for(done: Callable[[], bool]) -> bool:
 def _data_path(plan: Plan) -> DataPath:
     dispatch = dict(vars(plan.dispatch))
     largest = plan.frontend.options.max_message_size, plan.backend.options.max_message_size
+    most, reserved = plan.dispatch.max_connections, dispatch.pop("reserved_for_workers")
     path = DataPath(
         client_waiting=plan.frontend.options.high_water_mark,
         client_unsent=dispatch.pop("max_unsent"),
@@ -369,6 +370,9 @@ def _data_path(plan: Plan) -> DataPath:
         max_message_size=largest[0] or 0,
         max_reply_size=largest[1] or 0,
         descriptors=Budget().highest,
+        descriptors_for_clients=Budget(many=True, reserved=reserved).highest,
+        reserved_for_workers=reserved or _part(most),
+        reserved_for_clients=min(_part(most), most - (reserved or _part(most))),
         first_id=random.getrandbits(32),
         **dispatch,
     )
@@ -388,6 +392,12 @@ def _data_path(plan: Plan) -> DataPath:
             reconnect_max=side.reconnect_max,
         )
     return path
+
+
+def _part(connections: int) -> int:
+    """How many of them one side may not have all of, unless the config says so: a sixteenth; of few
+    four, and of fewer a quarter, of 2 or 3 one."""
+    return max(connections // 16, min(4, connections // 4), int(connections > 1))
 
 
 def _keepalive(side: SocketOptions) -> int:

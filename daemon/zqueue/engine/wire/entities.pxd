@@ -359,6 +359,7 @@ cdef struct Dispatcher:
     size_t request_size
     int64_t requests_out
     int64_t peers_out
+    int64_t peers_of[2]
     int64_t clients_out
     Peer* peers
     Peer* dirty

@@ -90,10 +90,13 @@ cdef struct Loop:
     int64_t armed
     int64_t gates_at
     int64_t write_at
-    int descriptors
+    # From which number of a descriptor on a side gets no more connections; how many there may be, in
+    # all and from one address to each side, 0 for any number, and how many of all are a side's own.
+    int descriptors[2]
     uint64_t connections
+    uint64_t reserved[2]
     uint64_t connections_an_address
-    Hosts hosts
+    Hosts hosts[2]
     bint frozen
     bint closing
     int64_t close_by

@@ -327,7 +327,7 @@ cdef bint loop_take_up(Loop* loop, Peer* peer, int fd) noexcept nogil:
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
         return False
     peer.fd = fd
-    host_came(&loop.hosts, peer.address)
+    host_came(&loop.hosts[peer.side], peer.address)
     return True
 
 
@@ -355,7 +355,7 @@ cdef void _close_peer(Loop* loop, Peer* peer) noexcept nogil:
             connector.pause = loop.options[connector.side].reconnect
         retry_later(loop, connector)
     close(peer.fd)
-    host_left(&loop.hosts, peer.address)
+    host_left(&loop.hosts[peer.side], peer.address)
     peer_close(it, peer)
 
 
@@ -541,4 +541,5 @@ cdef void loop_close(Loop* loop) noexcept nogil:
         if loop.connecting[place].fd >= 0:
             close(loop.connecting[place].fd)
     loop.connecting_count = 0
-    hosts_free(&loop.hosts)
+    for place in range(2):
+        hosts_free(&loop.hosts[place])
