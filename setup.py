@@ -2,8 +2,8 @@
 
 The environment variable ZQUEUE_WIRE says what is wanted: ``yes`` fails where they cannot be built,
 ``no`` leaves them out, ``auto`` (the default) builds them where there is a C compiler and Python's
-headers. Without them zqueue is the same product on libzmq's own proxy. ``sanitize`` builds them
-with AddressSanitizer and UBSan, for the fuzzer.
+headers. Without them zqueue is the same product on libzmq's own proxy. ``debug`` builds them with
+checks of what must always hold (``zq_check``), ``sanitize`` with these, AddressSanitizer and UBSan.
 """
 
 from __future__ import annotations
@@ -56,7 +56,21 @@ MODULES = (
     "datapath",
 )
 OLDEST_PYTHON = "0x030B0000"
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g"]
+# _FORTIFY_SOURCE is 2 by itself where the compiler or the C library is too old for 3, and may have
+# been defined by whoever builds a package. With it the C library warns of each wake-up that is
+# written and not looked at.
+HARDENED = [
+    *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
+    "-Wno-unused-result",
+]
+RELRO = ["-Wl,-z,relro,-z,now"]
+CHECKED = ["-DZQ_CHECKS", "-O1", "-g"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+COMPILED = {
+    "debug": [*CHECKED, "-fstack-protector-strong"],
+    "sanitize": [*CHECKED, *SANITIZERS],
+}
+"""How, unless it is for use."""
 
 
 def wanted() -> bool:
@@ -66,9 +80,9 @@ def wanted() -> bool:
         SystemExit: ZQUEUE_WIRE says something else than it may.
     """
     wish = os.environ.get("ZQUEUE_WIRE", "auto")
-    if wish not in ("yes", "no", "auto", "sanitize"):
-        sys.exit(f'ZQUEUE_WIRE is "{wish}"; it may be yes, no, auto or sanitize')
-    return wish in ("yes", "sanitize") or (wish == "auto" and can_compile())
+    if wish not in ("yes", "no", "auto", *COMPILED):
+        sys.exit(f'ZQUEUE_WIRE is "{wish}"; it may be yes, no, auto, debug or sanitize')
+    return wish in ("yes", *COMPILED) or (wish == "auto" and can_compile())
 
 
 def can_compile() -> bool:
@@ -87,13 +101,13 @@ def can_compile() -> bool:
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
-    sanitize = os.environ.get("ZQUEUE_WIRE") == "sanitize"
+    wish = os.environ.get("ZQUEUE_WIRE", "auto")
     modules = [
         Extension(
             f"zqueue.engine.wire.{name}",
             [str(PLACE / f"{name}.pyx")],
-            extra_compile_args=SANITIZERS if sanitize else ["-O2", "-g0"],
-            extra_link_args=SANITIZERS[:1] if sanitize else [],
+            extra_compile_args=COMPILED.get(wish, ["-O2", "-g0", *HARDENED]),
+            extra_link_args=[*RELRO, *(SANITIZERS[:1] if wish == "sanitize" else [])],
             define_macros=[("Py_LIMITED_API", OLDEST_PYTHON)],
             py_limited_api=True,
         )

@@ -5,8 +5,7 @@ with whole, mutated and random streams, split anywhere and mixed, that leave at 
 time passes, the queue is steered, tapped and listed, requests die and are asked again, and another
 process takes over. After every step the counters must add up, what was copied for the tap must be
 what was sent, nobody may have got what it must not, and nothing may be due in the past; at the end
-of a scene nothing may be left. States are changed and given a right checksum again: they are taken
-up, or refused with the reason, and never crash what takes them up. The decoder is compared with one in
+of a scene nothing may be left. The decoder is compared with one in
 plain Python. A failure, a crash of the process too, is told with what replays it: ``--seed N
 --first K --scenes 1``. It is meant for the extension with sanitizers; see ``test_sanitized``.
 """

@@ -25,6 +25,7 @@ from zqueue.engine.wire.entities cimport (
     LONGEST_ENVELOPE,
     NAME,
     Client,
+    Counters,
     Line,
     Neighbours,
     Request,
@@ -33,7 +34,7 @@ from zqueue.engine.wire.entities cimport (
 from zqueue.engine.wire.expiry cimport expire, next_expiry
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.instants cimport earlier
-from zqueue.engine.wire.linux cimport zq_return_memory
+from zqueue.engine.wire.linux cimport zq_check, zq_return_memory
 from zqueue.engine.wire.listing cimport remember_closed
 from zqueue.engine.wire.memory cimport (
     body_bytes,
@@ -176,6 +177,23 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
             break
     if not it.counters.waiting:
         it.told_congested = False
+    _check(it)
+
+
+cdef void _check(Dispatcher* it) noexcept nogil:
+    """What must hold between two calls, as far as it can be told at once."""
+    cdef Counters* counted = &it.counters
+    zq_check(
+        counted.received == counted.waiting + counted.in_flight + counted.kept + counted.replied
+        + counted.unclaimed + counted.withdrawn + counted.dead + counted.rejected
+        + counted.malformed + counted.unanswered
+    )
+    zq_check(counted.waiting or not counted.waiting_bytes)
+    zq_check(counted.in_flight or not counted.in_flight_bytes)
+    zq_check(it.strict.connected >= it.strict.able >= 0 and it.loose.connected >= it.loose.able >= 0)
+    zq_check(it.pool.bodies_out >= 0 and it.pool.segments_out >= 0)
+    zq_check(it.requests_out >= <int64_t> (counted.waiting + counted.in_flight))
+    zq_check((it.stalled == 0) == (it.stalled_first == NULL))
 
 
 # -- peers ---------------------------------------------------------------------------------------

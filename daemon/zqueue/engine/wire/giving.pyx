@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.due cimport schedule_by
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, IN_TURN, Peer, Request, Worker
 from zqueue.engine.wire.histogram cimport record
+from zqueue.engine.wire.linux cimport zq_check
 from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
 from zqueue.engine.wire.notices cimport MALFORMED, NO_WORKERS, notice
 from zqueue.engine.wire.peers cimport make_dirty, peer_end
@@ -139,6 +140,7 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
         # Half a message may be on its way: this connection is of no use any more.
         peer_end(it, peer, b"there is no memory to send to it")
         return False
+    zq_check(not worker.peer.ended and worker.count < worker.credit)
     unqueue(it, request)
     record(&it.queueing, it.now - request.since)
     hand_to(it, worker, request)

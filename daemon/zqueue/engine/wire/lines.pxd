@@ -2,6 +2,7 @@
 taken out without a look at any but its neighbours."""
 
 from zqueue.engine.wire.entities cimport Line, Request
+from zqueue.engine.wire.linux cimport zq_check
 
 cdef inline void line_append(Line* line, Request* request, int kind) noexcept nogil:
     request.beside[kind].next = NULL
@@ -24,7 +25,19 @@ cdef inline void line_join(Line* line, Request* request, int kind) noexcept nogi
     else:
         line.first = request
 
+cdef inline void line_check(Line* line, Request* request, int kind) noexcept nogil:
+    """It is there, and its neighbours know it."""
+    zq_check(
+        line.last == request if request.beside[kind].next == NULL
+        else request.beside[kind].next.beside[kind].previous == request
+    )
+    zq_check(
+        line.first == request if request.beside[kind].previous == NULL
+        else request.beside[kind].previous.beside[kind].next == request
+    )
+
 cdef inline void line_remove(Line* line, Request* request, int kind) noexcept nogil:
+    line_check(line, request, kind)
     if request.beside[kind].next != NULL:
         request.beside[kind].next.beside[kind].previous = request.beside[kind].previous
     else:

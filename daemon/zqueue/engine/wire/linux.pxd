@@ -119,6 +119,22 @@ cdef extern from *:
     """
     void zq_return_memory() nogil
 
+# In a debug build (ZQUEUE_WIRE=debug or sanitize) what does not hold ends the process and says where;
+# in one for use it is not even looked at. Write nothing in it that does something.
+cdef extern from *:
+    """
+    #ifdef ZQ_CHECKS
+    #include <stdio.h>
+    #include <stdlib.h>
+    #define zq_check(holds) \\
+        ((holds) ? (void) 0 : ((void) fprintf(stderr, "%s:%d: zq_check failed: %s\\n", \\
+            __FILE__, __LINE__, #holds), abort()))
+    #else
+    #define zq_check(holds) ((void) 0)
+    #endif
+    """
+    void zq_check(bint holds) nogil
+
 cdef extern from *:
     """
     #define zq_get(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)

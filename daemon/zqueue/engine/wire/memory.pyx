@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from zqueue.engine.wire.linux cimport zq_leading_zeros
+from zqueue.engine.wire.linux cimport zq_check, zq_leading_zeros
 from zqueue.engine.wire.spares cimport (
     KEEPS,
     spare_keep,
@@ -78,6 +78,7 @@ cdef Body* body_grown(Pool* pool, Body* body, size_t used, size_t capacity) noex
 
 cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
     """One holder less; the last one gives the block back."""
+    zq_check(body.holders > 0 and pool.bodies_out > 0)
     body.holders -= 1
     if body.holders:
         return
@@ -162,6 +163,7 @@ cdef bint outgoing_share(
     segment = _segment(pool, queue, body)
     if segment == NULL:
         return False
+    zq_check(begin < end and end <= body.capacity)
     body.holders += 1
     segment.begin = begin
     segment.end = end
@@ -199,6 +201,7 @@ cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil
     """The first ``size`` bytes have gone out."""
     cdef Segment* segment
     cdef size_t here
+    zq_check(size <= queue.size)
     while size:
         segment = queue.first
         here = segment.end - segment.begin

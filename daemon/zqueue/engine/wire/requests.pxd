@@ -19,6 +19,7 @@ from zqueue.engine.wire.entities cimport (
     Worker,
 )
 from zqueue.engine.wire.heaps cimport heap_take
+from zqueue.engine.wire.linux cimport zq_check
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
@@ -78,6 +79,7 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
     if request.body != NULL:
         body_drop(&it.pool, request.body)
     if client != NULL:
+        zq_check(client.requests > 0)
         client.requests -= 1
         if is_unused(client):
             it.clients_out -= 1
@@ -184,6 +186,8 @@ cdef inline Request* unqueue(Dispatcher* it, Request* request) noexcept nogil:
     """Take it out of its line."""
     cdef Client* client = request.client
     cdef Request** heap = _heap_of(it, request)
+    zq_check(request.worker == NULL and it.counters.waiting > 0 and client.waiting > 0)
+    zq_check(it.counters.waiting_bytes >= request.size and client.waiting_bytes >= request.size)
     if heap != NULL:
         heap_take(heap, request)
     else:
@@ -243,6 +247,9 @@ cdef inline void hand_to(Dispatcher* it, Worker* worker, Request* request) noexc
 
 
 cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    zq_check(it.counters.in_flight > 0 and request.client.in_flight > 0)
+    zq_check(not request.envelope or worker.bytes >= request.size)
+    zq_check(not request.envelope or it.counters.in_flight_bytes >= request.size)
     it.counters.in_flight -= 1
     request.client.in_flight -= 1
     if request.envelope:
@@ -253,6 +260,8 @@ cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request
 cdef inline Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     """It is not its worker's any more."""
     cdef Worker* worker = request.worker
+    zq_check(worker.count > 0 if request.envelope else worker.odd > 0)
+    zq_check(not request.over or worker.late_bytes >= request.envelope)
     if worker.open == request:
         worker.open = request.beside[IN_TURN].next
     line_remove(&worker.outstanding, request, IN_TURN)

@@ -2,7 +2,7 @@
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from zqueue.engine.wire.linux cimport zq_get, zq_set
+from zqueue.engine.wire.linux cimport zq_check, zq_get, zq_set
 from zqueue.engine.wire.zmtp cimport ID_FRAME, frames_begun
 
 
@@ -53,6 +53,7 @@ cdef bint tap_put(
     if there is no room for it, and it counts as missed."""
     cdef uint64_t at = tap.written
     cdef uint64_t room = TAP_SIZE - (at - zq_get(&tap.read))
+    zq_check(room <= TAP_SIZE and head_size <= ID_FRAME)
     about.whole = head_size + size
     about.kept = min(about.whole, max(zq_get(&tap.most), <uint64_t> ID_FRAME))
     if room < sizeof(Tapped) or about.kept > room - sizeof(Tapped):
@@ -70,6 +71,8 @@ cdef bint _next(Tap* tap, Tapped* about) noexcept nogil:
     if tap.read == zq_get(&tap.written):
         return False
     _copy_out(tap, tap.read, <uint8_t*> about, sizeof(Tapped))
+    zq_check(about.kept <= about.whole)
+    zq_check(tap.read + sizeof(Tapped) + about.kept <= zq_get(&tap.written))
     return True
 
 

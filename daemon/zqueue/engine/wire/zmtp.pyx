@@ -1,6 +1,7 @@
 """See zmtp.pxd. :class:`Decoder` shows the same code to Python."""
 
 from libc.string cimport memcmp, memcpy, memset, strlen
+from zqueue.engine.wire.linux cimport zq_check
 
 
 cdef int _scan_on(
@@ -150,6 +151,7 @@ cdef size_t intake_room(Intake* intake, Pool* pool, uint8_t** room) noexcept nog
 
 cdef void intake_read(Intake* intake, size_t size) noexcept nogil:
     intake.have += size
+    zq_check(intake.have <= intake.partial.capacity and intake.have <= intake.scan.needed)
 
 
 cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil:
