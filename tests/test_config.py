@@ -162,6 +162,8 @@ bind = ["ipc:///run/zqueue/orders", "tcp://[::1]:3"]
 high_water_mark = 0
 linger = "1s"
 tcp_keepalive = "60s"
+tcp_keepalive_interval = "10s"
+tcp_keepalive_count = 3
 heartbeat = "10s"
 heartbeat_timeout = "5s"
 handshake_timeout = "3s"
@@ -187,6 +189,8 @@ receive_buffer = "1MiB"
             "high_water_mark": 0,
             "linger": "1s",
             "tcp_keepalive": "1m",
+            "tcp_keepalive_interval": "10s",
+            "tcp_keepalive_count": 3,
             "heartbeat": "10s",
             "heartbeat_timeout": "5s",
             "handshake_timeout": "3s",
@@ -358,6 +362,14 @@ def in_frontend(line: str) -> str:
         (
             "[queues.q]\nfrontend = 'tcp://*:1'\n[queues.q.backend]\nlinger = '1s'\n",
             "3: queues.q.backend: no endpoint: say bind = ",
+        ),
+        (
+            in_frontend("tcp_keepalive_count = 3"),
+            "5: queues.q.frontend.tcp_keepalive_count: means",
+        ),
+        (
+            in_frontend("tcp_keepalive = false\ntcp_keepalive_interval = '1s'"),
+            "6: queues.q.frontend.tcp_keepalive_interval: means",
         ),
         (in_frontend("heartbeat_timeout = '1s'"), "5: queues.q.frontend.heartbeat_timeout: means"),
         (

@@ -80,3 +80,22 @@ def test_what_was_taken_up_is_no_activity() -> None:
     run(figures, Statistics(requests=Traffic(messages=2, frames=4, bytes=18)))
     assert figures.last_activity is not None
     assert figures.last_activity > 7.0
+
+
+def test_what_was_counted_exactly_is_no_estimate_after_a_stop() -> None:
+    figures = Figures()
+    assert not figures.estimated
+    one = Traffic(messages=1, frames=2, bytes=9)
+    run(figures, Statistics(requests=one, replies=one, estimated=False, ends=Ends(replied=1)))
+    figures.end_of_run(0)
+    assert not figures.estimated
+    assert not Figures(figures.totals()).estimated
+
+
+def test_an_estimate_is_one_after_a_stop() -> None:
+    figures = Figures()
+    one = Traffic(messages=1, frames=2, bytes=9)
+    run(figures, Statistics(requests=one, replies=one))
+    figures.end_of_run(0)
+    assert figures.estimated
+    assert Figures(figures.totals()).estimated

@@ -8,6 +8,7 @@ import socket
 import stat
 import struct
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -257,6 +258,42 @@ def test_what_it_connects_to_is_connected_once(
     assert monitor.poll(0)
     monitor.recv_multipart()
     assert not monitor.poll(0), "accepted once, and never disconnected"
+
+
+@pytest.mark.parametrize("offset", range(2))
+def test_a_connect_path_with_letters_of_two_bytes(
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
+    offset: int,
+) -> None:
+    """Wherever names are cut, one of the two has such a letter there."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{'x' * offset}{'é' * 30}{end}" for end in "ab"]
+        workers = [context.socket(zmq.REP) for _ in paths]
+        for worker, path in zip(workers, paths, strict=True):
+            worker.linger = 0
+            worker.bind(f"ipc://{path}")
+        endpoints = ", ".join(f'"ipc://{path}"' for path in paths)
+        zqueued = start_zqueued(
+            '[queues.default]\nengine = "wire"\nfrontend = "tcp://127.0.0.1:*"\n'
+            f"[queues.default.backend]\nconnect = [{endpoints}]\n"
+            'reconnect = "10ms"\nreconnect_max = "10ms"\n'
+        )
+        wait_for(lambda: zqueued.queue().workers.connected == 2, "both to be connected")
+        done = zqueued.upgrade()
+        assert done.returncode == 0, done.stderr
+        assert "handover.taken_up" in zqueued.ctl("events", "-n", "50").stdout
+        assert zqueued.queue().workers.connected == 2
+        # The connection that was taken over is of the endpoint that it was of.
+        workers[0].close()
+        wait_for(lambda: zqueued.queue().workers.connected == 1, "the worker to have left")
+        workers[0] = context.socket(zmq.REP)
+        workers[0].linger = 0
+        workers[0].bind(f"ipc://{paths[0]}")
+        wait_for(lambda: zqueued.queue().workers.connected == 2, "both to be connected again")
+        for worker in workers:
+            worker.close()
 
 
 def test_dead_letters_in_a_file_go_along(

@@ -154,6 +154,12 @@ def _keepalive(value: object) -> float | Literal[False] | None:
     return seconds
 
 
+def _keepalive_interval(seconds: float) -> float:
+    if not 1 <= seconds <= _LONGEST_KEEPALIVE:
+        raise ValueError(f'expected a duration such as "10s" from 1s to {_LONGEST_KEEPALIVE}s')
+    return seconds
+
+
 def _show_keepalive(value: float | Literal[False] | None) -> str | bool | None:
     return value if value is None or value is False else format_duration(value)
 
@@ -300,6 +306,8 @@ class SocketConfig(_Table):
         PlainValidator(_keepalive),
         PlainSerializer(_show_keepalive, when_used="json"),
     ] = None
+    tcp_keepalive_interval: Annotated[Duration, AfterValidator(_keepalive_interval)] | None = None
+    tcp_keepalive_count: Annotated[int, Field(strict=True, ge=1, le=127)] | None = None
     heartbeat: Duration | None = None
     heartbeat_timeout: Duration | None = None
     handshake_timeout: Duration = 30.0
@@ -334,6 +342,15 @@ class SocketConfig(_Table):
         if timeout is not None and info.data.get("heartbeat", 1) is None:
             raise Plain('means nothing without heartbeat; add heartbeat = "10s", or leave it out')
         return timeout
+
+    @field_validator("tcp_keepalive_interval", "tcp_keepalive_count")
+    @classmethod
+    def _has_a_keepalive(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and not info.data.get("tcp_keepalive", True):
+            raise Plain(
+                'means nothing without tcp_keepalive; add tcp_keepalive = "60s", or leave it out'
+            )
+        return value
 
 
 class QueueConfig(_Table):

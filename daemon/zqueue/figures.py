@@ -36,7 +36,7 @@ class Figures:
         self._counts_before = {
             side: replace(earlier.connections.get(side, ConnectionCounts())) for side in Side
         }
-        self._now = Statistics()
+        self._now = _nothing_now(earlier)
         self._counts = _none_yet()
         self._peers: dict[Side, int] = {}
         self._samples: deque[tuple[float, Traffic, Traffic]] = deque()
@@ -80,6 +80,7 @@ class Figures:
             requests=self._total("requests"),
             replies=self._total("replies"),
             lost=self._before.lost + self._now.lost + lost,
+            estimated=self._now.estimated,
             ends=self._over_runs("ends"),
             died=self._over_runs("died"),
             incidents=self._over_runs("incidents"),
@@ -91,7 +92,7 @@ class Figures:
             before.accepted += now.accepted
             before.disconnected += now.disconnected + self._peers.get(side, 0)
             before.rejected += now.rejected
-        self._now = Statistics()
+        self._now = _nothing_now(Totals(self._before))
         self._counts = _none_yet()
         self._peers = {}
 
@@ -227,6 +228,14 @@ class Figures:
         return Traffic(
             before.messages + now.messages, before.frames + now.frames, before.bytes + now.bytes
         )
+
+
+def _nothing_now(earlier: Totals) -> Statistics:
+    """What no engine counts. What was counted before stays an estimate, if it was one; what an
+    engine has counted that knows how requests end never was."""
+    before = earlier.counters
+    counted = bool(before.requests.frames or before.replies.frames)
+    return Statistics(estimated=counted and before.estimated and before.ends is None)
 
 
 def _shown(latency: Latency | None) -> messages.Latency | None:

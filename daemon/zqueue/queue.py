@@ -317,7 +317,8 @@ class Queue:
         if state is State.PAUSED:
             return False
         self._must_be_able(State.PAUSED)
-        self._running_engine().hold()
+        with _engine_may_refuse():
+            self._running_engine().hold()
         self._machine.change(State.PAUSED, by)
         self._answer_drain("interrupted")
         return True
@@ -326,7 +327,8 @@ class Queue:
         if self._machine.state is State.RUNNING:
             return False
         self._must_be_able(State.RUNNING)
-        self._running_engine().forward()
+        with _engine_may_refuse():
+            self._running_engine().forward()
         self._machine.change(State.RUNNING, by)
         self._answer_drain("interrupted")
         return True
@@ -339,7 +341,8 @@ class Queue:
             self._drain.join(number, timeout, then)
             return
         self._must_be_able(State.DRAINING)
-        self._running_engine().drain()
+        with _engine_may_refuse():
+            self._running_engine().drain()
         self._drain = Drain([number], by, timeout, then)
         self._machine.change(State.DRAINING, by)
 
@@ -706,7 +709,7 @@ def _engine_may_refuse() -> Iterator[None]:
     """What the engine cannot do, or not now, is refused to whoever asked for it."""
     try:
         yield
-    except (LookupError, TimeoutError, UnknownColumn) as error:
+    except (LookupError, TimeoutError, BlockingIOError, UnknownColumn) as error:
         raise Refused(str(error)) from error
 
 

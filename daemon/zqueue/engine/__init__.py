@@ -40,13 +40,16 @@ class SocketOptions:
     """How the sockets of one side are made. Durations are seconds, sizes bytes.
 
     ``None`` leaves something to the engine or the kernel, 0 is no limit; ``tcp_keepalive`` of
-    ``False`` is off. ``reply_high_water_mark`` is for the frontend of a ``queue`` alone.
+    ``False`` is off; the two behind it count only with a duration. ``reply_high_water_mark`` is for
+    the frontend of a ``queue`` alone.
     """
 
     high_water_mark: int = 1000
     reply_high_water_mark: int = 0
     linger: float = 0.0
     tcp_keepalive: float | Literal[False] | None = None
+    tcp_keepalive_interval: float | None = None
+    tcp_keepalive_count: int | None = None
     heartbeat: float | None = None
     heartbeat_timeout: float | None = None
     handshake_timeout: float = 30.0

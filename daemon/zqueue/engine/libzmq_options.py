@@ -43,6 +43,10 @@ def _options(side: SocketOptions, connect: tuple[str, ...]) -> dict[int, int]:
     elif side.tcp_keepalive is not None:
         options[zmq.TCP_KEEPALIVE] = 1
         options[zmq.TCP_KEEPALIVE_IDLE] = max(1, round(side.tcp_keepalive))
+        if side.tcp_keepalive_interval is not None:
+            options[zmq.TCP_KEEPALIVE_INTVL] = max(1, round(side.tcp_keepalive_interval))
+        if side.tcp_keepalive_count is not None:
+            options[zmq.TCP_KEEPALIVE_CNT] = side.tcp_keepalive_count
     if side.heartbeat is not None:
         options[zmq.HEARTBEAT_IVL] = _milliseconds(side.heartbeat)
         if side.heartbeat_timeout is not None:

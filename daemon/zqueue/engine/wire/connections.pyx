@@ -30,7 +30,9 @@ from zqueue.engine.wire.linux cimport (
     SO_PEERCRED,
     SO_RCVBUF,
     SO_SNDBUF,
+    TCP_KEEPCNT,
     TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
     TCP_NODELAY,
     accept4,
     connect,
@@ -90,6 +92,12 @@ cdef Peer* _new_peer(
         elif options.keepalive:
             setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
             setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &options.keepalive, sizeof(int))
+            if options.keepalive_interval:
+                setsockopt(
+                    fd, IPPROTO_TCP, TCP_KEEPINTVL, &options.keepalive_interval, sizeof(int)
+                )
+            if options.keepalive_count:
+                setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &options.keepalive_count, sizeof(int))
     if options.send_buffer:
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &options.send_buffer, sizeof(int))
     if options.receive_buffer:

@@ -21,6 +21,8 @@ class DataPath:
         heartbeat: float,
         heartbeat_timeout: float,
         keepalive: int,
+        keepalive_interval: int = 0,
+        keepalive_count: int = 0,
         send_buffer: int,
         receive_buffer: int,
         reconnect: float,

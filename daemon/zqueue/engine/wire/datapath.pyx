@@ -3,7 +3,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, strncpy
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read, write
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
@@ -52,6 +52,7 @@ from zqueue.engine.wire.loop cimport (
     END_PEER,
     FREEZE,
     IS_OWN,
+    KEPT_FREE,
     LIST_CONNECTIONS,
     LIST_REQUESTS,
     LONGEST_ADDRESS,
@@ -59,6 +60,7 @@ from zqueue.engine.wire.loop cimport (
     Loop,
     NUDGE,
     ORDERS,
+    Ordered,
     SECOND,
     SET_MODE,
     SUBMIT,
@@ -85,6 +87,14 @@ from zqueue.engine.wire.tap cimport (
 from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
 
 
+cdef int name_into(char* into, str name) except -1:
+    """What there is room for of a name, and no half of a letter."""
+    cdef bytes cut = name.encode(errors="surrogateescape")[:NAME - 1].decode(errors="ignore").encode()
+    memcpy(into, <char*> cut, len(cut))
+    into[len(cut)] = 0
+    return 0
+
+
 cdef tuple counted(Histogram* histogram):
     return [histogram.buckets[place] for place in range(BUCKETS)], histogram.nanoseconds
 
@@ -102,6 +112,7 @@ cdef class DataPath:
     cdef Loop* _loop
     cdef readonly bint ended
     cdef readonly dict left_behind
+    cdef list _connecting
 
     def __cinit__(
         self,
@@ -143,6 +154,7 @@ cdef class DataPath:
         self._watch_own(loop.wake)
         self._watch_own(loop.timer)
         self.left_behind = {}
+        self._connecting = []
 
     cdef int _watch_own(self, int fd) except -1:
         cdef epoll_event event
@@ -178,19 +190,24 @@ cdef class DataPath:
         double heartbeat,
         double heartbeat_timeout,
         int keepalive,
+        int keepalive_interval=0,
+        int keepalive_count=0,
         int send_buffer,
         int receive_buffer,
         double reconnect,
         double reconnect_max,
     ) -> None:
-        """How connections of a side (0 frontend, 1 backend) are made. ``keepalive``: seconds, 0 as
-        the kernel does, -1 never."""
+        """How connections of a side (0 frontend, 1 backend) are made. ``keepalive``: seconds until the
+        first probe, 0 as the kernel does, -1 never; ``keepalive_interval``: seconds between probes;
+        ``keepalive_count``: how many are not answered before it ends; 0 as the kernel does."""
         cdef Settings* settings = &self._loop.dispatcher.settings
         cdef SocketOptions* options = &self._loop.options[side]
         settings.handshake[side] = <int64_t> (handshake_timeout * SECOND)
         settings.heartbeat[side].interval = <int64_t> (heartbeat * SECOND)
         settings.heartbeat[side].timeout = <int64_t> (heartbeat_timeout * SECOND)
         options.keepalive = keepalive
+        options.keepalive_interval = keepalive_interval
+        options.keepalive_count = keepalive_count
         options.send_buffer, options.receive_buffer = send_buffer, receive_buffer
         options.reconnect = <int64_t> (reconnect * SECOND)
         options.reconnect_max = <int64_t> (reconnect_max * SECOND)
@@ -218,8 +235,7 @@ cdef class DataPath:
             listener = &loop.listening[loop.listening_count]
             loop.listening_count += 1
             listener.side, listener.fd = side, fd
-            encoded = name.encode()
-            strncpy(listener.name, encoded, NAME - 1)
+            name_into(listener.name, name)
         for place in range(loop.listening_count):
             if not watch_listener(loop, &loop.listening[place]):
                 raise OSError(errno, "a listening socket cannot be watched")
@@ -229,8 +245,8 @@ cdef class DataPath:
             connector.side, connector.fd = side, -1
             connector.pause = loop.options[<int> side].reconnect
             connector.next_at = 1
-            encoded = name.encode()
-            strncpy(connector.name, encoded, NAME - 1)
+            name_into(connector.name, name)
+        self._connecting = [[side, name] for side, name in connecting]
 
     def connect_to(self, int place, bytes address not None) -> None:
         """The address of a connect endpoint, a ``struct sockaddr``; heeded at the next attempt."""
@@ -265,16 +281,11 @@ cdef class DataPath:
         """The whole state, and the descriptors of its connections, which still are this object's;
         only after :meth:`freeze` has ended :meth:`run`."""
         cdef Peer* peer = self._loop.dispatcher.peers
-        cdef int place
         descriptors = []
         while peer != NULL:
             descriptors.append(peer.fd)
             peer = peer.next
-        connecting = [
-            [self._loop.connecting[place].side, self._loop.connecting[place].name.decode()]
-            for place in range(self._loop.connecting_count)
-        ]
-        state = dispatcher_saved(&self._loop.dispatcher, {"connecting": connecting})
+        state = dispatcher_saved(&self._loop.dispatcher, {"connecting": self._connecting})
         return state, tuple(descriptors)
 
     def restore(self, bytes state not None, descriptors: Sequence[int]) -> None:
@@ -310,7 +321,9 @@ cdef class DataPath:
         side, name = before[place]
         for place in range(self._loop.connecting_count):
             connector = &self._loop.connecting[place]
-            if connector.side == side and connector.name.decode() == name and not connector.up:
+            # Another version has cut the name: to 63 bytes.
+            there = name in (self._connecting[place][1], connector.name.decode())
+            if connector.side == side and there and not connector.up:
                 connector.up = True
                 connector.next_at = 0
                 return place
@@ -341,19 +354,34 @@ cdef class DataPath:
         """Readable when there are notices."""
         return self._loop.told
 
-    cdef bint _order(self, int what, int64_t argument):
+    cdef int _order(self, int what, int64_t argument) except -1:
+        """Have the loop do something in its next turn.
+
+        Raises:
+            BlockingIOError: there are too many orders before it; it is not given.
+        """
         cdef uint64_t one = 1
         cdef bint taken
+        # Where it has to end or stand still there is room in any case.
+        cdef int most = ORDERS if what in (CLOSE, FREEZE, SET_MODE) else ORDERS - KEPT_FREE
+        cdef Ordered* last
         pthread_mutex_lock(&self._loop.lock)
-        taken = self._loop.ordered < ORDERS
-        if taken:
-            self._loop.orders[self._loop.ordered].what = what
-            self._loop.orders[self._loop.ordered].argument = argument
-            self._loop.ordered += 1
-            self._loop.orders_given += 1
+        last = &self._loop.orders[self._loop.ordered - 1] if self._loop.ordered else NULL
+        if last != NULL and last.what == what and what in (FREEZE, SET_MODE):
+            taken = True
+            last.argument = argument
+        else:
+            taken = self._loop.ordered < most
+            if taken:
+                self._loop.orders[self._loop.ordered].what = what
+                self._loop.orders[self._loop.ordered].argument = argument
+                self._loop.ordered += 1
+                self._loop.orders_given += 1
         pthread_mutex_unlock(&self._loop.lock)
         write(self._loop.wake, &one, sizeof(one))
-        return taken
+        if not taken:
+            raise BlockingIOError("too many orders at once")
+        return 0
 
     def forward(self) -> None:
         self._order(SET_MODE, FORWARD)
@@ -480,9 +508,11 @@ cdef class DataPath:
         asked.size, asked.envelope = len(joined), envelope_of(frames)
         asked.frames, asked.payload = len(frames), sum(map(len, frames))
         memcpy(asked + 1, <char*> joined, asked.size)
-        if not self._order(SUBMIT, <int64_t> asked):
+        try:
+            self._order(SUBMIT, <int64_t> asked)
+        except BlockingIOError:
             free(asked)
-            raise BlockingIOError("too many orders at once")
+            raise
 
     def tap(self, bint on, uint64_t most, bint wakes) -> None:
         """Begin or end to copy what passes, ``most`` bytes of a message. With ``wakes``

@@ -173,8 +173,8 @@ class WireEngine:
         self._steer("forward", self._path.forward)
 
     def _steer(self, mode: str, order: Callable[[], None]) -> None:
-        self._mode = mode
         order()
+        self._mode = mode
         # What whoever steers looks at next was counted since. A data path that does not come round
         # is told of elsewhere.
         _wait_for(lambda: not self.settling)
@@ -386,6 +386,8 @@ def _data_path(plan: Plan) -> DataPath:
             if side.heartbeat_timeout is None
             else side.heartbeat_timeout,
             keepalive=_keepalive(side),
+            keepalive_interval=round(side.tcp_keepalive_interval or 0),
+            keepalive_count=side.tcp_keepalive_count or 0,
             send_buffer=side.send_buffer or 0,
             receive_buffer=side.receive_buffer or 0,
             reconnect=side.reconnect,

@@ -93,7 +93,9 @@ cdef extern from "<netinet/in.h>" nogil:
     unsigned short ntohs(unsigned short value)
 
 cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_KEEPCNT
     int TCP_KEEPIDLE
+    int TCP_KEEPINTVL
     int TCP_NODELAY
 
 cdef extern from "<arpa/inet.h>" nogil:

@@ -12,6 +12,7 @@ cdef enum:
     BUFFER = 65536
     SECOND = 1_000_000_000
     ORDERS = 64
+    KEPT_FREE = 8
     LONGEST_ADDRESS = 128
 
 # What a descriptor in the epoll is; in the low bits of the pointer that comes with it.
@@ -66,6 +67,8 @@ cdef struct Connecting:
 # How the sockets of one side are made. 0 leaves it to the kernel; ``keepalive`` of -1 is off.
 cdef struct SocketOptions:
     int keepalive
+    int keepalive_interval
+    int keepalive_count
     int send_buffer
     int receive_buffer
     int64_t reconnect
