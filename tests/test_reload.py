@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import StartZqueued
 from tests.crowd import CrowdProcess, assert_undisturbed
 from tests.engines import on_every_engine, on_wire
+from tests.http import SERVED, ask
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
@@ -281,3 +283,52 @@ def test_a_resumed_queue_stays_running(start_zqueued: StartZqueued) -> None:
     with zqueued.client() as control:
         assert control.reload().rebound == ("q",)
     assert zqueued.queue("q").state == "running"
+
+
+@on_every_engine
+def test_callers_are_answered_while_sockets_are_replaced(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    def config_of(number: int) -> str:
+        moving = queue("moving").replace(
+            'frontend = "tcp://127.0.0.1:*"',
+            f'frontend = {{ bind = "tcp://127.0.0.1:*", handshake_timeout = "{number + 1}s" }}',
+        )
+        return SERVED + queue("still") + moving
+
+    zqueued = start_zqueued(config_of(0))
+    seen: list[tuple[str, ...]] = []
+    wrong: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        with zqueued.client() as control:
+            while not over.is_set():
+                try:
+                    status = control.status()
+                    started = control.start("still", "moving")  # they have been, long before
+                except Exception as error:
+                    wrong.append(repr(error))
+                    continue
+                seen.append(tuple(each.name for each in status.queues))
+                wrong.extend(f"{each.name} is stale" for each in status.queues if each.stale)
+                wrong.extend(each.detail for each in started.queues if each.outcome != "done")
+
+    def look_by_http() -> None:
+        while not over.is_set():
+            ready = ask(zqueued, "/readyz")
+            if ready.status != 200:
+                wrong.append(ready.text)
+
+    looking = [threading.Thread(target=each) for each in (look, look, look_by_http)]
+    for each in looking:
+        each.start()
+    with zqueued.client() as control:
+        for number in range(1, 16):
+            zqueued.write(config_of(number))
+            assert control.reload().rebound == ("moving",)
+    over.set()
+    for each in looking:
+        each.join()
+    assert wrong == []
+    assert set(seen) == {("still", "moving")}

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ from zqueue.web.service import WebService
 _STATUS_EVERY = 1.0
 _STALLED_AFTER = 3.0
 _END_WITHIN = 10.0
+_LOOKS = 3
+
+SOCKETS_WITHIN = 5.0
+"""How long, in seconds, a caller waits at most while a reload replaces sockets."""
 
 
 class StartError(ZqueueError):
@@ -88,6 +92,11 @@ class Daemon:
         self._stopped_by = ""
         self._stop_now = asyncio.Event()
         self._reloading = asyncio.Lock()
+        # Odd while a reload drains queues and replaces their sockets.
+        self._rebind_steps = 0
+        # Clear while it replaces them.
+        self._there = asyncio.Event()
+        self._there.set()
         self._failure = ""
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
@@ -216,7 +225,8 @@ class Daemon:
             return await handler.handle(request, Caller(None, "http"), lambda queues: None)
 
         what = self.config, self.bus, self._inherited
-        return WebService(ask, self._stalled, *what), EventPublisher(*what)
+        web = WebService(ask, self._stalled, lambda: self._rebind_steps, *what)
+        return web, EventPublisher(*what)
 
     def _claim_services(self, config: Config) -> None:
         """Claim what they want of ``config``.
@@ -352,7 +362,18 @@ class Daemon:
 
     async def fresh_statuses(self) -> list[QueueStatus]:
         """The status of each queue; one that does not answer gives its last, marked stale."""
-        return list(await asyncio.gather(*(queue.fresh() for queue in self.queues.values())))
+        for _ in range(_LOOKS):
+            queues = list(self.queues.values())
+            statuses = await asyncio.gather(*(queue.fresh() for queue in queues))
+            if self._there.is_set() and queues == list(self.queues.values()):
+                break  # else some of them have ended meanwhile
+            await self.until_there(SOCKETS_WITHIN)
+        return list(statuses)
+
+    async def until_there(self, within: float) -> None:
+        """Wait, at most ``within`` seconds, while a reload replaces the sockets of queues."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._there.wait(), within)
 
     # -- reload ----------------------------------------------------------------------------------
 
@@ -431,31 +452,14 @@ class Daemon:
         self.log.level = loaded.config.log.level
         for service in self._services:
             await service.serve(loaded.config)
-        before = {queue.name: queue.status.state for queue in leaving}
-        draining = [queue for queue in leaving if queue not in moving]
-        async with self._asking_for_time():
-            ends = await self._drain(draining, by)
-            left = await rebinding.freeze(moving, by)
-            failed = [queue for queue in moving if queue.name not in left]
-            ends += await self._drain(failed, by)
-            before |= {name: state.standing.state.value for name, state in left.items()}
-        for queue, end in zip((*draining, *failed), ends, strict=True):
-            if end["outcome"] == "interrupted" or end["state"] == "stopped":
-                before[queue.name] = end["state"]  # an operator's wish, since the drain began
-        for claims in arriving:
-            for queue in sorted(leaving, key=lambda queue: queue.name != claims.name):
-                claims.take_over(queue.claims)
-        await self._end(leaving, by, reason="the config was reloaded")
+        self._rebind_steps += 1
+        try:
+            arrived = await self._rebind(leaving, moving, arriving, by)
+        finally:
+            self._rebind_steps += 1
         for name in difference.removed:
             self._letters.pop(name, None)
-        arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
-        answers = await asyncio.gather(
-            *(
-                rebinding.start(queue, by, before.get(queue.name), left.get(queue.name))
-                for queue in arrived
-            )
-        )
-        self._warn_of_open_doors(arrived)
+        self._warn_of_open_doors(queue for queue, _ in arrived)
         for name, keys in difference.changed.items():
             if name not in rebound:
                 self.queues[name].reconfigure(loaded.config.queues[name])
@@ -468,14 +472,45 @@ class Daemon:
             removed=difference.removed,
             changed=difference.changed,
             rebound=tuple(rebound),
-            failed={
-                queue.name: answer for queue, answer in zip(arrived, answers, strict=True) if answer
-            },
+            failed={queue.name: why for queue, why in arrived if why},
             unchanged=difference.unchanged,
             settings=difference.settings,
             needs_restart=tuple(key for key in difference.settings if key in APPLIED_BY_A_RESTART),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
+
+    async def _rebind(
+        self, leaving: list[Steering], moving: list[Steering], arriving: list[Claims], by: str
+    ) -> list[tuple[Steering, str]]:
+        """End the queues that are ``leaving``, and start those that are ``arriving``, which go on
+        with the connections of those that are ``moving``.
+
+        Returns each that arrived with why it could not be started, or nothing.
+        """
+        before = {queue.name: queue.status.state for queue in leaving}
+        drained = [queue for queue in leaving if queue not in moving]
+        async with self._asking_for_time():
+            ends = await self._drain(drained, by)
+            with _clear(self._there):
+                left = await rebinding.freeze(moving, by)
+                failed = [queue for queue in moving if queue.name not in left]
+                ends += await self._drain(failed, by)
+                before |= {name: state.standing.state.value for name, state in left.items()}
+                for queue, end in zip((*drained, *failed), ends, strict=True):
+                    if end["outcome"] == "interrupted" or end["state"] == "stopped":
+                        before[queue.name] = end["state"]  # an operator's wish, since it began
+                for claims in arriving:
+                    for queue in sorted(leaving, key=lambda queue: queue.name != claims.name):
+                        claims.take_over(queue.claims)
+                await self._end(leaving, by, reason="the config was reloaded")
+                arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
+                whys = await asyncio.gather(
+                    *(
+                        rebinding.start(queue, by, before.get(queue.name), left.get(queue.name))
+                        for queue in arrived
+                    )
+                )
+        return list(zip(arrived, whys, strict=True))
 
     # -- stop ------------------------------------------------------------------------------------
 
@@ -597,6 +632,16 @@ class Daemon:
                 queue.claims.leave()
             queue.close()
             self.queues.pop(queue.name, None)
+
+
+@contextlib.contextmanager
+def _clear(event: asyncio.Event) -> Iterator[None]:
+    """Clear ``event`` for as long as this lasts."""
+    event.clear()
+    try:
+        yield
+    finally:
+        event.set()
 
 
 def _letter_files(config: Config) -> set[str | None]:

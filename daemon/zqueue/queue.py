@@ -184,7 +184,7 @@ class Queue:
     # -- words ---------------------------------------------------------------------------------
 
     def _follow_words(self) -> None:
-        while True:
+        while not self._ended:  # a START behind its END would open what nobody closes
             try:
                 word, number, by, arguments = self._inner.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:

@@ -18,6 +18,7 @@ from zqueue.queue import Queue
 
 _ANSWER_WITHIN = 15.0
 _STATUS_WITHIN = 0.5
+_ENDED = "the queue has ended"
 
 
 class Steering:
@@ -69,13 +70,21 @@ class Steering:
         return self._queue.join(timeout)
 
     def close(self) -> None:
-        """Close this end, and the listening sockets that nobody took over."""
+        """Close this end, and the listening sockets that nobody took over. Who waits for an answer
+        gets one."""
         self._pair.close(0)
         self._queue.claims.close()
         self._changed.set()
+        for future in self._asked.values():
+            if not future.done():
+                future.set_result(self._unanswered(_ENDED))
 
     def tell(self, word: str, by: str, **arguments: Any) -> bytes:
-        """Send a word without waiting for its answer; returns the word's number."""
+        """Send a word without waiting for its answer; returns the word's number.
+
+        Raises:
+            zmq.ZMQError: the queue's thread has ended.
+        """
         number = str(next(self._numbers)).encode()
         message = [word.encode(), number, by.encode(), json.dumps(arguments).encode()]
         self._pair.send(message)
@@ -86,15 +95,20 @@ class Steering:
     ) -> dict[str, Any]:
         """Send a word and wait for ``{"ok": …, "changed": …, "state": …, "detail": …}``."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        number = self.tell(word, by, **arguments)
+        try:
+            number = self.tell(word, by, **arguments)
+        except zmq.ZMQError:
+            return self._unanswered(_ENDED)
         self._asked[number] = future
         try:
             return await asyncio.wait_for(future, within)
         except TimeoutError:
-            detail = f"the queue did not answer within {within:g} s"
-            return {"ok": False, "changed": False, "state": self.status.state, "detail": detail}
+            return self._unanswered(f"the queue did not answer within {within:g} s")
         finally:
             self._asked.pop(number, None)
+
+    def _unanswered(self, detail: str) -> dict[str, Any]:
+        return {"ok": False, "changed": False, "state": self.status.state, "detail": detail}
 
     async def fresh(self) -> QueueStatus:
         """The queue's status with fresh counters, or its last one marked ``stale``."""

@@ -15,7 +15,7 @@ import zqueue
 from zqueue.control import messages, permissions
 from zqueue.control.messages import Steered, SteerResult
 from zqueue.control.server import Caller, Refusal
-from zqueue.daemon import Daemon
+from zqueue.daemon import SOCKETS_WITHIN, Daemon
 from zqueue.dead_letter_verbs import DeadLetterVerbs
 from zqueue.errors import ConfigError, ZqueueError
 from zqueue.queue_named import queue_named
@@ -23,6 +23,14 @@ from zqueue.steering import Steering
 from zqueue.telling import telling
 
 _LOOKED_AT_EVERY = 0.05
+_ABOUT_NO_QUEUE = {
+    messages.Reload,
+    messages.Shutdown,
+    messages.Upgrade,
+    messages.LogLevel,
+    messages.Config,
+    messages.Version,
+}
 
 Progress = Callable[[tuple[Steered, ...]], None]
 
@@ -71,6 +79,8 @@ class Verbs:
         Raises:
             Refusal: it cannot be done; the code and the message say why.
         """
+        if type(request) not in _ABOUT_NO_QUEUE:
+            await self._daemon.until_there(SOCKETS_WITHIN)
         return await self._verbs[type(request)](request, str(caller), progress)
 
     # -- steering --------------------------------------------------------------------------------
@@ -132,8 +142,8 @@ class Verbs:
     async def _list(self, request: messages.ListRequest, by: str, _: Progress) -> messages.Message:
         queue = self._only(self._select(request))
         what, result = request.verb, messages.LISTS[request.verb]
-        answer = await queue.ask(
-            what.upper(), by, filter=request.filter, sort=request.sort, limit=request.limit
+        answer = await self._ask(
+            queue, what.upper(), by, filter=request.filter, sort=request.sort, limit=request.limit
         )
         if not answer["ok"]:
             raise Refusal("refused", f"{queue.name}: {answer['detail']}")
@@ -143,13 +153,13 @@ class Verbs:
 
     async def _kick(self, request: messages.Kick, by: str, _: Progress) -> SteerResult:
         queue = self._only(self._select(request))
-        answer = await queue.ask("KICK", by, connection=request.connection)
+        answer = await self._ask(queue, "KICK", by, connection=request.connection)
         return SteerResult(queues=(_steered(queue, answer),))
 
     async def _tap(self, request: messages.Tap, by: str, _: Progress) -> messages.TapResult:
         queue = self._only(self._select(request))
         wish = request.model_dump(exclude={"v", "id", "verb", "progress", "queues", "all"})
-        answer = await queue.ask("TAP", by, **wish)
+        answer = await self._ask(queue, "TAP", by, **wish)
         if not answer["ok"]:
             raise Refusal("refused", f"{queue.name}: {answer['detail']}")
         return messages.TapResult(
@@ -162,8 +172,18 @@ class Verbs:
         return queues[0]
 
     async def _each(self, queues: list[Steering], word: str, by: str) -> tuple[Steered, ...]:
-        answers = await asyncio.gather(*(queue.ask(word, by) for queue in queues))
+        answers = await asyncio.gather(*(self._ask(queue, word, by) for queue in queues))
         return tuple(_steered(queue, answer) for queue, answer in zip(queues, answers, strict=True))
+
+    async def _ask(self, queue: Steering, word: str, by: str, **arguments: Any) -> dict[str, Any]:
+        """Ask a queue, or the one that takes its place just now."""
+        answer = await queue.ask(word, by, **arguments)
+        if not answer["ok"]:
+            await self._daemon.until_there(SOCKETS_WITHIN)
+            after = self._daemon.queues.get(queue.name, queue)
+            if after is not queue:
+                return await after.ask(word, by, **arguments)
+        return answer
 
     async def _until_quiet(self, queue: Steering, timeout: float | None) -> Steered:
         """Wait until a paused queue has nothing in flight, or is steered elsewhere."""

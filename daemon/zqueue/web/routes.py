@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -19,17 +20,24 @@ _JSON = "application/json"
 _API = "/api/v1/"
 _PATHS = ("/", "/metrics", "/healthz", "/readyz")
 _FILES = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
+_READY_WITHIN = 3.0
 _STATUS_OF = {"unknown_queue": 404, "ambiguous": 400, "refused": 409}
 
 
 class Routes:
-    """Answers requests. ``stalled`` tells which queues' threads do not answer."""
+    """Answers requests. ``stalled`` and ``rebind_steps`` are as for
+    :class:`~zqueue.web.service.WebService`."""
 
     def __init__(
-        self, ask: Ask, stalled: Callable[[], list[str]], with_workers: Callable[[], bool]
+        self,
+        ask: Ask,
+        stalled: Callable[[], list[str]],
+        rebind_steps: Callable[[], int],
+        with_workers: Callable[[], bool],
     ) -> None:
         self._ask = ask
         self._stalled = stalled
+        self._rebind_steps = rebind_steps
         self._looks = Looks(ask, with_workers)
         folder = resources.files("zqueue.web")
         self._files = {path: (folder / path[1:]).read_bytes() for path in _FILES}
@@ -47,12 +55,23 @@ class Routes:
         if path == "/healthz":
             return _verdict([f"{name}: its thread does not answer" for name in self._stalled()])
         if path == "/readyz":
-            return _verdict(health.not_ready((await self._looks.look()).status))
+            return _verdict(await self._not_ready())
         if path in _FILES:
             return Response(200, _FILES[path], self._files[path])
         if path.startswith(_API):
             return await self._api(path.removeprefix(_API), request)
         return http.text(404, f"there is no {path[:100]!r}; there are:", *_PATHS, *_api_paths())
+
+    async def _not_ready(self) -> list[str]:
+        """Why it is not ready. A reload that is done in a moment is no reason to send requests
+        elsewhere."""
+        deadline = time.monotonic() + _READY_WITHIN
+        while True:
+            steps = self._rebind_steps()
+            reasons = health.not_ready((await self._looks.look()).status)
+            settled = steps == self._rebind_steps() and steps % 2 == 0
+            if not reasons or settled or time.monotonic() >= deadline:
+                return reasons
 
     async def _scrape(self, request: Request) -> Response:
         kind, make = self._metrics.format_for(request.headers.get("accept", ""))

@@ -21,7 +21,8 @@ class WebService(EndpointService):
     """What zqueued shows over HTTP.
 
     ``ask`` has the daemon do what the control socket could ask for; ``stalled`` tells which queues'
-    threads do not answer.
+    threads do not answer; ``rebind_steps`` counts each time that a reload begins to replace sockets,
+    and each time that it has done so.
     """
 
     name = "metrics"
@@ -31,6 +32,7 @@ class WebService(EndpointService):
         self,
         ask: Ask,
         stalled: Callable[[], list[str]],
+        rebind_steps: Callable[[], int],
         config: Config,
         bus: EventBus,
         inherited: Inherited,
@@ -38,6 +40,7 @@ class WebService(EndpointService):
         super().__init__(config, bus, inherited)
         self._ask = ask
         self._stalled = stalled
+        self._rebind_steps = rebind_steps
         self._server: HttpServer | None = None
 
     def wanted(self, config: Config) -> str | None:
@@ -49,7 +52,12 @@ class WebService(EndpointService):
         from zqueue.web.routes import Routes
         from zqueue.web.server import HttpServer
 
-        routes = Routes(self._ask, self._stalled, with_workers=lambda: self.config.metrics.workers)
+        routes = Routes(
+            self._ask,
+            self._stalled,
+            self._rebind_steps,
+            with_workers=lambda: self.config.metrics.workers,
+        )
         self._server = HttpServer(routes.answer)
         await self._server.start(listener)
         url = listener.endpoint.replace("tcp://", "http://").replace("ipc://", "unix:")
