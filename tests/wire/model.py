@@ -16,6 +16,7 @@ from tests.wire.model_entities import (
     BY_ITSELF,
     FLOWS,
     IN_LINE,
+    NUMBERED_ADDRESS,
     Absence,
     Client,
     Peer,
@@ -36,6 +37,9 @@ TURN = 16
 WORKER_UNSENT = 256 << 10
 UNLIMITED = 0x7FFFFFFF
 UNANSWERED = 10_000
+SPARED_AT_ONCE = 4
+SEVERAL = 16
+ONE_WAY = 10.0
 
 
 class Model:
@@ -63,7 +67,11 @@ class Model:
         self.given = 0
         self.requests: list[Request] = []
         self.deaths: list[dict[str, Any]] = []
-        self.lost: list[tuple[int, bytes, list[bytes]]] = []
+        self.lost: dict[tuple[bytes, tuple[bytes, ...]], list[int]] = {}
+        # What ROUTERs and DEALERs have: to answer, without an envelope, over.
+        self.unanswered: list[Task] = []
+        self.one_way: list[Task] = []
+        self.late: list[Task] = []
         self.forgotten: list[Request] = []
         self.serving = False
         self.quota = 0
@@ -83,6 +91,8 @@ class Model:
         if side == BACKEND:
             strict = kind == b"REP"
             credit = self.settings.prefetch or (1 if strict else UNLIMITED)
+            if self.is_timed and not strict:
+                credit = min(credit, UNANSWERED)
             peer.worker = Worker(strict, credit)
             self.place(peer)
         else:
@@ -270,9 +280,27 @@ class Model:
     def sent(self, peer: Peer, size: int) -> None:
         """So much of what was for it has gone out."""
         del peer.out[:size]
+        peer.sent += size
         self.unstall_itself(peer)
-        if peer.worker is not None and peer.worker.place is None:
+        if peer.worker is not None:
+            if self.mode == DRAIN or peer.worker.draining:
+                self.finish_one_way(peer)
+            if peer.worker.place is None:
+                self.place(peer)
+
+    def drain_worker(self, peer: Peer) -> None:
+        assert peer.worker is not None
+        if not peer.worker.draining:
+            peer.worker.draining = True
             self.place(peer)
+            self.finish_one_way(peer)
+
+    def finish_one_way(self, peer: Peer) -> None:
+        """What may need no answer, and has gone out, is waited for no more."""
+        for task in list(self.one_way):
+            if task.peer is peer and task.has_left:
+                self.take_back(task)
+                self.finish(task.request, "unanswered")
 
     def serve_stalled(self) -> bool:
         received = self.counters["received"]
@@ -305,18 +333,24 @@ class Model:
             if peer.have == len(raw):
                 peer.have = 0
                 del peer.items[0]
+                probes = frames == [b""] and not peer.spoke
                 if peer.client:
-                    self.asks(peer.client, raw, frames)
+                    self.asks(peer.client, raw, frames, probes)
+                elif worker and probes and not worker.strict:
+                    self.counters["reply_messages"] += 1
+                    self.counters["reply_frames"] += 1
                 else:
                     self.answers(peer, raw, frames)
+                peer.spoke = True
         # What it answers though it has nothing tells of another connection.
         if worker and since and worker.answered > answered:
             self.measure(peer, worker, worker.answered - answered, since)
 
     # -- requests ----------------------------------------------------------------------------
 
-    def asks(self, client: Client, raw: bytes, frames: list[bytes]) -> None:
+    def asks(self, client: Client, raw: bytes, frames: list[bytes], probes: bool) -> None:
         request = self.received(client, raw, frames)
+        request.probes = probes
         self.quota -= 1
         if self.settings.when_full != "hold" and self.is_full and self.mode != HOLD:
             # None is turned away while workers are idle.
@@ -351,6 +385,7 @@ class Model:
         self.counters["request_bytes"] += len(client.id) + sum(map(len, frames))
         request = Request(self.counters["received"], client, frames, raw, self.now)
         self.requests.append(request)
+        client.latest, client.forgotten = request, None
         return request
 
     def queue(self, request: Request) -> None:
@@ -421,6 +456,12 @@ class Model:
 
     def turn(self) -> None:
         while True:
+            for task in list(self.one_way):
+                over = task.given_at + nanoseconds(ONE_WAY) <= self.now
+                if over or (self.mode == DRAIN and task.has_left):
+                    self.take_back(task)
+                    self.finish(task.request, "unanswered")
+                    self.place(task.peer)
             if self.mode != HOLD:
                 self.give_all()
             if not (self.stalled and self.has_room() and self.serve_stalled()):
@@ -432,7 +473,7 @@ class Model:
         if kinds == {True}:
             while odd:
                 self.finish(self.unqueue(odd[0]), "malformed")
-        while (line or odd) and self.in_flight_bytes < self.settings.max_waiting_bytes:
+        while line or odd:
             # The oldest first; one without an envelope is for DEALER and ROUTER only.
             by_age = sorted([*line, *odd[:1]], key=lambda request: request.number)
             if not any(self.given_out(request) for request in by_age):
@@ -443,7 +484,7 @@ class Model:
         REPs get no other, or it would wait for ever; a ROUTER or DEALER need not wait for that."""
         line = self.lines[True]
         if request.envelope and request is not line[0] and not request.suspect:
-            worker = self.least_of(False)
+            worker = self.least_other()
         else:
             worker = self.least(request)
         if worker is not None:
@@ -456,15 +497,17 @@ class Model:
 
     def least(self, request: Request) -> Peer | None:
         """Who has the least to do; equal ones take turns."""
-        rep, other = self.least_of(True), self.least_of(False)
-        if rep is None or not request.envelope:
-            return self.least_isolating(request)
-        assert rep.worker is not None
+        rep, other = self.least_rep(), self.least_other()
+        if not request.envelope:
+            return self.least_of(False)
         if request.suspect:
             # A REP that has nothing else, so that no other request is drawn into what it may do.
-            return self.least_isolating(request) if rep.worker.count else rep
-        if other is None:
-            return rep
+            rep = self.least_of(True)
+            free = rep is not None and rep.worker is not None and not rep.worker.count
+            return rep if free else self.least_isolating(request)
+        if rep is None or other is None:
+            return rep or other
+        assert rep.worker is not None
         assert other.worker is not None
         turns = [(peer.worker.count, peer.worker.given) for peer in (rep, other) if peer.worker]
         return rep if turns[0] <= turns[1] else other
@@ -473,11 +516,36 @@ class Model:
         """A ROUTER or DEALER; for one that was lost, one that has none that was lost twice; and if
         it was lost twice itself, no other."""
         there = [peer for _, peers in sorted(self.rings[False].items()) for peer in peers]
+        if self.least_other() is None:
+            return None
         if request.suspect:
-            apart = [peer for peer in there if peer.worker and not peer.worker.has_isolated]
-            if apart or request.attempts >= 2:
-                return next(iter(apart), None)
+            workers = [(peer, peer.worker) for peer in there if peer.worker]
+            for peer, worker in workers:
+                if not worker.has_isolated and not worker.aside:
+                    return peer
+            if request.attempts >= 2 and workers[0][1].has_isolated:
+                return None
         return next(iter(there), None)
+
+    def least_rep(self) -> Peer | None:
+        """One that has nothing may always be given a request."""
+        least = self.least_of(True)
+        full = self.in_flight_bytes >= self.settings.max_waiting_bytes
+        return None if least and least.worker and least.worker.count and full else least
+
+    def least_other(self) -> Peer | None:
+        least = self.least_of(False)
+        full = self.is_timed and self.unanswered_bytes >= self.settings.max_waiting_bytes // 2
+        return None if least and least.worker and least.worker.count and full else least
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether what a ROUTER or DEALER does not answer ends by itself."""
+        return self.settings.deadline > 0 or self.settings.service_timeout > 0
+
+    @property
+    def unanswered_bytes(self) -> int:
+        return sum(len(task.request.raw) for task in self.unanswered)
 
     def least_of(self, strict: bool) -> Peer | None:
         counts = [count for count, peers in self.rings[strict].items() if peers]
@@ -487,45 +555,118 @@ class Model:
         worker = peer.worker
         assert worker is not None
         address = self.address(peer, worker, request.client)
+        isolated = request.suspect and (worker.strict or request.attempts > 1)
+        task = Task(request, peer, address, self.now, isolated, 0)
+        if not worker.strict and request.client.named:
+            self.settle_doubts(task)
         peer.out += frame(1, address) + request.raw
+        task.end = peer.sent + len(peer.out)
         self.unqueue(request)
         request.attempts += 1
-        isolated = request.suspect and (worker.strict or request.attempts > 2)
-        worker.tasks.append(Task(request, address, self.now, isolated))
+        worker.tasks.append(task)
         worker.given += 1
         self.given += 1
         self.counters["in_flight"] += 1
         self.counters["in_flight_bytes"] = self.in_flight_bytes
         if not worker.strict:
-            self.forget_unanswered(worker)
+            (self.unanswered if request.envelope else self.one_way).append(task)
+            self.forget_unanswered(task)
+        if worker.tries:
+            worker.tries, worker.tries_at = False, self.now + self.service_timeout
         self.unplace(peer)
         self.place(peer)
 
+    @property
+    def service_timeout(self) -> int:
+        return nanoseconds(self.settings.service_timeout)
+
     def address(self, peer: Peer, worker: Worker, client: Client) -> bytes:
         """What stands in the place of the client's routing id, and is good for this connection."""
+        connection, number = peer.number.to_bytes(4, "big"), worker.given.to_bytes(4, "big")
         if worker.strict:
-            return b"\0" + peer.number.to_bytes(4, "big") + worker.given.to_bytes(4, "big")
+            return b"\0" + connection + number
         if client.named:
             return client.id
-        return b"\0" + peer.number.to_bytes(4, "big") + client.id[1:]
+        return b"\0" + connection + client.id[1:] + number
 
-    def forget_unanswered(self, worker: Worker) -> None:
-        """It need not answer, and what it does not is not kept for ever."""
-        while len(worker.tasks) > UNANSWERED:
-            self.forget(worker, worker.tasks[0])
-        most = self.settings.max_waiting_bytes // 4
-        for task in worker.tasks[:-1]:
-            # What is over is still to be known when it is answered; its envelope is kept for that.
-            held = worker.late_bytes if task.over else worker.bytes if task.request.envelope else 0
-            if held > most:
-                self.forget(worker, task)
+    def settle_doubts(self, task: Task) -> None:
+        """Of those that look like it at its worker nobody waits for the oldest, and a reply was
+        taken for one before that: it was its own, unless the worker is only late."""
+        worker = task.worker
+        alike = [each for each in worker.tasks if each.is_like(task)]
+        while alike and alike[0].doubts and (alike[0].over or task.request.client.is_req):
+            oldest = alike[0]
+            to_do = [each for each in worker.tasks if not each.written_off]
+            alone = len(to_do) <= SEVERAL and all(each in alike for each in to_do)
+            if worker.passed <= oldest.given_at and not alone:
+                return
+            del alike[0]
+            if alike:
+                alike[0].doubts += oldest.doubts - 1
+            self.take_back(oldest)
+            if not oldest.over:
+                self.finish(oldest.request, "unclaimed")
 
-    def forget(self, worker: Worker, task: Task) -> None:
-        worker.tasks.remove(task)
+    def forget_unanswered(self, newest: Task) -> None:
+        """They need not answer, and what they do not is not kept for ever: of all that they have
+        the oldest is forgotten."""
+        kinds = [peer.worker.strict for peer in self.peers.values() if peer.worker]
+        most = UNANSWERED * kinds.count(False)
+        while (
+            sum(len(task.request.raw_envelope) for task in self.late)
+            > self.settings.max_waiting_bytes // 4
+            or len(self.late) > most
+        ):
+            self.forget(self.late[0])
+        if not newest.request.envelope:
+            if newest.request.probes:
+                self.forget(newest)
+            while len(self.one_way) > most:
+                self.forget(self.one_way[0])
+            return
+        spared = 0
+        while not self.is_timed and (
+            len(self.unanswered) > most
+            or self.unanswered_bytes > self.settings.max_waiting_bytes // 2
+        ):
+            oldest = self.unanswered[0]
+            if oldest is newest:
+                return
+            if len(oldest.worker.live) > 1:
+                self.forget(oldest)
+                continue
+            # It may be at it now.
+            spared += 1
+            if spared > SPARED_AT_ONCE:
+                return
+            self.unanswered.append(self.unanswered.pop(0))
+
+    def forget(self, task: Task) -> None:
+        client = task.request.client
+        if client.latest is task.request and not task.over:
+            client.forgotten = task.peer.number, task.address
+        self.take_back(task)
         self.forgotten.append(task.request)
         if not task.over:
-            self.not_in_flight()
             self.finish(task.request, "unanswered")
+        self.place(task.peer)
+
+    def take_back(self, task: Task) -> None:
+        """Its worker has it no more."""
+        task.worker.tasks.remove(task)
+        for line in (self.unanswered, self.one_way, self.late):
+            if task in line:
+                line.remove(task)
+        if not task.over:
+            self.not_in_flight()
+
+    def is_over(self, task: Task) -> None:
+        """Its worker has it to answer yet, and nobody waits for that."""
+        task.over, task.over_at = True, self.now
+        if task in self.unanswered:
+            self.unanswered.remove(task)
+            self.late.append(task)
+        self.not_in_flight()
 
     def not_in_flight(self) -> None:
         self.counters["in_flight"] -= 1
@@ -540,7 +681,7 @@ class Model:
         count = worker.count
         able = (
             not worker.draining
-            and not worker.aside
+            and (not worker.aside or (worker.tries and not worker.live))
             and not (worker.strict and worker.has_isolated)
             and not peer.ended
             and count < worker.credit
@@ -572,46 +713,62 @@ class Model:
 
     def worker_lost(self, peer: Peer, worker: Worker) -> None:
         """Its connection has ended: what it had not answered goes elsewhere or dies."""
-        tasks, worker.tasks = worker.tasks, []
-        for place, task in enumerate(tasks):
+        for place, task in enumerate(list(worker.tasks)):
             if not worker.strict and task.request.envelope:
-                self.lost.append((peer.number, task.request.client.id, task.request.envelope))
+                self.is_lost(peer, task)
+            self.take_back(task)
             if task.over:
                 continue
-            self.not_in_flight()
             if task.request.envelope:
                 begun = not worker.strict or place == 0
-                self.elsewhere(peer, task, begun, "worker_lost")
+                self.elsewhere(peer, task, begun, "worker_lost", task.has_left)
             else:
                 self.finish(task.request, "unanswered")
 
+    def is_lost(self, peer: Peer, task: Task) -> None:
+        """Should it be answered later, that is too late; what looks alike counts from the first
+        connection that was lost with such a one."""
+        of = task.address, tuple(task.request.envelope)
+        self.lost.setdefault(of, [peer.number, 0])[1] += 1
+
     def overdue_at(self, worker: Worker) -> int:
-        """When it will have been at one request for ``service_timeout``; 0 for never."""
-        if not self.settings.service_timeout or not worker.tasks:
+        """When it will have been at one request for ``service_timeout``, or may try again; 0 for
+        never."""
+        if not self.settings.service_timeout or (
+            not worker.tasks and not (worker.aside and not worker.strict)
+        ):
             return 0
         if worker.strict:
             # It works on one after the other. Set aside, it has nothing left to be late with.
             began = max(worker.tasks[0].given_at, worker.answered_at)
-            return 0 if worker.aside else began + nanoseconds(self.settings.service_timeout)
-        given = [task.given_at for task in worker.to_answer if not task.over]
-        return min(given) + nanoseconds(self.settings.service_timeout) if given else 0
+            return 0 if worker.aside else began + self.service_timeout
+        times = [task.given_at + self.service_timeout for task in worker.live]
+        if worker.aside and not worker.tries:
+            times.append(worker.tries_at)
+        return min(times, default=0)
 
     def overdue(self, peer: Peer, worker: Worker) -> None:
         """It is set aside. What it is late with goes elsewhere; of a REP all, it will come to none
-        of it while it is stuck. It still has it to answer."""
+        of it while it is stuck. It still has it to answer. Others try again in time."""
+        late = self.now - self.service_timeout
+        if not worker.strict:
+            if not any(task.given_at <= late for task in worker.live):
+                worker.tries = True
+                self.place(peer)
+                return
+            worker.tries, worker.tries_at = False, self.now + self.service_timeout
         worker.aside = True
-        self.place(peer)
-        late = self.now - nanoseconds(self.settings.service_timeout)
         for place, task in enumerate(worker.tasks):
             if task.over or not task.request.envelope:
                 continue
             if worker.strict or task.given_at <= late:
                 begun = not worker.strict or place == 0
-                task.over = True
-                self.not_in_flight()
-                self.elsewhere(peer, task, begun, "service_timeout")
+                self.is_over(task)
+                self.elsewhere(peer, task, begun, "service_timeout", True)
+        self.place(peer)
 
-    def elsewhere(self, peer: Peer, task: Task, begun: bool, cause: str) -> None:
+    def elsewhere(self, peer: Peer, task: Task, begun: bool, cause: str, sent: bool) -> None:
+        """``begun``: it may have been, if it was ``sent``; what cannot have been is no attempt."""
         request, policy = task.request, self.settings.redeliver
         if request.client.is_gone:
             self.finish(request, "withdrawn")
@@ -625,7 +782,8 @@ class Model:
                 "cause": cause,
             }
         )
-        if 0 < self.settings.max_attempts <= request.attempts:
+        request.spared += not (begun and sent)
+        if 0 < self.settings.max_attempts <= request.attempts - request.spared:
             self.die(request, "max_attempts")
         elif policy == "none" or (policy == "unstarted" and begun):
             self.die(request, cause)
@@ -650,56 +808,107 @@ class Model:
             self.counters["protocol_errors"] += 1
             self.end(peer)
             return
+        if task is None and not late and not worker.strict:
+            task = self.open_elsewhere(frames)
         worker.answered += 1
-        worker.aside = False
+        worker.aside = worker.tries = False
         if task is not None:
-            worker.tasks.remove(task)
+            if not worker.strict:
+                self.pass_doubts(task)
+                task.worker.passed = max(task.worker.passed, task.given_at)
+            self.take_back(task)
+        behind = raw[len(raw) - size_of(raw, 1) :]
         if late:
             self.counters["late_replies"] += 1
             self.counters["dropped_replies"] += 1
+        elif task is not None:
+            self.pass_on(task.request, behind)
         else:
-            behind = raw[len(raw) - size_of(raw, 1) :]
-            self.pass_on(task.request if task else None, routing_id(frames), behind)
+            self.pass_on_unasked(peer, frames, behind)
         self.place(peer)
+        if task is not None:
+            self.place(task.peer)
 
     def asked(self, worker: Worker, frames: list[bytes]) -> Task | None:
         """The oldest one that this may be the reply to."""
-        for task in worker.tasks:
-            if (task.address, task.request.envelope) == (frames[0], envelope_of(frames[1:])):
-                return task if len(frames) > 1 else None
+        if len(frames) == 1:
+            return None
+        tasks = worker.tasks
+        if not worker.strict and len(frames[0]) == NUMBERED_ADDRESS and not frames[0][0]:
+            # It is known also if it comes over another connection of the same worker.
+            tasks = [task for task in self.tasks() if not task.worker.strict]
+        envelope = envelope_of(frames[1:])
+        for task in tasks:
+            if (task.address, task.request.envelope) == (frames[0], envelope):
+                return task
         return None
+
+    def open_elsewhere(self, frames: list[bytes]) -> Task | None:
+        """What a REQ with a routing id of its own waits for, if it comes over another connection
+        of its worker."""
+        client = self.ids.get(routing_id(frames)) if len(frames) > 1 else None
+        if client is None or not client.is_req or not client.named:
+            return None
+        for task in self.tasks():
+            same = task.request.envelope == envelope_of(frames[1:])
+            if task.request is client.latest and not task.over and not task.worker.strict and same:
+                return task
+        return None
+
+    def pass_doubts(self, task: Task) -> None:
+        """A reply to nobody was taken for this one. If somebody waits for one that looks like it at
+        that worker, it may have been for that."""
+        alike = [each for each in task.worker.tasks if each.is_like(task) and each is not task]
+        if not alike or not task.request.client.named:
+            return
+        younger = task.worker.tasks.index(alike[0]) > task.worker.tasks.index(task)
+        assert younger or not task.over
+        in_vain = task.over or self.who_hears(task.request.client) is None
+        alike = alike[sum(each.given_at < task.given_at for each in alike) :]
+        if alike:
+            alike[0].doubts += task.doubts + (in_vain and not alike[-1].over)
 
     def is_late(self, peer: Peer, worker: Worker, frames: list[bytes]) -> bool:
         """Whether this, which answers nothing that the worker has, is what one had to answer that
-        was lost, and may have come back as this one: the last such connection's."""
+        was lost, and may have come back as this one."""
         if worker.strict:
             return is_address(frames[0]) and frames[0][1:5] != peer.number.to_bytes(4, "big")
         if len(frames) == 1 or not envelope_of(frames[1:]):
             return False
-        of = routing_id(frames), envelope_of(frames[1:])
-        lost = [each for each in self.lost if each[0] < peer.number and each[1:] == of]
-        if lost:
-            self.lost.remove(max(lost, key=lambda each: each[0]))
-        return bool(lost)
+        of = frames[0], tuple(envelope_of(frames[1:]))
+        lost = self.lost.get(of)
+        if lost is None or lost[0] >= peer.number:
+            return False
+        lost[1] -= 1
+        if not lost[1]:
+            del self.lost[of]
+        return True
 
-    def pass_on(self, request: Request | None, id: bytes, behind: bytes) -> None:
-        if request is not None:
-            self.not_in_flight()
-            client = self.who_hears(request.client)
-        else:
-            client = self.ids.get(id) if behind else None
+    def pass_on(self, request: Request, behind: bytes) -> None:
+        client = self.who_hears(request.client)
         sent = self.send(client, behind)
         if not sent:
             self.counters["dropped_replies"] += 1
-        if request is None:
-            self.counters["extra_replies"] += bool(sent)
-        elif sent == "kept":
+        if sent == "kept":
             assert client is not None
             assert client.absence is not None
             client.absence.answered.append(request)
             self.finish(request, "kept")
         else:
             self.finish(request, "replied" if sent else "unclaimed")
+
+    def pass_on_unasked(self, peer: Peer, frames: list[bytes], behind: bytes) -> None:
+        """To whoever it is for; to a REQ only if it is the reply that it waits for."""
+        client = self.ids.get(routing_id(frames)) if behind else None
+        if client is not None and client.is_req:
+            numbered = len(frames[0]) == NUMBERED_ADDRESS
+            forgotten = client.forgotten
+            if forgotten is None or forgotten[numbered] != (frames[0] if numbered else peer.number):
+                client = None
+            else:
+                client.forgotten = None
+        kind = "extra_replies" if self.send(client, behind) else "dropped_replies"
+        self.counters[kind] += 1
 
     # -- time --------------------------------------------------------------------------------
 
@@ -726,16 +935,19 @@ class Model:
         for client, at in list(self.absences_end()):
             if at <= self.now:
                 self.absence_over(client)
+        for task, at in list(self.late_ends()):
+            if at <= self.now:
+                task.written_off = True
+                self.place(task.peer)
         self.settle()
 
     def past_deadline(self, request: Request) -> None:
         if request in self.waits:
             self.unqueue(request)
         else:
-            for task in self.tasks():
+            for task in list(self.tasks()):
                 if task.request is request and not task.over:
-                    task.over = True
-            self.not_in_flight()
+                    self.is_over(task)
             for peer in self.peers.values():
                 self.place(peer)
         if request.client.is_gone:
@@ -746,8 +958,21 @@ class Model:
     @property
     def due(self) -> int:
         """When the next thing happens by itself; 0 for never."""
-        ends = (self.overdues(), self.deadlines(), self.waits_end(), self.absences_end())
+        ends: tuple[Iterator[tuple[Any, int]], ...] = (
+            self.overdues(),
+            self.deadlines(),
+            self.waits_end(),
+            self.absences_end(),
+            self.late_ends(),
+        )
         return min((at for each in ends for _, at in each), default=0)
+
+    def late_ends(self) -> Iterator[tuple[Task, int]]:
+        """When a ROUTER or DEALER is taken to be free of what it is late with."""
+        span = nanoseconds(max(self.settings.deadline, self.settings.service_timeout))
+        for task in self.late:
+            if not task.written_off:
+                yield task, task.over_at + span
 
     def overdues(self) -> Iterator[tuple[Peer, int]]:
         for peer in self.peers.values():
@@ -780,6 +1005,9 @@ class Model:
         the newest connection does."""
         peers = sorted(self.peers.values(), key=lambda peer: -peer.number)
         self.stalled.clear()
+        self.unanswered.sort(key=lambda task: (task.given_at, task.request.number))
+        self.one_way.sort(key=lambda task: (task.given_at, task.request.number))
+        self.late.sort(key=lambda task: (task.over_at, task.request.number))
         for ring in self.rings.values():
             ring.clear()
         for peer in peers:

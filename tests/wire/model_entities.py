@@ -7,6 +7,7 @@ from typing import Any
 
 FLOWS, IN_LINE, BY_ITSELF = range(3)
 RETURN_ADDRESS = 9
+NUMBERED_ADDRESS = 13
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Client:
     lasting: bool = False
     waiting: int = 0
     waiting_bytes: int = 0
+    latest: Request | None = None
+    forgotten: tuple[int, bytes] | None = None
+
+    @property
+    def is_req(self) -> bool:
+        return self.peer is not None and self.peer.kind == b"REQ"
 
     @property
     def is_gone(self) -> bool:
@@ -69,7 +76,9 @@ class Request:
     received_at: int
     waiting_since: int = 0
     attempts: int = 0
+    spared: int = 0
     suspect: bool = False
+    probes: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     fate: str = ""
 
@@ -80,14 +89,35 @@ class Request:
 
 @dataclass(eq=False)
 class Task:
-    """A request at a worker; ``over``: whatever the worker answers is nothing to anybody.
-    ``isolated``: it may be why other workers were lost, and is to draw nothing into it."""
+    """A request at a worker; ``over``: whatever the worker answers is nothing to anybody, since
+    ``over_at``; ``written_off``: it is no more among what the worker has to do; ``isolated``: it
+    may be why others were lost, and is to draw nothing into it. ``end``: how much its worker has
+    been sent when it has all of it. ``doubts``: how many replies were taken for older ones like it,
+    and may have been its own or a younger one's."""
 
     request: Request
+    peer: Peer
     address: bytes
     given_at: int
     isolated: bool
+    end: int
     over: bool = False
+    over_at: int = 0
+    written_off: bool = False
+    doubts: int = 0
+
+    @property
+    def has_left(self) -> bool:
+        return self.peer.sent >= self.end
+
+    @property
+    def worker(self) -> Worker:
+        assert self.peer.worker is not None
+        return self.peer.worker
+
+    def is_like(self, other: Task) -> bool:
+        mine, others = self.request, other.request
+        return (self.address, mine.envelope) == (other.address, others.envelope)
 
 
 @dataclass(eq=False)
@@ -100,19 +130,22 @@ class Worker:
     place: int | None = None
     draining: bool = False
     aside: bool = False
+    tries: bool = False
+    tries_at: int = 0
+    passed: int = 0
     given: int = 0
     answered: int = 0
     answered_at: int = 0
     service: float = 0.0
 
     @property
-    def to_answer(self) -> list[Task]:
+    def live(self) -> list[Task]:
         """A request without an envelope may well be one that is never answered."""
-        return [task for task in self.tasks if task.request.envelope]
+        return [task for task in self.tasks if task.request.envelope and not task.over]
 
     @property
     def count(self) -> int:
-        return len(self.to_answer)
+        return sum(not task.written_off for task in self.tasks)
 
     @property
     def has_isolated(self) -> bool:
@@ -120,7 +153,7 @@ class Worker:
 
     @property
     def bytes(self) -> int:
-        return sum(len(task.request.raw) for task in self.to_answer if not task.over)
+        return sum(len(task.request.raw) for task in self.live)
 
     @property
     def late_bytes(self) -> int:
@@ -135,6 +168,8 @@ class Peer:
     client: Client | None = None
     worker: Worker | None = None
     out: bytearray = field(default_factory=bytearray)
+    sent: int = 0
+    spoke: bool = False
     items: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
     have: int = 0
     fed: int = 0
@@ -148,12 +183,12 @@ def envelope_of(frames: list[bytes]) -> list[bytes]:
 
 
 def is_address(id: bytes) -> bool:
-    return len(id) == RETURN_ADDRESS and not id[0]
+    return len(id) in (RETURN_ADDRESS, NUMBERED_ADDRESS) and not id[0]
 
 
 def routing_id(frames: list[bytes]) -> bytes:
     """Of the client that a ROUTER's or DEALER's message is for."""
-    return b"\0" + frames[0][5:] if is_address(frames[0]) else frames[0]
+    return b"\0" + frames[0][5:9] if is_address(frames[0]) else frames[0]
 
 
 def shown_id(worker: Worker, task: Task | None, frames: list[bytes]) -> bytes:

@@ -347,8 +347,6 @@ def test_who_goes_on_sending_after_its_routing_id_was_taken_over(
         assert event["reason"] == "another client took over its routing id"
 
 
-
-
 def test_a_worker_that_answers_and_closes_at_once_is_heard(
     start_zqueued: StartZqueued,
 ) -> None:

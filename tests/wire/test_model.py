@@ -189,8 +189,8 @@ class Queue(RuleBasedStateMachine):
             self.exchange.drain_worker(speaker.number)
         elif what == "drains":
             self.exchange.drain_worker(speaker.number)
-            speaker.peer.worker.draining = True
-            self.model.place(speaker.peer)
+            self.model.drain_worker(speaker.peer)
+            self.model.settle()
         else:
             self.say(speaker, [b"a", b"unasked", b"", b"stray"])
             self.feed(speaker, [], True)
@@ -369,7 +369,8 @@ class Queue(RuleBasedStateMachine):
     def is_given(self, speaker: Speaker, frames: list[bytes]) -> None:
         token = token_of(frames)
         if speaker.kind == b"REP" or len(self.owners[token]) == 5:
-            assert (len(frames[0]), frames[0][0]) == (9, 0), "no return address"
+            size = 9 if speaker.kind == b"REP" else 13
+            assert (len(frames[0]), frames[0][0]) == (size, 0), "no return address"
         else:
             assert self.owners[token] == frames[0], "another client's routing id"
         if speaker.kind == b"REP":
@@ -509,7 +510,7 @@ class Queue(RuleBasedStateMachine):
         for speaker in self.workers:
             worker = speaker.peer.worker
             assert worker is not None
-            assert self.exchange.outstanding(speaker.number) == len(worker.tasks)
+            assert self.exchange.outstanding(speaker.number) == worker.count
             assert self.exchange.credit(speaker.number) == worker.credit
 
     def is_due_as_the_model_says(self) -> None:
@@ -534,8 +535,7 @@ class Queue(RuleBasedStateMachine):
         for speaker in self.workers:
             worker = speaker.peer.worker
             assert worker is not None
-            odd = len(worker.tasks) - worker.count
-            assert self.exchange.outstanding(speaker.number) - odd <= self.settings.prefetch
+            assert self.exchange.outstanding(speaker.number) <= self.settings.prefetch
 
     def nothing_is_given_while_held(self) -> None:
         if self.model.mode != HOLD:
@@ -557,7 +557,11 @@ class Queue(RuleBasedStateMachine):
             if peer.worker is not None and peer.worker.aside
         }
         for number in set(self.aside) & set(self.exchange.peers):
-            assert self.exchange.outstanding(number) <= self.aside[number]
+            worker = self.model.peers[number].worker
+            assert worker is not None
+            # Others than a REP are tried with one request at a time.
+            assert worker.strict or len(worker.live) <= max(1, self.aside[number])
+            assert not worker.strict or self.exchange.outstanding(number) <= self.aside[number]
             self.aside[number] = self.exchange.outstanding(number)
 
     def suspects_are_alone(self) -> None:

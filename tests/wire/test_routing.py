@@ -53,7 +53,7 @@ def test_ids_that_are_given_and_ids_that_are_made(zqueued: Zqueued) -> None:
                 routing_id, *rest = serving.receive()
                 assert rest == [b"", b"hello"]
                 assert routing_id == identity if identity else routing_id[0] == 0
-                assert len(routing_id) == len(identity or bytes(9))
+                assert len(routing_id) == len(identity or bytes(13))
                 seen.add(routing_id)
                 serving.send(routing_id, b"", b"for you")
                 assert asker.receive() == [b"", b"for you"]
@@ -67,13 +67,13 @@ def test_an_id_that_is_made_is_nobody_else_s() -> None:
     first = client(exchange)
     first.send(b"", b"")
     [[address, *_]] = serving.hear()
-    made = b"\0" + address[5:]
+    made = b"\0" + address[5:9]
     following = b"\0" + (int.from_bytes(made[1:], "big") + 1).to_bytes(4, "big")
     client(exchange, identity=following)
     other = client(exchange)
     other.send(b"", b"")
     [[address, *_]] = serving.hear()
-    assert b"\0" + address[5:] not in (made, following)
+    assert b"\0" + address[5:9] not in (made, following)
     assert_nothing_is_left(exchange)
 
 

@@ -20,7 +20,7 @@ from zqueue.engine.wire.peers cimport (
     peer_end,
     peer_is_ready,
 )
-from zqueue.engine.wire.requests cimport finish, unqueue
+from zqueue.engine.wire.requests cimport finish, is_req, unqueue
 from zqueue.engine.wire.return_addresses cimport ReturnAddress, read_address
 from zqueue.engine.wire.routing_ids cimport (
     MADE_ID,
@@ -90,7 +90,7 @@ cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept
         it.clients_out += 1
         client.id_size = <uint8_t> size
         memcpy(client.id, id, size)
-        client.hash = id_hash(id, size)
+        client.hash = id_hash(it, id, size)
     return client
 
 
@@ -250,9 +250,7 @@ cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil:
     """As with a ROUTER, whoever has its routing id by now; but no REQ, which would take it for the
     reply to what it asks itself."""
     cdef Client* other = client_with(it, client.id, client.id_size)
-    if other != NULL and other.peer != NULL and other.peer.session.peer_type == REQ:
-        return NULL
-    return other
+    return NULL if other != NULL and is_req(other) else other
 
 
 cdef int client_send(

@@ -11,6 +11,7 @@ class DataPath:
         max_connections_per_address: int,
         descriptors: int,
         first_id: int,
+        secret: bytes = ...,
         **given: Any,
     ) -> None: ...
     def side(

@@ -43,6 +43,7 @@ from zqueue.engine.wire.linux cimport (
     zq_get,
     zq_set,
 )
+from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.listing cimport connections_told, listing_clear, requests_told
 from zqueue.engine.wire.loop cimport (
     BUFFER,
@@ -124,9 +125,11 @@ cdef class DataPath:
         int descriptors_for_clients=0,
         uint64_t reserved_for_workers=0,
         uint64_t reserved_for_clients=0,
+        bytes secret not None=bytes(16),
         **given,
     ) -> None:
         cdef Settings settings
+        cdef Secret hidden
         cdef Loop* loop = <Loop*> calloc(1, sizeof(Loop))
         if loop == NULL:
             raise MemoryError
@@ -140,7 +143,11 @@ cdef class DataPath:
         loop.descriptors[BACKEND] = descriptors
         loop.reserved[FRONTEND] = reserved_for_clients
         loop.reserved[BACKEND] = reserved_for_workers
-        if not dispatcher_open(&loop.dispatcher, &settings, &loop.notices, first_id):
+        if len(secret) != sizeof(Secret):
+            raise ValueError("a secret is 16 bytes")
+        memcpy(&hidden, <char*> secret, sizeof(Secret))
+        loop.hosts.secret = hidden
+        if not dispatcher_open(&loop.dispatcher, &settings, &loop.notices, first_id, hidden):
             raise MemoryError
         loop.buffer = <uint8_t*> malloc(BUFFER)
         if loop.buffer == NULL:

@@ -8,10 +8,11 @@ malformed + unanswered``.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from zqueue.engine.wire.entities cimport Dispatcher, Peer, Settings
+from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.notices cimport Notices
 
 cdef bint dispatcher_open(
-    Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id
+    Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id, Secret secret
 ) noexcept nogil
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil
 cdef void dispatcher_trim(Dispatcher* it) noexcept nogil

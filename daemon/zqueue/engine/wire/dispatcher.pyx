@@ -16,6 +16,7 @@ from zqueue.engine.wire.due cimport due_has_room, schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
     BACKEND,
     BY_ITSELF,
+    DRAIN,
     DEEPEST_ENVELOPE,
     FLOWS,
     FRONTEND,
@@ -31,7 +32,7 @@ from zqueue.engine.wire.entities cimport (
     Request,
     Worker,
 )
-from zqueue.engine.wire.expiry cimport expire, next_expiry
+from zqueue.engine.wire.expiry cimport expire, expire_one_way, next_expiry
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.linux cimport zq_check, zq_return_memory
@@ -63,10 +64,14 @@ from zqueue.engine.wire.session cimport (
 )
 from zqueue.engine.wire.spares cimport spares_clear, spares_trim
 from zqueue.engine.wire.workers cimport (
+    UNANSWERED,
     UNLIMITED,
+    are_timed,
+    finish_one_way,
     measure_worker,
     place_worker,
     ring_reaches,
+    tell_if_drained,
     unplace_worker,
 )
 from zqueue.engine.wire.zmtp cimport (
@@ -97,7 +102,7 @@ cdef uint64_t ENDLESS = <uint64_t> 1 << 62
 
 
 cdef bint dispatcher_open(
-    Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id
+    Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id, Secret secret
 ) noexcept nogil:
     """Make an empty one; False if there is no memory."""
     memset(it, 0, sizeof(Dispatcher))
@@ -116,6 +121,7 @@ cdef bint dispatcher_open(
             it.request_size -= sizeof(Neighbours)
     it.notices = notices
     it.id_counter = it.salt = first_id
+    it.secret = secret
     it.client_slots = it.match_slots = 64
     it.clients = <Client**> calloc(it.client_slots, sizeof(Client*))
     it.matches = <Line*> calloc(it.match_slots, sizeof(Line))
@@ -140,7 +146,7 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.clients)
     free(it.matches)
     free(it.lost)
-    free(it.lost_kinds)
+    free(it.lost_slots)
     free(it.strict.first)
     free(it.strict.last)
     free(it.loose.first)
@@ -171,6 +177,8 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
     """Give out what waits, and let clients go on that were held back, as far as there is room."""
     while True:
         _take_what_is_let_go(it)
+        if it.one_way.first != NULL:
+            expire_one_way(it)
         if it.mode != HOLD:
             give_all(it)
         if not (it.stalled and has_room(it) and _serve_stalled(it)):
@@ -382,7 +390,12 @@ cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
     outgoing_sent(&it.pool, &peer.session.out, size)
     if peer.stalled == BY_ITSELF:
         unstall_itself(it, peer)
-    if peer.worker != NULL and peer.worker.place < 0:
+    if peer.worker == NULL:
+        return
+    if peer.worker.one_way and (it.mode == DRAIN or peer.worker.draining):
+        finish_one_way(it, peer.worker)
+        tell_if_drained(it, peer.worker)
+    if peer.worker.place < 0:
         place_worker(it, peer.worker)
 
 
@@ -601,6 +614,9 @@ cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
     worker.credit = it.settings.prefetch
     if not worker.credit:
         worker.credit = 1 if worker.strict else UNLIMITED
+    if not worker.strict and are_timed(it):
+        # None is forgotten before its time.
+        worker.credit = min(worker.credit, <uint32_t> UNANSWERED)
     peer.worker = worker
     it.told_no_workers = False
     if worker.strict:

@@ -374,6 +374,7 @@ def _data_path(plan: Plan) -> DataPath:
         reserved_for_workers=reserved or _part(most),
         reserved_for_clients=min(_part(most), most - (reserved or _part(most))),
         first_id=random.getrandbits(32),
+        secret=os.urandom(16),
         **dispatch,
     )
     for number, side in enumerate((plan.frontend.options, plan.backend.options)):

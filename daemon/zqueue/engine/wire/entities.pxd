@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from zqueue.engine.wire.histogram cimport Histogram
+from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.memory cimport Body, Outgoing, Pool
 from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.recent cimport Recent
@@ -17,6 +18,7 @@ cdef enum:
     LONGEST_ENVELOPE = 1 << 20
     DEEPEST_ENVELOPE = 10_000
     MOST_LOST = 8192
+    LOST_SLOTS = 8192
 
 # The lines that a request may stand in: that of all or of its worker; of its client; of those with a
 # like answer; by when it came; by since when it waits.
@@ -147,7 +149,9 @@ cdef struct Line:
 
 # ``lasting``: what it asked for is done also when it has left. ``line``: what it asked for and no
 # worker has yet. ``asked`` and ``answered`` only grow. ``leaving``: the oldest of its connections that
-# have ended at its side and are still read.
+# have ended at its side and are still read. ``latest``: the last that it asked for, while that has not
+# ended. ``forgotten``: the connection mark and the number of that at its worker, if it was forgotten
+# there, and 0 else: its reply is still what a REQ waits for.
 cdef struct Client:
     Peer* peer
     Peer* leaving
@@ -158,6 +162,8 @@ cdef struct Client:
     uint64_t waiting_bytes
     uint64_t asked
     uint64_t answered
+    Request* latest
+    uint64_t forgotten
     uint32_t requests
     uint32_t in_flight
     uint32_t hash
@@ -179,11 +185,15 @@ cdef struct Neighbours:
     Request* next
     Request* previous
 
-# ``mark`` tells it from others at its worker: a number at a REP, else a hash of what its answer has.
-# ``over``: this is only what is left of one at its worker, so that a late reply to it is known.
+# ``mark`` tells it from others at its worker: the number of its return address, which every REP's has
+# and of a ROUTER's or DEALER's if it is ``numbered``; else a hash of the client's routing id and the
+# envelope. ``over``: this is only what is left of one at its worker, so that a late reply to it is
+# known; ``received_at`` is since when, and it counts at its worker until it is WRITTEN_OFF. ``doubts``: how many replies were taken for those to older
+# requests that look like it at its worker, while it or a younger one might have been answered by them.
 # ``suspect``: it was at a worker that was lost, and may have been why. ``since``: when it began to wait,
-# or was given to its worker. The kinds of lines that are not kept (see dispatcher_open) are not there:
-# what is left is two lines of the cache.
+# or was given to its worker. ``end``: where its last byte stands in all that its worker was ever sent,
+# as far as 32 bits go, 0 if that is not known. ``spared``: how many of its ``attempts`` cannot have been
+# begun. ``probe``: what ZMQ_PROBE_ROUTER sends when it connects. The kinds of lines that are not kept (see dispatcher_open) are not there.
 cdef struct Request:
     Attempt* history
     Client* client
@@ -200,15 +210,27 @@ cdef struct Request:
     uint8_t ages
     uint8_t suspect
     uint8_t tapped
+    uint32_t end
+    uint8_t spared
+    uint8_t probe
+    uint8_t numbered
+    uint8_t doubts
     Neighbours beside[LINE_KINDS]
 
-# What a ROUTER or DEALER had when it was lost: its connection, hashes of the client's routing id and of
-# the envelope.
+# Requests that a ROUTER or DEALER had when it was lost, and that look alike: a hash of what their late
+# replies have, how many there were, the first connection that was lost with one. ``next`` is the place
+# behind that of another in the same slot, 0 for none.
 cdef struct Lost:
+    uint64_t key
     uint32_t connection
-    uint32_t client
-    uint32_t envelope
-    bint there
+    uint32_t count
+    uint32_t next
+
+# Of a request at its worker: whether it is over.
+cdef enum Over:
+    NOT_OVER
+    OVER
+    WRITTEN_OFF
 
 # A dead request on its way to whoever keeps them.
 cdef struct Death:
@@ -218,9 +240,11 @@ cdef struct Death:
     int64_t at
     char name[NAME]
 
-# ``count`` is how many requests it has to answer, those that are over among them, ``odd`` how many
-# besides that have no envelope and need no answer. ``aside``: it was given up on, and gets nothing
-# until it answers. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
+# ``count`` is how many requests it has to answer: those that are over among them unless they were
+# written off, and those without an envelope, which may need no answer. ``live``: how many that are not
+# over, and have one; ``one_way``: how many have none. ``aside``: it was given up on, and gets nothing until it answers (``tries``: but one, to see whether it
+# does); a ROUTER or DEALER may try again at ``tries_at``. ``passed``: when the latest request was given
+# that it is known to have answered. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
 # DEALER only those that were lost twice; while there is one, a REP gets nothing beside it, and others no
 # second one. ``clean``: it had none when it got its place in the ring. ``late_bytes``: of what is over,
 # which is the envelopes. ``open``: in ``outstanding``, all before it is over or has no envelope.
@@ -231,14 +255,17 @@ cdef struct Worker:
     Line outstanding
     Request* open
     uint32_t count
-    uint32_t odd
-    uint64_t bytes
+    uint32_t live
+    uint32_t one_way
     uint64_t late_bytes
     uint32_t credit
     int place
     bint clean
     bint strict
     bint aside
+    bint tries
+    int64_t tries_at
+    int64_t passed
     uint32_t suspects
     bint draining
     bint told_drained
@@ -281,6 +308,7 @@ cdef struct Peer:
     bint ready
     bint ended
     bint invited
+    bint spoke
     # Of a client: it has left, and what it sent before is read yet. ``farewell`` is why, if it is known.
     bint leaving
     Peer* leaving_next
@@ -332,10 +360,11 @@ cdef struct Dispatcher:
     int64_t peers_made
     uint32_t id_counter
     uint32_t salt
-    # ``lost_kinds``: how many of those that are there have the same hash, which is for most that never
-    # were none.
+    # Of the tables that strangers fill.
+    Secret secret
+    # The latest, in turn; ``lost_slots`` has the place behind that of the first in each.
     Lost* lost
-    uint16_t* lost_kinds
+    uint32_t* lost_slots
     size_t lost_made
     Client** clients
     uint32_t client_slots
@@ -343,6 +372,18 @@ cdef struct Dispatcher:
     Line* matches
     uint32_t match_slots
     uint32_t match_count
+    # What ROUTERs and DEALERs have, OF_CLIENT: to answer, by when it was given, and how many bytes that
+    # is; without an envelope, by when it was given; over, by since when it is, and how many bytes of
+    # envelopes that is. ``late_counted``: the oldest of that which counts at its worker yet.
+    Line unanswered
+    uint64_t unanswered_count
+    uint64_t unanswered_bytes
+    Line one_way
+    uint64_t one_way_count
+    Line late
+    Request* late_counted
+    uint64_t late_count
+    uint64_t late_bytes
     # Requests by when they came, where there is a deadline.
     Line by_age
     # Those in line by since when they are, where there is a max_waiting_time.

@@ -20,6 +20,7 @@ from zqueue.engine.wire.dispatcher cimport (
     peer_take,
 )
 from zqueue.engine.wire.entities cimport BACKEND, Death, FLOWS, FRONTEND, Dispatcher, Peer, Settings
+from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.listing cimport (
     BOTH_SIDES,
     Listing,
@@ -52,13 +53,16 @@ cdef class Exchange:
 
     def __cinit__(self, *, double handshake=0, double heartbeat=0, **given) -> None:
         cdef Settings settings
+        cdef Secret secret = Secret(1, 2)
         settings_from(&settings, given)
         for side in (FRONTEND, BACKEND):
             settings.handshake[side] = <int64_t> (handshake * 1e9)
             settings.heartbeat[side].interval = <int64_t> (heartbeat * 1e9)
             settings.heartbeat[side].timeout = <int64_t> (heartbeat * 1e9)
         self._notices = <Notices*> calloc(1, sizeof(Notices))
-        if self._notices == NULL or not dispatcher_open(&self._it, &settings, self._notices, 0):
+        if self._notices == NULL or not dispatcher_open(
+            &self._it, &settings, self._notices, 0, secret
+        ):
             raise MemoryError
         self._it.now = 1
 
@@ -279,7 +283,7 @@ cdef class Exchange:
     def outstanding(self, int number) -> int:
         """How many requests a worker has."""
         cdef Peer* peer = self._peer(number)
-        return peer.worker.count + peer.worker.odd if peer.worker != NULL else 0
+        return peer.worker.count if peer.worker != NULL else 0
 
     def credit(self, int number) -> int:
         """How many requests a worker may have."""

@@ -5,3 +5,4 @@ from zqueue.engine.wire.entities cimport Dispatcher
 
 cdef int64_t next_expiry(Dispatcher* it) noexcept nogil
 cdef void expire(Dispatcher* it) noexcept nogil
+cdef void expire_one_way(Dispatcher* it) noexcept nogil

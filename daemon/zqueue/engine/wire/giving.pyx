@@ -2,35 +2,51 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.due cimport schedule_by
-from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, HOLD, IN_TURN, Peer, Request, Worker
+from zqueue.engine.wire.entities cimport (
+    BACKEND,
+    FRONTEND,
+    HOLD,
+    WRITTEN_OFF,
+    Client,
+    Peer,
+    Request,
+    Worker,
+)
 from zqueue.engine.wire.histogram cimport record
 from zqueue.engine.wire.linux cimport zq_check
+from zqueue.engine.wire.matches cimport next_alike, oldest_alike
 from zqueue.engine.wire.memory cimport body_drop, outgoing_copy, outgoing_share
 from zqueue.engine.wire.notices cimport MALFORMED, NO_WORKERS, notice
 from zqueue.engine.wire.peers cimport make_dirty, peer_end
 from zqueue.engine.wire.requests cimport (
     finish,
     hand_to,
+    is_req,
+    join_loose,
+    leave_loose,
     older_of,
     oldest_in_line,
-    oldest_open,
     request_free,
     take_back,
     unqueue,
     waits_apart,
 )
-from zqueue.engine.wire.return_addresses cimport address_frame
+from zqueue.engine.wire.return_addresses cimport address_frame, connection_mark
 from zqueue.engine.wire.workers cimport (
+    UNANSWERED,
+    are_timed,
     late_at_most,
     least_of,
-    least_of_all,
+    least_of_both,
     place_worker,
+    tell_if_drained,
     unplace_worker,
 )
 from zqueue.engine.wire.zmtp cimport ID_FRAME
 
 cdef enum:
-    UNANSWERED = 10_000
+    SPARED_AT_ONCE = 4
+    SEVERAL = 16
 
 
 cdef void give_all(Dispatcher* it) noexcept nogil:
@@ -57,7 +73,7 @@ cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     cdef Request* older = older_of(oldest_in_line(it), it.apart)
     cdef Request* odd = it.odd.first if it.loose.able else NULL
     cdef Request* younger
-    if it.mode == HOLD or it.counters.in_flight_bytes >= it.settings.max_waiting_bytes:
+    if it.mode == HOLD:
         return NULL
     worker[0] = NULL
     if older != NULL and older_of(older, odd) == older:
@@ -77,23 +93,50 @@ cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     return odd
 
 
+cdef inline Worker* _least_strict(Dispatcher* it) noexcept nogil:
+    """One that has nothing may be given a request whatever others have."""
+    cdef Worker* least = least_of(&it.strict)
+    if least != NULL and least.count and (
+        it.counters.in_flight_bytes >= it.settings.max_waiting_bytes
+    ):
+        return NULL
+    return least
+
+
+cdef inline Worker* _least_loose(Dispatcher* it) noexcept nogil:
+    """As with REPs; but what ends by no timeout is forgotten when others come, see
+    :c:func:`_forget_unanswered`."""
+    cdef Worker* least = least_of(&it.loose)
+    if least != NULL and least.count and are_timed(it) and (
+        it.unanswered_bytes >= _unanswered_at_most(it)
+    ):
+        return NULL
+    return least
+
+
+cdef inline uint64_t _unanswered_at_most(Dispatcher* it) noexcept nogil:
+    """How many bytes ROUTERs and DEALERs may have to answer. The other half is for REPs alone."""
+    return it.settings.max_waiting_bytes // 2
+
+
 cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
     """The worker with the least to do. Of REPs a suspect gets one that has nothing else: should
     that be lost, too, it is known why, and no other request is drawn into it."""
     cdef Worker* strict
     if not request.suspect:
-        return least_of_all(it)
+        return least_of_both(_least_strict(it), _least_loose(it))
     strict = least_of(&it.strict)
     return strict if strict != NULL and not strict.count else _loose_for(it, request)
 
 
 cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Worker* least = least_of(&it.loose)
+    cdef Worker* least = _least_loose(it)
     cdef Worker* worker
     cdef int place
-    if least == NULL or not least.suspects or not request.suspect:
+    if least == NULL or not request.suspect or least.clean:
         return least
-    # Beside one that was lost twice it may well be lost again, and not by its own doing.
+    # Beside one that was lost twice it may well be lost again, and not by its own doing, and so at one
+    # that was set aside.
     if it.loose.clean:
         for place in range(it.loose.low, it.loose.size):
             worker = it.loose.first[place]
@@ -102,7 +145,7 @@ cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
                     return worker
                 worker = worker.next
     # Twice lost itself it waits, so that in the end it is known which of them it was.
-    return NULL if waits_apart(request) else least
+    return NULL if waits_apart(request) and least.suspects else least
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
@@ -120,7 +163,7 @@ cdef void _drop_malformed(Dispatcher* it) noexcept nogil:
     while it.odd.first != NULL:
         request = unqueue(it, it.odd.first)
         peer = request.client.peer
-        if peer != NULL:
+        if peer != NULL and not request.probe:
             notice(
                 it.notices, it.now, MALFORMED, FRONTEND, peer.number, peer.name,
                 b"a REP needs an empty frame before the body", request.size, 0,
@@ -132,7 +175,11 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     """Send it to the worker; False if there is no memory, and it still waits."""
     cdef Peer* peer = worker.peer
     cdef uint8_t head[ID_FRAME]
-    request.mark = <uint32_t> worker.given
+    request.numbered = not worker.strict and not request.client.named
+    if worker.strict or request.numbered:
+        request.mark = <uint32_t> worker.given
+    else:
+        _settle_doubts(it, worker, request)
     if not (
         outgoing_copy(&it.pool, &peer.session.out, head, address_frame(it, worker, request, head))
         and outgoing_share(&it.pool, &peer.session.out, request.body, 0, request.size)
@@ -143,10 +190,13 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     zq_check(not worker.peer.ended and worker.count < worker.credit)
     unqueue(it, request)
     record(&it.queueing, it.now - request.since)
+    request.end = <uint32_t> (peer.sent_bytes + peer.session.out.size) or 1
     hand_to(it, worker, request)
     worker.given += 1
     if not worker.strict:
-        _forget_unanswered(it, worker)
+        _forget_unanswered(it, request)
+    if worker.tries:
+        worker.tries, worker.tries_at = False, it.now + it.settings.service_timeout
     if it.settings.service_timeout:
         schedule_by(it, peer, it.now + it.settings.service_timeout)
     # Behind its equals also when it has no more than before.
@@ -156,35 +206,83 @@ cdef bint _give(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
     return True
 
 
-cdef void _forget_unanswered(Dispatcher* it, Worker* worker) noexcept nogil:
-    """A ROUTER or DEALER need not answer, and what it does not is not kept for ever. A request
-    without an envelope is given to nobody else, so its bytes are not kept at all."""
-    cdef Request* newest = worker.outstanding.last
+cdef void _settle_doubts(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
+    """Forget those that look like it, that nobody waits for, and that may well have been answered by
+    what was taken for a reply to one before them: the reply to this one would be taken for theirs, and
+    so on with each after it. That the worker is only late with them is ruled out where it has nothing
+    else to answer, or has answered what it was given later."""
+    cdef Request* older = oldest_alike(it, worker, request)
+    cdef Request* following
+    # A REQ that asks something else waits for nothing that it has asked before.
+    while older != NULL and older.doubts and (older.over or is_req(request.client)):
+        if worker.passed <= older.since and not _has_only_alike(worker, older):
+            break
+        following = next_alike(older)
+        if following != NULL:
+            following.doubts = <uint8_t> min(255, following.doubts + older.doubts - 1)
+        take_back(it, older)
+        if older.over:
+            request_free(it, older)
+        else:
+            finish(it, older, &it.counters.unclaimed)
+        older = following
+
+
+cdef bint _has_only_alike(Worker* worker, Request* oldest) noexcept nogil:
+    """Whether it has nothing else to do than what looks like this; False if it has much."""
+    cdef Request* request = oldest
+    cdef uint32_t alike = 0
+    if worker.count > SEVERAL:
+        return False
+    while request != NULL:
+        alike += request.over != WRITTEN_OFF
+        request = next_alike(request)
+    return alike == worker.count
+
+
+cdef void _forget_unanswered(Dispatcher* it, Request* newest) noexcept nogil:
+    """ROUTERs and DEALERs need not answer, and what they do not is not kept for ever: of all that they
+    have the oldest is forgotten. A request without an envelope is given to nobody else, so its bytes are
+    not kept at all."""
     cdef Request* oldest
-    cdef Request* after
-    cdef uint64_t most = late_at_most(it)
+    cdef uint64_t most = <uint64_t> it.loose.connected * UNANSWERED
+    cdef int spared = 0
+    while it.late_bytes > late_at_most(it) or it.late_count > most:
+        _forget(it, it.late.first)
     if not newest.envelope:
         body_drop(&it.pool, newest.body)
         newest.body = NULL
-    while worker.count + worker.odd > UNANSWERED:
-        _forget(it, worker.outstanding.first)
-    while worker.bytes > most:
-        oldest = oldest_open(worker)
+        if newest.probe:
+            _forget(it, newest)
+        while it.one_way_count > most:
+            _forget(it, it.one_way.first)
+        return
+    if are_timed(it):
+        return
+    while it.unanswered_count > most or it.unanswered_bytes > _unanswered_at_most(it):
+        oldest = it.unanswered.first
         if oldest == newest:
             break
-        _forget(it, oldest)
-    # What is over has only its envelope any more, and its late reply is to be known.
-    oldest = worker.outstanding.first
-    while worker.late_bytes > most:
-        after = oldest.beside[IN_TURN].next
-        if oldest.over:
+        if oldest.worker.live > 1:
             _forget(it, oldest)
-        oldest = after
+            continue
+        # It may be at it now: each may have one, however large that is.
+        spared += 1
+        if spared > SPARED_AT_ONCE:
+            break
+        leave_loose(it, oldest)
+        join_loose(it, oldest)
 
 
 cdef void _forget(Dispatcher* it, Request* request) noexcept nogil:
+    cdef Worker* worker = request.worker
+    cdef Client* client = request.client
+    if client.latest == request:
+        client.forgotten = <uint64_t> connection_mark(it, worker) << 32 | request.mark
     take_back(it, request)
     if request.over:
         request_free(it, request)
     else:
         finish(it, request, &it.counters.unanswered)
+    place_worker(it, worker)
+    tell_if_drained(it, worker)

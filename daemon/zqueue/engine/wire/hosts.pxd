@@ -1,6 +1,7 @@
 """How many connections each address has."""
 
 from libc.stdint cimport uint8_t, uint32_t
+from zqueue.engine.wire.keyed_hash cimport Secret
 
 # One of no connections stays until the table grows, and is not there if its address is all zeros.
 cdef struct Host:
@@ -8,6 +9,7 @@ cdef struct Host:
     uint32_t connections
 
 cdef struct Hosts:
+    Secret secret
     Host* table
     uint32_t slots
     uint32_t used

@@ -2,7 +2,7 @@
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
-from zqueue.engine.wire.routing_ids cimport hash_bytes
+from zqueue.engine.wire.keyed_hash cimport hash_keyed
 
 cdef enum:
     FEWEST_SLOTS = 64
@@ -17,7 +17,7 @@ cdef inline bint _is_somebody(const uint8_t* address) noexcept nogil:
 
 cdef Host* _find(Hosts* hosts, const uint8_t* address) noexcept nogil:
     """Where it is, or has its place; there must be a slot that is free."""
-    cdef uint32_t slot = hash_bytes(2166136261, address, 16)
+    cdef uint32_t slot = <uint32_t> hash_keyed(&hosts.secret, 0, address, 16)
     cdef Host* at
     while True:
         at = &hosts.table[slot & (hosts.slots - 1)]
@@ -34,6 +34,7 @@ cdef bint _has_room(Hosts* hosts) noexcept nogil:
         return True
     for slot in range(hosts.slots):
         there += hosts.table[slot].connections > 0
+    larger.secret = hosts.secret
     larger.used, larger.slots = there, FEWEST_SLOTS
     while larger.slots < 4 * (there + 1):
         larger.slots *= 2

@@ -59,6 +59,9 @@ cdef void request_came(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             body_drop(&it.pool, body)
         peer_end(it, peer, b"there is no memory for its message")
         return
+    # ZMQ_PROBE_ROUTER has it send one empty frame when it has connected, which nobody answers.
+    request.probe = is_probe(peer, piece)
+    peer.spoke = True
     if it.serving:
         it.quota -= 1
     _count(it, peer.client, piece.scan.frames, piece.scan.payload)

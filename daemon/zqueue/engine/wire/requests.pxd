@@ -1,6 +1,6 @@
 """Requests: in line, at a worker, at their end."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from zqueue.engine.wire.admission cimport unstall_itself
@@ -10,6 +10,7 @@ from zqueue.engine.wire.entities cimport (
     BY_WAIT,
     IN_TURN,
     OF_CLIENT,
+    WRITTEN_OFF,
     Attempt,
     Body,
     Client,
@@ -25,7 +26,7 @@ from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
 from zqueue.engine.wire.peers cimport is_unused
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
-from zqueue.engine.wire.zmtp cimport MORE
+from zqueue.engine.wire.zmtp cimport MORE, REQ
 
 # A place in each line of those that wait; ``told``: those of the heaps that were told of, the latest
 # first, which are out of them meanwhile.
@@ -60,6 +61,11 @@ cdef inline bint waits_apart(Request* request) noexcept nogil:
     return request.suspect and request.attempts >= 2
 
 
+cdef inline bint is_req(Client* client) noexcept nogil:
+    """Whether it waits for one reply at a time, and any other breaks it."""
+    return client.peer != NULL and client.peer.session.peer_type == REQ
+
+
 cdef inline void ages(Dispatcher* it, Request* request) noexcept nogil:
     """It is the newest of those that have a deadline."""
     request.ages = True
@@ -81,6 +87,8 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
     if client != NULL:
         zq_check(client.requests > 0)
         client.requests -= 1
+        if client.latest == request:
+            client.latest = NULL
         if is_unused(client):
             it.clients_out -= 1
             free(client)
@@ -119,6 +127,8 @@ cdef inline Request* request_new(
     request.envelope = <uint32_t> envelope
     request.received_at = it.now
     client.requests += 1
+    client.latest = request
+    client.forgotten = 0
     if it.settings.deadline:
         ages(it, request)
     return request
@@ -214,27 +224,60 @@ cdef inline Request* oldest_open(Worker* worker) noexcept nogil:
     return worker.open
 
 
+cdef inline void join_loose(Dispatcher* it, Request* request) noexcept nogil:
+    """It is the newest of its kind that ROUTERs and DEALERs have."""
+    if request.over:
+        line_append(&it.late, request, OF_CLIENT)
+        it.late_count += 1
+        it.late_bytes += request.envelope
+        if it.late_counted == NULL and request.over != WRITTEN_OFF:
+            it.late_counted = request
+    elif request.envelope:
+        line_append(&it.unanswered, request, OF_CLIENT)
+        it.unanswered_count += 1
+        it.unanswered_bytes += request.size
+    else:
+        line_append(&it.one_way, request, OF_CLIENT)
+        it.one_way_count += 1
+
+
+cdef inline void leave_loose(Dispatcher* it, Request* request) noexcept nogil:
+    if request.over:
+        if it.late_counted == request:
+            it.late_counted = request.beside[OF_CLIENT].next
+        line_remove(&it.late, request, OF_CLIENT)
+        it.late_count -= 1
+        it.late_bytes -= request.envelope
+    elif request.envelope:
+        line_remove(&it.unanswered, request, OF_CLIENT)
+        it.unanswered_count -= 1
+        it.unanswered_bytes -= request.size
+    else:
+        line_remove(&it.one_way, request, OF_CLIENT)
+        it.one_way_count -= 1
+
+
 cdef inline void put_at_worker(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     """It is the newest that this worker has, or what is left of one."""
     request.worker = worker
     line_append(&worker.outstanding, request, IN_TURN)
     if worker.open == NULL:
         worker.open = request
-    if request.envelope:
-        worker.count += 1
-        worker.suspects += is_isolated(worker, request)
-    else:
-        worker.odd += 1
+    worker.count += request.over != WRITTEN_OFF
+    worker.suspects += is_isolated(worker, request)
     if not request.over:
         it.counters.in_flight += 1
         request.client.in_flight += 1
         if request.envelope:
-            worker.bytes += request.size
+            worker.live += 1
             it.counters.in_flight_bytes += request.size
+        else:
+            worker.one_way += 1
     else:
         worker.late_bytes += request.envelope
     if not worker.strict:
         match_add(it, request)
+        join_loose(it, request)
 
 
 cdef inline void hand_to(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
@@ -248,36 +291,42 @@ cdef inline void hand_to(Dispatcher* it, Worker* worker, Request* request) noexc
 
 cdef inline void _not_in_flight(Dispatcher* it, Worker* worker, Request* request) noexcept nogil:
     zq_check(it.counters.in_flight > 0 and request.client.in_flight > 0)
-    zq_check(not request.envelope or worker.bytes >= request.size)
+    zq_check(worker.live > 0 if request.envelope else worker.one_way > 0)
     zq_check(not request.envelope or it.counters.in_flight_bytes >= request.size)
     it.counters.in_flight -= 1
     request.client.in_flight -= 1
     if request.envelope:
-        worker.bytes -= request.size
+        worker.live -= 1
         it.counters.in_flight_bytes -= request.size
+    else:
+        worker.one_way -= 1
 
 
 cdef inline Request* take_back(Dispatcher* it, Request* request) noexcept nogil:
     """It is not its worker's any more."""
     cdef Worker* worker = request.worker
-    zq_check(worker.count > 0 if request.envelope else worker.odd > 0)
+    zq_check(request.over == WRITTEN_OFF or worker.count > 0)
     zq_check(not request.over or worker.late_bytes >= request.envelope)
     if worker.open == request:
         worker.open = request.beside[IN_TURN].next
     line_remove(&worker.outstanding, request, IN_TURN)
     if not worker.strict:
         match_remove(it, request)
+        leave_loose(it, request)
     request.worker = NULL
-    if request.envelope:
-        worker.count -= 1
-        worker.suspects -= is_isolated(worker, request)
-    else:
-        worker.odd -= 1
+    worker.count -= request.over != WRITTEN_OFF
+    worker.suspects -= is_isolated(worker, request)
     if request.over:
         worker.late_bytes -= request.envelope
     else:
         _not_in_flight(it, worker, request)
     return request
+
+
+cdef inline bint has_left(Worker* worker, Request* request) noexcept nogil:
+    """Whether the last of its bytes has gone out to this worker; True where that is not known."""
+    cdef uint32_t sent = <uint32_t> worker.peer.sent_bytes
+    return not request.end or <int32_t> (sent - request.end) >= 0
 
 
 cdef inline void finish(Dispatcher* it, Request* request, uint64_t* end) noexcept nogil:

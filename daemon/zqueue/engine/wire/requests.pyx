@@ -1,7 +1,7 @@
 """See requests.pxd."""
 
 from libc.string cimport memcpy
-from zqueue.engine.wire.entities cimport IN_TURN
+from zqueue.engine.wire.entities cimport IN_TURN, OVER
 from zqueue.engine.wire.heaps cimport heap_put, heap_take
 from zqueue.engine.wire.lines cimport line_replace
 from zqueue.engine.wire.matches cimport match_replace
@@ -64,16 +64,18 @@ cdef bint leave_behind(Dispatcher* it, Request* request) noexcept nogil:
         return False
     memcpy(body_bytes(left.body), body_bytes(request.body), request.envelope)
     left.number, left.envelope, left.since = request.number, request.envelope, request.since
-    left.mark = request.mark
+    left.mark, left.numbered, left.doubts = request.mark, request.numbered, request.doubts
     left.attempts, left.suspect = request.attempts, request.suspect
-    left.tapped = request.tapped
-    left.over, left.worker, left.client = True, worker, request.client
+    left.tapped, left.received_at = request.tapped, it.now
+    left.over, left.worker, left.client = OVER, worker, request.client
     left.client.requests += 1
     line_replace(&worker.outstanding, request, left, IN_TURN)
     if worker.open == request:
         worker.open = left
     if not worker.strict:
         match_replace(it, request, left)
+        leave_loose(it, request)
+        join_loose(it, left)
     worker.suspects -= is_isolated(worker, request)
     worker.suspects += is_isolated(worker, left)
     worker.late_bytes += left.envelope

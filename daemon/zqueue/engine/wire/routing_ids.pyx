@@ -2,23 +2,17 @@
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
+from zqueue.engine.wire.keyed_hash cimport hash_keyed
 from zqueue.engine.wire.zmtp cimport put_big_endian
 
 
-cdef uint32_t hash_bytes(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
-    cdef size_t place
-    for place in range(size):
-        hash = (hash ^ data[place]) * <uint32_t> 16777619
-    return hash ^ (hash >> 15)
-
-
-cdef uint32_t id_hash(const uint8_t* id, size_t size) noexcept nogil:
-    return hash_bytes(2166136261, id, size)
+cdef uint32_t id_hash(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
+    return <uint32_t> hash_keyed(&it.secret, 0, id, size)
 
 
 cdef Client* client_with(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
     """The client with this routing id, or NULL; it may be away for a while."""
-    cdef uint32_t hash = id_hash(id, size)
+    cdef uint32_t hash = id_hash(it, id, size)
     cdef Client* client = it.clients[hash & (it.client_slots - 1)]
     while client != NULL:
         if client.hash == hash and client.id_size == size and memcmp(client.id, id, size) == 0:

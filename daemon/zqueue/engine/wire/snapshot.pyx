@@ -23,16 +23,21 @@ from zqueue.engine.wire.entities cimport (
     IN_TURN,
     MOST_LOST,
     NAME,
+    OF_CLIENT,
+    WRITTEN_OFF,
     Absence,
     Attempt,
     Client,
     Dispatcher,
+    Line,
     Lost,
     Peer,
     Request,
     Worker,
 )
 from zqueue.engine.wire.histogram cimport BUCKETS, Histogram
+from zqueue.engine.wire.keyed_hash cimport Secret
+from zqueue.engine.wire.lines cimport line_append
 from zqueue.engine.wire.memory cimport (
     Body,
     Outgoing,
@@ -56,7 +61,7 @@ from zqueue.engine.wire.requests cimport (
     waits_shortest,
 )
 from zqueue.engine.wire.return_addresses cimport lost_open, lost_restored
-from zqueue.engine.wire.routing_ids cimport client_with, know_client
+from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with, know_client
 from zqueue.engine.wire.session cimport TALKS
 from zqueue.engine.wire.workers cimport place_worker
 from zqueue.engine.wire.zmtp cimport GREETING, LONGEST_ID
@@ -139,7 +144,8 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
         "peers_made": it.peers_made,
         "id_counter": it.id_counter,
         "salt": it.salt,
-        "lost": _lost(it),
+        "secret": (<char*> &it.secret)[:sizeof(Secret)].hex(),
+        "lost_requests": _lost(it),
     }
     encoded = json.dumps(header).encode()
     memcpy(writer._more(len(magic)), <char*> magic, len(magic))
@@ -220,6 +226,15 @@ cdef str _lost(Dispatcher* it):
     return (<char*> it.lost)[:count * sizeof(Lost)].hex() if count else ""
 
 
+cdef int _restore_secret(Dispatcher* it, str secret) except -1:
+    """What of the tables is in the state was put in order by it."""
+    cdef bytes saved = bytes.fromhex(secret)
+    if len(saved) != sizeof(Secret):
+        raise ValueError("it is damaged")
+    memcpy(&it.secret, <char*> saved, sizeof(Secret))
+    return 0
+
+
 cdef int _restore_lost(Dispatcher* it, str lost) except -1:
     cdef bytes saved = bytes.fromhex(lost)
     cdef size_t count = min(<size_t> len(saved) // sizeof(Lost), <size_t> MOST_LOST)
@@ -244,6 +259,7 @@ cdef int _save_client(_Writer writer, Client* client) except -1:
         writer.outgoing(&client.absence.kept)
     writer.number(client.asked)
     writer.number(client.answered)
+    writer.number(client.forgotten)
     return writer.end()
 
 
@@ -296,6 +312,15 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
     writer.number(peer.received_bytes)
     writer.number(peer.sent_bytes)
     writer.number(peer.leaving)
+    if worker != NULL:
+        writer.number(worker.tries)
+        writer.number(worker.tries_at)
+        writer.number(worker.passed)
+    else:
+        writer.number(0)
+        writer.number(0)
+        writer.number(0)
+    writer.number(peer.spoke)
     return writer.end()
 
 
@@ -325,6 +350,11 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
         writer.data(attempt.name, NAME)
         attempt = attempt.next
     writer.number(0)
+    writer.number(request.end)
+    writer.number(request.spared)
+    writer.number(request.probe)
+    writer.number(request.numbered)
+    writer.number(request.doubts)
     return writer.end()
 
 
@@ -411,6 +441,10 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     header = json.loads((<char*> found)[:size])
     clients = []
     try:
+        # An older version has none, and another way to remember what was lost.
+        if "secret" in header:
+            _restore_secret(it, header["secret"])
+            _restore_lost(it, header["lost_requests"])
         _restore_all(it, reader, clients)
         it.counters = {**_counters(it), **_known(header["counters"], _counters(it))}
         _restore_buckets(&it.queueing, header["queueing"])
@@ -419,7 +453,6 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
         it.service.nanoseconds = header.get("service_nanoseconds", 0)
         it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
         it.id_counter, it.salt = header["id_counter"], header["salt"]
-        _restore_lost(it, header["lost"])
     except (KeyError, TypeError, OverflowError):
         raise ValueError("it is damaged") from None
     finally:
@@ -450,6 +483,26 @@ cdef int _restore_all(Dispatcher* it, _Reader reader, list clients) except -1:
     it.by_wait.first = it.by_wait.last = NULL
     for *_, address in sorted(waiting):
         waits_shortest(it, <Request*> <uintptr_t> address)
+    _put_in_order(&it.unanswered)
+    _put_in_order(&it.one_way)
+    _put_in_order(&it.late)
+    it.late_counted = it.late.first
+    while it.late_counted != NULL and it.late_counted.over == WRITTEN_OFF:
+        it.late_counted = it.late_counted.beside[OF_CLIENT].next
+    return 0
+
+
+cdef int _put_in_order(Line* line) except -1:
+    """What ROUTERs and DEALERs have is by when it was given, or by since when it is over."""
+    cdef Request* request = line.first
+    gathered = []
+    while request != NULL:
+        since = request.received_at if request.over else request.since
+        gathered.append((since, request.number, <uintptr_t> request))
+        request = request.beside[OF_CLIENT].next
+    line.first = line.last = NULL
+    for *_, address in sorted(gathered):
+        line_append(line, <Request*> <uintptr_t> address, OF_CLIENT)
     return 0
 
 
@@ -494,6 +547,7 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
             raise MemoryError
     client.asked = reader.number()
     client.answered = reader.number()
+    client.forgotten = reader.number()
     reader.finish()
     return 0
 
@@ -520,7 +574,7 @@ cdef Peer* _restore_peer(
     cdef Client* client
     cdef size_t size = 0
     cdef const uint8_t* found
-    cdef uint64_t service, place, of_client
+    cdef uint64_t service, place, of_client, tries, tries_at, passed
     reader.begin()
     peer = peer_again(it, <int> (reader.number() & 1), last)
     if peer == NULL:
@@ -577,6 +631,10 @@ cdef Peer* _restore_peer(
     peer.received_bytes = reader.number()
     peer.sent_bytes = reader.number()
     peer.leaving = reader.number()
+    tries, tries_at, passed = reader.number(), reader.number(), reader.number()
+    if peer.worker != NULL:
+        peer.worker.tries, peer.worker.tries_at, peer.worker.passed = tries, tries_at, passed
+    peer.spoke = reader.number()
     if of_client:
         client = _client(clients, of_client - 1)
         if peer.leaving:
@@ -627,7 +685,7 @@ cdef int _restore_request(
     request.envelope = <uint32_t> reader.number()
     request.attempts = <uint32_t> reader.number()
     request.mark = <uint32_t> reader.number()
-    request.over = reader.number()
+    request.over = min(reader.number(), <uint64_t> WRITTEN_OFF)
     request.suspect = reader.number()
     request.received_at = reader.number()
     since = reader.number()
@@ -646,17 +704,39 @@ cdef int _restore_request(
     ):
         request_free(it, request)
         raise ValueError("it is damaged")
+    try:
+        _restore_history(reader, request)
+        _restore_rest(it, reader, worker, request)
+    except (MemoryError, ValueError):
+        request_free(it, request)
+        raise
     if worker != NULL:
         put_at_worker(it, worker, request)
     else:
         put_in_line(it, request)
     request.since = since
+    if not request.over and (client.latest == NULL or client.latest.number < request.number):
+        client.latest = request
     if worker == NULL and it.settings.max_waiting_time:
         waiting.append((since, request.number, <uintptr_t> request))
     if it.settings.deadline and not request.over and (worker == NULL or request.envelope):
         ageing.append((request.number, <uintptr_t> request))
-    _restore_history(reader, request)
     reader.finish()
+    return 0
+
+
+cdef int _restore_rest(Dispatcher* it, _Reader reader, Worker* worker, Request* request) except -1:
+    request.end = <uint32_t> reader.number()
+    request.spared = <uint8_t> reader.number()
+    request.probe = reader.number() > 0
+    request.numbered = reader.number() > 0
+    request.doubts = <uint8_t> reader.number()
+    if request.numbered and worker != NULL and (
+        worker.strict or request.client.named or request.client.id_size != MADE_ID
+    ):
+        raise ValueError("it is damaged")
+    if request.over and not request.received_at:
+        request.received_at = it.now  # an older version does not say since when
     return 0
 
 

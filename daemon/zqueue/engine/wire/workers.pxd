@@ -3,12 +3,15 @@
 from libc.stdint cimport int64_t, uint64_t
 from zqueue.engine.wire.entities cimport Dispatcher, Ring, Worker
 
+# ``UNANSWERED``: what a ROUTER or DEALER may have to answer.
 cdef enum:
+    UNANSWERED = 10_000
     UNLIMITED = 0x7FFFFFFF
     WORKER_UNSENT = 256 << 10
 
 cdef bint ring_reaches(Ring* ring, int place) noexcept nogil
 cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil
+cdef void finish_one_way(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void measure_worker(
     Dispatcher* it, Worker* worker, uint64_t answers, int64_t since
@@ -16,15 +19,25 @@ cdef void measure_worker(
 
 
 cdef inline uint64_t late_at_most(Dispatcher* it) noexcept nogil:
-    """How many bytes of envelopes of requests that are over are kept for one worker; a ROUTER or DEALER
-    is also to have no more that are not over."""
+    """How many bytes of envelopes of requests that are over are kept for a REP, and for all ROUTERs and
+    DEALERs together."""
     return it.settings.max_waiting_bytes // 4
+
+
+cdef inline bint are_timed(Dispatcher* it) noexcept nogil:
+    """Whether what a ROUTER or DEALER does not answer ends by itself."""
+    return it.settings.deadline > 0 or it.settings.service_timeout > 0
+
+
+cdef inline bint _is_clean(Worker* worker) noexcept nogil:
+    """Whether nothing is known by which a request that it gets might be lost again."""
+    return not worker.suspects and not worker.aside
 
 
 cdef inline bint _is_able(Dispatcher* it, Worker* worker) noexcept nogil:
     return (
         not worker.draining
-        and not worker.aside
+        and (not worker.aside or (worker.tries and not worker.live))
         and not (worker.strict and worker.suspects)
         and not worker.peer.ended
         and not worker.peer.deaf
@@ -58,8 +71,8 @@ cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef int place = <int> worker.count
     if worker.place >= 0:
         if able and worker.place == place:
-            ring.clean += (not worker.suspects) - worker.clean
-            worker.clean = not worker.suspects
+            ring.clean += _is_clean(worker) - worker.clean
+            worker.clean = _is_clean(worker)
             return
         unplace_worker(it, worker)
     if not able or (place >= ring.size and not ring_reaches(ring, place)):
@@ -75,7 +88,7 @@ cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     if not ring.able or place < ring.low:
         ring.low = place
     ring.able += 1
-    worker.clean = not worker.suspects
+    worker.clean = _is_clean(worker)
     ring.clean += worker.clean
 
 
@@ -88,9 +101,8 @@ cdef inline Worker* least_of(Ring* ring) noexcept nogil:
     return ring.first[ring.low]
 
 
-cdef inline Worker* least_of_all(Dispatcher* it) noexcept nogil:
-    cdef Worker* strict = least_of(&it.strict)
-    cdef Worker* loose = least_of(&it.loose)
+cdef inline Worker* least_of_both(Worker* strict, Worker* loose) noexcept nogil:
+    """Each is NULL if it is not there."""
     if strict == NULL or (loose != NULL and loose.count < strict.count):
         return loose
     if loose == NULL or strict.count < loose.count:

@@ -3,8 +3,9 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
-from zqueue.engine.wire.entities cimport BACKEND, Peer
+from zqueue.engine.wire.entities cimport BACKEND, IN_TURN, Peer, Request
 from zqueue.engine.wire.notices cimport WORKER_DRAINED, notice
+from zqueue.engine.wire.requests cimport finish, has_left, take_back
 
 cdef enum:
     DEEPEST = 4096
@@ -54,11 +55,24 @@ cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil:
     if not worker.draining:
         worker.draining = True
         place_worker(it, worker)
+        finish_one_way(it, worker)
         tell_if_drained(it, worker)
+
+
+cdef void finish_one_way(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Wait no more for answers to what has no envelope and has gone out to it: it may be answered or
+    not."""
+    cdef Request* request = worker.outstanding.first
+    cdef Request* following
+    while request != NULL and worker.one_way:
+        following = request.beside[IN_TURN].next
+        if not request.envelope and has_left(worker, request):
+            finish(it, take_back(it, request), &it.counters.unanswered)
+        request = following
 
 
 cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil:
     cdef Peer* peer = worker.peer
-    if worker.draining and not worker.told_drained and worker.outstanding.first == NULL:
+    if worker.draining and not worker.told_drained and not worker.live and not worker.one_way:
         worker.told_drained = True
         notice(it.notices, it.now, WORKER_DRAINED, BACKEND, peer.number, peer.name, b"", 0, 0)

@@ -1,6 +1,7 @@
 """ZMTP's bytes: frames, messages, commands, greetings (RFC 23/ZMTP, 37/ZMTP 3.1). No sockets."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.memory cimport Body, Pool, body_bytes, body_drop, body_grown, body_new, pool_clear
 
 cdef enum:
@@ -129,7 +130,9 @@ cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil
 cdef bint same_frames(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil
-cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil
+cdef uint64_t hash_frames(
+    const Secret* secret, uint64_t before, const uint8_t* data, size_t size
+) noexcept nogil
 cdef size_t envelope_of(list frames) except? 0
 cdef bytes frames_joined(list frames)
 cdef tuple frames_begun(const uint8_t* data, size_t size)

@@ -1,6 +1,7 @@
 """See zmtp.pxd. :class:`Decoder` shows the same code to Python."""
 
 from libc.string cimport memcmp, memcpy, memset, strlen
+from zqueue.engine.wire.keyed_hash cimport hash_keyed
 from zqueue.engine.wire.linux cimport zq_check
 
 
@@ -182,16 +183,20 @@ cdef bint same_frames(
     return here == one_size and there == other_size
 
 
-cdef uint32_t hash_frames(uint32_t hash, const uint8_t* data, size_t size) noexcept nogil:
-    """Of whole frames; the same for the same frames, however their lengths are written."""
-    cdef size_t at = 0, body = 0, place
-    cdef uint64_t length = 0
+cdef uint64_t hash_frames(
+    const Secret* secret, uint64_t before, const uint8_t* data, size_t size
+) noexcept nogil:
+    """Of whole frames, behind what has the hash ``before``; the same for the same frames, however their
+    lengths are written."""
+    cdef size_t at = 0, body = 0
+    cdef uint64_t length = 0, hash = before
     while frame_at(data, size, at, &body, &length):
-        hash = (hash ^ <uint32_t> length) * <uint32_t> 16777619
-        for place in range(length):
-            hash = (hash ^ data[body + place]) * <uint32_t> 16777619
+        # Of how many frames they are is in it, and how long each is.
+        hash = hash_keyed(secret, hash + 1, data + body, length)
         at = body + length
-    return hash ^ (hash >> 15)
+    return hash
+
+
 
 
 # -- commands ------------------------------------------------------------------------------------
