@@ -280,6 +280,7 @@ class _Books:
         self._settings = settings
         self._before: dict[str, Any] = {}
         self._aside: dict[int, int] = {}
+        self._tried: dict[int, int] = {}
 
     def check(self, exchange: Exchange) -> None:
         counted = exchange.counters
@@ -331,17 +332,23 @@ class _Books:
         assert asked["error_reply"] or not counted["error_replies"]
 
     def _check_set_aside(self, exchange: Exchange) -> None:
-        """It gets nothing until it answers."""
+        """It gets nothing until it answers, but one request after each ``service_timeout``."""
         there = set(exchange.peers)
         for kind, number, _ in exchange.notices():
             if kind == WORKER_ANSWERS_AGAIN:
                 self._aside.pop(number, None)
             elif kind == WORKER_SET_ASIDE and number in there:
                 self._aside[number] = exchange.outstanding(number)
+                self._tried[number] = exchange.now
         self._aside = {number: had for number, had in self._aside.items() if number in there}
         for number, had in self._aside.items():
             has = exchange.outstanding(number)
-            assert has <= had, f"{number} is set aside, and got something"
+            if has > had:
+                waited = exchange.now - self._tried[number]
+                timeout = int(self._settings["service_timeout"] * 1e9)
+                assert has == had + 1, f"{number} is set aside, and got something"
+                assert waited >= timeout, f"{number} is tried too soon"
+                self._tried[number] = exchange.now
             self._aside[number] = has
 
 

@@ -431,7 +431,7 @@ class Model:
                 "cause": cause,
                 "received_at": request.received_at,
                 "died_at": self.now,
-                "attempts": request.attempts,
+                "attempts": request.attempts - request.spared,
                 "history": request.history,
                 "peer": "" if client.peer is None else "test",
                 "client": client.id,
@@ -443,7 +443,7 @@ class Model:
 
     def tell(self, request: Request, cause: str) -> None:
         """The error reply, behind the envelope as the client wrote it."""
-        filled = {"reason": cause.encode(), "attempts": b"%d" % request.attempts}
+        filled = {"reason": cause.encode(), "attempts": b"%d" % (request.attempts - request.spared)}
         frames = [
             b"".join(part if isinstance(part, bytes) else filled[part] for part in parts)
             for parts in self.settings.error_reply
@@ -773,16 +773,18 @@ class Model:
         if request.client.is_gone:
             self.finish(request, "withdrawn")
             return
-        request.history.append(
-            {
-                "worker": peer.number,
-                "peer": "test",
-                "given_at": task.given_at,
-                "ended_at": self.now,
-                "cause": cause,
-            }
-        )
-        request.spared += not (begun and sent)
+        if begun and sent:
+            request.history.append(
+                {
+                    "worker": peer.number,
+                    "peer": "test",
+                    "given_at": task.given_at,
+                    "ended_at": self.now,
+                    "cause": cause,
+                }
+            )
+        else:
+            request.spared += 1
         if 0 < self.settings.max_attempts <= request.attempts - request.spared:
             self.die(request, "max_attempts")
         elif policy == "none" or (policy == "unstarted" and begun):

@@ -300,7 +300,7 @@ def test_what_left_counts_beside_what_did_not(type: str) -> None:
             worker(exchange, type).close()
         else:
             lost_unsent(exchange, type)
-    assert bodies(asker.hear()) == [b"died of max_attempts after 5"]
+    assert bodies(asker.hear()) == [b"died of max_attempts after 2"]
     assert_nothing_is_left(exchange)
 
 

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from zqueue.engine.wire.entities cimport NAME, Attempt
 from zqueue.engine.wire.error_replies cimport cause_name, tell_of_death
 from zqueue.engine.wire.memory cimport body_bytes
-from zqueue.engine.wire.requests cimport ages_no_more, request_free
+from zqueue.engine.wire.requests cimport ages_no_more, attempts_at, request_free
 from zqueue.engine.wire.zmtp cimport frames_of
 
 cdef enum:
@@ -92,7 +92,7 @@ cdef list deaths_told(Death* first):
             "cause": cause_name(death.cause).decode(),
             "received_at": request.received_at,
             "died_at": death.at,
-            "attempts": request.attempts,
+            "attempts": attempts_at(request),
             "history": history[::-1],
             "peer": death.name.decode(errors="replace"),
             "client": (<const char*> request.client.id)[:request.client.id_size],

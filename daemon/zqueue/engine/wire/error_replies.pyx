@@ -14,6 +14,7 @@ from zqueue.engine.wire.entities cimport (
     Client,
 )
 from zqueue.engine.wire.memory cimport body_bytes, body_drop, body_new
+from zqueue.engine.wire.requests cimport attempts_at
 from zqueue.engine.wire.zmtp cimport LONGEST_HEAD, MORE, frame_head
 
 cdef enum:
@@ -42,7 +43,7 @@ cdef void tell_of_death(Dispatcher* it, Request* request, int cause) noexcept no
     cdef size_t size
     if client == NULL or not it.settings.error_reply_parts:
         return
-    snprintf(attempts, LONGEST_NUMBER, b"%u", request.attempts)
+    snprintf(attempts, LONGEST_NUMBER, b"%u", attempts_at(request))
     size = request.envelope + _write(it, cause_name(cause), attempts, NULL)
     reply = body_new(&it.pool, size)
     if reply == NULL:

@@ -6,7 +6,7 @@ from zqueue.engine.wire.entities cimport FLOWS, IN_TURN, Client, Line, Request, 
 from zqueue.engine.wire.notices cimport DETAIL, NAME
 from zqueue.engine.wire.peers cimport has_arrived
 from zqueue.engine.wire.recent cimport recent_share
-from zqueue.engine.wire.requests cimport Waiting, all_waiting, next_waiting, waiting_told
+from zqueue.engine.wire.requests cimport Waiting, all_waiting, attempts_at, next_waiting, waiting_told
 from zqueue.engine.wire.workers cimport UNLIMITED
 from zqueue.engine.wire.zmtp cimport type_name
 
@@ -128,7 +128,7 @@ cdef void _write_request_down(Request* request, Listing* into) noexcept nogil:
     cdef Client* client = request.client
     into.request_count += 1
     memset(row, 0, sizeof(RequestRow))
-    row.number, row.size, row.attempts = request.number, request.size, request.attempts
+    row.number, row.size, row.attempts = request.number, request.size, attempts_at(request)
     row.received_at, row.since = request.received_at, request.since
     row.id_size = client.id_size
     memcpy(row.id, client.id, client.id_size)

@@ -16,6 +16,7 @@ from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.notices cimport RETURNED, WORKER_SET_ASIDE, notice
 from zqueue.engine.wire.peers cimport is_gone
 from zqueue.engine.wire.requests cimport (
+    attempts_at,
     finish,
     has_left,
     leave_behind,
@@ -118,11 +119,9 @@ cdef void _elsewhere(
             request.spared += 1
         else:
             request.attempts -= 1
-    if request.spared < MOST_SPARED:
+    else:
         remember_attempt(it, worker, request, cause)
-    if it.settings.max_attempts and (
-        request.attempts - request.spared >= it.settings.max_attempts
-    ):
+    if it.settings.max_attempts and attempts_at(request) >= it.settings.max_attempts:
         die(it, request, MAX_ATTEMPTS)
     elif policy == NONE or (policy == UNSTARTED and begun):
         die(it, request, cause)

@@ -24,7 +24,7 @@ from zqueue.engine.wire.notices cimport (
 )
 from zqueue.engine.wire.receiving cimport is_probe
 from zqueue.engine.wire.recent cimport record_recent
-from zqueue.engine.wire.requests cimport finish, id_frame, is_req, request_free, take_back
+from zqueue.engine.wire.requests cimport attempts_at, finish, id_frame, is_req, request_free, take_back
 from zqueue.engine.wire.return_addresses cimport (
     ReturnAddress,
     connection_mark,
@@ -277,7 +277,7 @@ cdef void _tell_of_slowness(
     client has still to read, this reply the last of it."""
     cdef int64_t more[MORE_NUMBERS]
     cdef const char* name = b""
-    more[0], more[1] = request.attempts, request.size
+    more[0], more[1] = attempts_at(request), request.size
     more[2] = piece.size - piece.scan.first
     more[3] = 0
     if client != NULL and client.peer != NULL:

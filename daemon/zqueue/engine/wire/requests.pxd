@@ -61,6 +61,11 @@ cdef inline bint waits_apart(Request* request) noexcept nogil:
     return request.suspect and request.attempts >= 2
 
 
+cdef inline uint32_t attempts_at(Request* request) noexcept nogil:
+    """How many workers may have begun it, the one that has it among them."""
+    return request.attempts - request.spared
+
+
 cdef inline bint is_req(Client* client) noexcept nogil:
     """Whether it waits for one reply at a time, and any other breaks it."""
     return client.peer != NULL and client.peer.session.peer_type == REQ
