@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.wire.fuzz import BACKEND, FRONTEND, frame, handshake, message
+from tests.wire.fuzz import BACKEND, FRONTEND, command, frame, handshake, message
 from tests.wire.model_entities import (
     BY_ITSELF,
     FLOWS,
@@ -35,6 +35,7 @@ from tests.wire.model_entities import (
 FORWARD, HOLD, DRAIN = range(3)
 TURN = 16
 WORKER_UNSENT = 256 << 10
+PONGS_UNSENT = 16 << 10
 UNLIMITED = 0x7FFFFFFF
 UNANSWERED = 10_000
 SPARED_AT_ONCE = 4
@@ -63,6 +64,7 @@ class Model:
         self.peers: dict[int, Peer] = {}
         self.ids: dict[bytes, Client] = {}
         self.absent: list[Client] = []
+        self.claims: list[Peer] = []
         self.made_ids = 0
         self.given = 0
         self.requests: list[Request] = []
@@ -82,7 +84,7 @@ class Model:
         self, number: int, side: int, kind: bytes, identity: bytes, version: tuple[int, int]
     ) -> Peer:
         """A peer has come, and its handshake is done."""
-        peer = self.peers[number] = Peer(number, side, kind)
+        peer = self.peers[number] = Peer(number, side, kind, version)
         peer.out += handshake(b"ROUTER" if side == FRONTEND else b"DEALER", b"", version)
         peer.out[10] = 3
         if version[0] == 3:
@@ -97,10 +99,24 @@ class Model:
             self.place(peer)
         else:
             self.client_arrived(peer, identity)
+        if peer in self.claims and version[0] == 3:
+            # It hears nothing of READY.
+            del peer.out[64:]
         if peer.worker or peer.client:
             self.connections["connected"][side] += 1
         self.settle()
         return peer
+
+    def leaves(self, peer: Peer) -> None:
+        """Another has its routing id. What it sent before is read as there is room, or at once if
+        nobody is to hear of it."""
+        client = peer.client
+        assert client is not None
+        peer.leaving = True
+        peer.out.clear()
+        client.leaving.append(peer)
+        self.is_away(client, peer.kind)
+        self.unstall_itself(peer)
 
     def end(self, peer: Peer) -> None:
         """Its connection has ended, or has to: it is closed once this turn's work is done."""
@@ -120,13 +136,16 @@ class Model:
             self.worker_lost(peer, peer.worker)
             self.unplace(peer)
         if peer.client is not None:
-            self.client_left(peer.client, peer.kind)
+            self.client_left(peer)
         if peer in self.stalled:
             self.stalled.remove(peer)
 
     def settle(self) -> None:
         while True:
             self.turn()
+            for peer in self.peers.values():
+                if peer.leaving and not peer.fed and not peer.ended:
+                    self.end(peer)
             if not self.ended:
                 return
             while self.ended:
@@ -143,6 +162,15 @@ class Model:
             self.made_ids += 1
             identity = b"\0" + self.made_ids.to_bytes(4, "big")
         holder = self.ids.get(identity)
+        if holder is not None and holder.peer is not None:
+            if not self.settings.handover:
+                # It waits whether that leaves, too, which is asked for a sign of life.
+                self.claims.append(peer)
+                if holder.peer.version == (3, 1) and len(holder.peer.out) < PONGS_UNSENT:
+                    holder.peer.out += command(b"PING", bytes(2))
+                return
+            self.leaves(holder.peer)
+            holder = self.ids.get(identity)
         if holder is not None and holder.absence is not None:
             if peer.kind != b"REQ":
                 self.client_returned(peer, holder)
@@ -150,17 +178,7 @@ class Model:
             # What came for the one before it, it could not tell from what it will ask for.
             self.absence_over(holder)
             holder = None
-        if holder is not None and not self.settings.handover:
-            self.end(peer)
-            return
         client = Client(identity, named, peer)
-        if holder is not None:
-            assert holder.peer is not None
-            self.end(holder.peer)
-            if self.may_return(holder, holder.peer.kind) and peer.kind != b"REQ":
-                # It is back before it was known that it had left.
-                holder.peer.client, client.peer = client, holder.peer
-                client, holder.peer = holder, peer
         peer.client = self.ids[identity] = client
 
     def may_return(self, client: Client, kind: bytes) -> bool:
@@ -177,7 +195,18 @@ class Model:
         peer.out += absence.out
         client.peer, peer.client = peer, client
 
-    def client_left(self, client: Client, kind: bytes) -> None:
+    def client_left(self, peer: Peer) -> None:
+        client = peer.client
+        assert client is not None
+        if not peer.leaving:
+            self.is_away(client, peer.kind)
+            return
+        client.leaving.remove(peer)
+        for each in (*client.leaving[:1], client.peer):
+            if each is not None:
+                self.unstall_itself(each)
+
+    def is_away(self, client: Client, kind: bytes) -> None:
         client.peer = None
         if self.ids.get(client.id) is client and self.may_return(client, kind):
             client.absence = Absence(self.now)
@@ -203,6 +232,12 @@ class Model:
         for request in [request for request in self.waits if request.client is client]:
             if not client.lasting:
                 self.finish(self.unqueue(request), "withdrawn")
+        if not client.lasting:
+            # What they sent needs no room any more.
+            for peer in client.leaving:
+                if peer in self.stalled:
+                    self.stalled.remove(peer)
+                peer.stalled = FLOWS
 
     def who_hears(self, client: Client) -> Client | None:
         """Of what this one asked for: itself; else, as with a ROUTER, whoever has its routing id by
@@ -247,7 +282,8 @@ class Model:
         assert peer.client is not None
         most = self.settings.client_waiting
         return (
-            (not most or peer.client.waiting < most)
+            peer.client.leaving[:1] in ([], [peer])
+            and (not most or peer.client.waiting < most)
             and (
                 self.settings.when_full != "hold"
                 or peer.client.waiting_bytes < self.settings.max_waiting_bytes
@@ -256,6 +292,8 @@ class Model:
         )
 
     def admitted(self, peer: Peer) -> bool:
+        if peer.leaving and peer.client is not None and peer.client.is_gone:
+            return True
         if self.quota <= 0 if self.serving else self.stalled:
             return False
         return self.has_room() and self.has_room_itself(peer)
@@ -352,6 +390,9 @@ class Model:
         request = self.received(client, raw, frames)
         request.probes = probes
         self.quota -= 1
+        if client.is_gone:
+            self.finish(request, "withdrawn")
+            return
         if self.settings.when_full != "hold" and self.is_full and self.mode != HOLD:
             # None is turned away while workers are idle.
             self.give_all()
@@ -409,8 +450,9 @@ class Model:
         request.client.waiting_bytes -= len(request.raw)
         self.counters["waiting"] -= 1
         self.counters["waiting_bytes"] -= len(request.raw)
-        if request.client.peer is not None:
-            self.unstall_itself(request.client.peer)
+        for peer in (request.client.peer, *request.client.leaving[:1]):
+            if peer is not None:
+                self.unstall_itself(peer)
         return request
 
     # -- their ends --------------------------------------------------------------------------
@@ -462,6 +504,9 @@ class Model:
                     self.take_back(task)
                     self.finish(task.request, "unanswered")
                     self.place(task.peer)
+            for peer in self.peers.values():
+                if peer.leaving and peer.client is not None and peer.client.is_gone:
+                    self.take(peer)
             if self.mode != HOLD:
                 self.give_all()
             if not (self.stalled and self.has_room() and self.serve_stalled()):
@@ -918,6 +963,10 @@ class Model:
         """Let time pass. Of workers that are overdue at once nobody says which comes first; it is
         told by who ``died`` in the end, in that order."""
         self.now += nanoseconds_more
+        for peer in self.claims:
+            # Whoever has the routing id has not left.
+            self.end(peer)
+        self.claims.clear()
         last = [each for death in died for each in death["history"][-1:]]
         order = [each["worker"] for each in last if each["ended_at"] == self.now]
         late = [peer for peer, at in self.overdues() if at <= self.now]

@@ -53,6 +53,7 @@ class Client:
     waiting_bytes: int = 0
     latest: Request | None = None
     forgotten: tuple[int, bytes] | None = None
+    leaving: list[Peer] = field(default_factory=list)
 
     @property
     def is_req(self) -> bool:
@@ -165,6 +166,7 @@ class Peer:
     number: int
     side: int
     kind: bytes
+    version: tuple[int, int] = (3, 1)
     client: Client | None = None
     worker: Worker | None = None
     out: bytearray = field(default_factory=bytearray)
@@ -174,6 +176,7 @@ class Peer:
     have: int = 0
     fed: int = 0
     stalled: int = FLOWS
+    leaving: bool = False
     ended: bool = False
 
 

@@ -69,7 +69,7 @@ def held_and_gone(exchange: Exchange, count: int, **how: Any) -> Kernel:
 
 def serve_all(serving: Driven, *kernels: Kernel) -> list[bytes]:
     """What it had to answer, as long as there is something, in that order."""
-    served = []
+    served: list[bytes] = []
     while True:
         for kernel in kernels:
             kernel.read()
@@ -128,7 +128,8 @@ def test_who_comes_back_in_time_gets_all_of_it(answered_before: bool) -> None:
     exchange.steer(HOLD)
     kernel = held_and_gone(exchange, 50, identity=b"me")
     exchange.steer(FORWARD)
-    serving, served = worker(exchange), []
+    serving = worker(exchange)
+    served: list[bytes] = []
     if answered_before:
         served = serve_all(serving, kernel)
         assert exchange.counters["kept"] == 50

@@ -176,6 +176,9 @@ class Queue(RuleBasedStateMachine):
         peer = self.model.connect(number, side, kind, identity, version)
         speaker = Speaker(peer, kind)
         (self.clients if side == FRONTEND else self.workers).append(speaker)
+        if self.model.claims:
+            # One that comes with a routing id that is in use waits so long whether that gets free.
+            self.passes(60_000_000)
         return speaker
 
     @precondition(lambda self: self.clients or self.workers)

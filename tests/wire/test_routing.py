@@ -15,7 +15,7 @@ from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.wire.exchange import assert_adds_up, assert_nothing_is_left, client, worker
-from tests.wire.raw import MORE, RawPeer, command, frame, message
+from tests.wire.raw import MORE, Gone, RawPeer, command, frame, hello, message
 from tests.zqueued import Zqueued
 from zqueue.control.messages import Ends
 from zqueue.engine.wire.exchange import Exchange
@@ -87,12 +87,17 @@ def test_a_duplicate_is_refused_and_the_first_one_goes_on(
         first.send(b"", b"asked before")
         routing_id, *rest = serving.receive()
         before = descriptors(zqueued)
-        for version in ((3, 1), (2, 0)):
-            with RawPeer(zqueued.frontend(), "REQ", identity=b"me", version=version) as second:
-                told = second.farewell()
-                assert told == ("its routing id is in use" if version[0] == 3 else "")
+        for version in ((3, 1), (3, 0), (2, 0)):
+            with RawPeer(zqueued.frontend(), "REQ", shake=False) as second:
+                second.say(hello("REQ", version, b"me"))
+                # A peer of 2.0 has no READY; others must not hear it, or they write their request.
+                second.exactly(64 if version[0] == 3 else 14)
+                with pytest.raises(Gone):
+                    second.frame()
                 event = zqueued.wait_event("peer.duplicate_id", peer=second.name)
                 assert (event["holder"], event["side"]) == (first.name, "frontend")
+                rejected = zqueued.wait_event("peer.rejected", peer=second.name)
+                assert rejected["reason"] == "its routing id is in use"
         libzmqs = context.socket(zmq.REQ)
         libzmqs.routing_id = b"me"
         libzmqs.connect(zqueued.frontend())

@@ -4,6 +4,10 @@ from libc.stdint cimport uint8_t
 from zqueue.engine.wire.entities cimport Absence, Body, Client, Dispatcher, Peer
 from zqueue.engine.wire.peers cimport can_be_told
 
+# How soon one that waits for a routing id looks again whether it is free.
+cdef enum:
+    CLAIM_LOOKS = 10_000_000
+
 cdef enum Sent:
     REFUSED_BY_CLIENT
     SENT
@@ -12,6 +16,9 @@ cdef enum Sent:
 cdef bint client_arrived(
     Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
 ) noexcept nogil
+cdef bint claim_settled(Dispatcher* it, Peer* peer) noexcept nogil
+cdef Peer* claim_holder(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void claim_over(Dispatcher* it, Peer* peer) noexcept nogil
 cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
 cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil
 cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil

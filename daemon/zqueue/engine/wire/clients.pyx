@@ -1,8 +1,10 @@
 """See clients.pxd."""
 
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from zqueue.engine.wire.admission cimport leave_stalled, unstall_itself
+from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport BY_ITSELF, FLOWS, IN_LINE, LET_GO
 from zqueue.engine.wire.memory cimport (
     Outgoing,
@@ -30,44 +32,61 @@ from zqueue.engine.wire.routing_ids cimport (
     know_client,
     make_id,
 )
-from zqueue.engine.wire.session cimport session_refuse
+from zqueue.engine.wire.session cimport session_ask, session_ready, session_refuse
 from zqueue.engine.wire.zmtp cimport REQ
+
+cdef enum:
+    CLAIM_WAIT = 50_000_000
+    CLAIM_PATIENCE = 2_000_000_000
 
 
 cdef bint client_arrived(
     Dispatcher* it, Peer* peer, const uint8_t* id, size_t size
 ) noexcept nogil:
-    """Register it under its routing id, or one that is made for it; False if it has to go."""
+    """Register it under its routing id, or one that is made for it; False if it has to go, or waits
+    for :c:func:`claim_settled`."""
     cdef uint8_t made[MADE_ID]
     cdef ReturnAddress address
     # One that looks like what workers are given in its place could not be told from that.
     cdef bint named = size > 0 and not read_address(id, size, &address)
-    cdef Client* client
-    cdef Client* holder = NULL
-    if named:
+    cdef Client* holder
+    if not named:
+        return _is_known_as(it, peer, made, make_id(it, made), False)
+    if size == MADE_ID and not id[0]:
+        # It would get what is for another, once that has left.
+        session_refuse(&peer.session, &it.pool, b"its routing id is of those that zqueued makes")
+        peer_end(it, peer, NULL)
+        return False
+    holder = client_with(it, id, size)
+    if holder != NULL and holder.peer != NULL and not _may_take_over(it, holder.peer):
+        _claim(it, peer, holder, id, size)
+        return False
+    return _takes_over(it, peer, holder, id, size)
+
+
+cdef bint _takes_over(
+    Dispatcher* it, Peer* peer, Client* holder, const uint8_t* id, size_t size
+) noexcept nogil:
+    """It has this routing id from now on; ``holder`` had it, and may be NULL. False if it has to go."""
+    if holder != NULL and holder.peer != NULL:
+        client_leaves(it, holder.peer, b"another client took over its routing id")
         holder = client_with(it, id, size)
-        if holder != NULL and holder.peer != NULL and _may_take_over(it, holder.peer):
-            client_leaves(it, holder.peer, b"another client took over its routing id")
-            holder = client_with(it, id, size)
-        if holder != NULL and holder.absence != NULL:
-            if peer.session.peer_type != REQ:
-                return _returned(it, peer, holder)
-            # It cannot tell a reply to what it asked before from one to what it asks now.
-            absence_over(it, holder.absence)
-            holder = NULL
-        if holder != NULL:
-            notice(
-                it.notices, it.now, DUPLICATE, peer.side, peer.number, peer.name,
-                holder.peer.name, holder.peer.number, 0,
-            )
-            session_refuse(&peer.session, &it.pool, b"its routing id is in use")
-            peer_end(it, peer, NULL)
-            return False
-    else:
-        size = make_id(it, made)
-        id = made
-    client = client_new(it, id, size)
-    if client == NULL:
+    if holder != NULL:
+        if peer.session.peer_type != REQ:
+            return _returned(it, peer, holder)
+        # It cannot tell a reply to what it asked before from one to what it asks now.
+        absence_over(it, holder.absence)
+    return _is_known_as(it, peer, id, size, True)
+
+
+cdef bint _is_known_as(
+    Dispatcher* it, Peer* peer, const uint8_t* id, size_t size, bint named
+) noexcept nogil:
+    cdef Client* client = client_new(it, id, size)
+    if client == NULL or not session_ready(&peer.session, &it.pool):
+        if client != NULL:
+            it.clients_out -= 1
+            free(client)
         peer_end(it, peer, b"there is no memory for another client")
         return False
     client.named = named
@@ -75,6 +94,79 @@ cdef bint client_arrived(
     peer.client = client
     know_client(it, client)
     return True
+
+
+# -- routing ids that are in use -----------------------------------------------------------------
+
+
+cdef void _claim(
+    Dispatcher* it, Peer* peer, Client* holder, const uint8_t* id, size_t size
+) noexcept nogil:
+    """Let it wait until it is known whether ``holder`` lives. It may be the same client, whose
+    connection before this one has ended, and that is not known yet."""
+    peer.claim = client_new(it, id, size)
+    if peer.claim == NULL:
+        peer_end(it, peer, b"there is no memory for another client")
+        return
+    peer.claims_since = it.now
+    if session_ask(&holder.peer.session, &it.pool, it.now):
+        make_dirty(it, holder.peer)
+    schedule(it, peer, it.now + CLAIM_LOOKS)
+
+
+cdef bint claim_settled(Dispatcher* it, Peer* peer) noexcept nogil:
+    """See what has become of the client that has the routing id; True if it is this one's now."""
+    cdef Client* claim = peer.claim
+    cdef Client* holder = client_with(it, claim.id, claim.id_size)
+    cdef int64_t waited = it.now - peer.claims_since
+    cdef bint arrived
+    if holder != NULL and holder.peer != NULL and not _may_take_over(it, holder.peer):
+        if waited < CLAIM_WAIT or (
+            waited < CLAIM_PATIENCE and _seems_unreachable(holder.peer, peer.claims_since)
+        ):
+            schedule(it, peer, it.now + max(waited // 4, <int64_t> CLAIM_LOOKS))
+            return False
+        if not _seems_unreachable(holder.peer, peer.claims_since):
+            _refuse(it, peer, holder.peer)
+            return False
+        client_leaves(it, holder.peer, b"it cannot be reached, and a client came with its routing id")
+        holder = client_with(it, claim.id, claim.id_size)
+    arrived = _takes_over(it, peer, holder, claim.id, claim.id_size)
+    claim_over(it, peer)
+    return arrived
+
+
+cdef void claim_over(Dispatcher* it, Peer* peer) noexcept nogil:
+    it.clients_out -= 1
+    free(peer.claim)
+    peer.claim = NULL
+
+
+cdef inline bint _seems_unreachable(Peer* holder, int64_t since) noexcept nogil:
+    """It was sent something, and its kernel has not acknowledged it; without a kernel between there is
+    no such thing. One that only does not answer is there."""
+    return (
+        holder.session.edge > 0
+        and holder.session.unsent > 0
+        and holder.session.heard_at <= since
+        and holder.session.moved_at <= since
+    )
+
+
+cdef Peer* claim_holder(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Whose routing id it has; NULL if it is nobody's any more."""
+    cdef Client* holder = client_with(it, peer.claim.id, peer.claim.id_size)
+    return holder.peer if holder != NULL else NULL
+
+
+cdef void _refuse(Dispatcher* it, Peer* peer, Peer* holder) noexcept nogil:
+    """Without a word: after an ERROR libzmq never connects again, and so it keeps what it has to ask
+    for its next connection."""
+    notice(
+        it.notices, it.now, DUPLICATE, peer.side, peer.number, peer.name, holder.name, holder.number,
+        0,
+    )
+    peer_end(it, peer, b"its routing id is in use")
 
 
 cdef inline bint _may_take_over(Dispatcher* it, Peer* holder) noexcept nogil:
@@ -108,6 +200,9 @@ cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexc
 cdef bint _returned(Dispatcher* it, Peer* peer, Client* client) noexcept nogil:
     """It is back within ``client_grace``: it gets what came meanwhile, in order."""
     cdef Absence* absence = client.absence
+    if not session_ready(&peer.session, &it.pool):
+        peer_end(it, peer, b"there is no memory for another client")
+        return False
     notice(
         it.notices, it.now, CLIENT_RETURNED, peer.side, peer.number, peer.name, b"",
         absence.replies, it.now - absence.since,

@@ -6,7 +6,7 @@ Bytes that came for a peer go in by :c:func:`peer_take`, those that are to go ou
 malformed + unanswered``.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.entities cimport Dispatcher, Peer, Settings
 from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.notices cimport Notices
@@ -19,7 +19,10 @@ cdef void dispatcher_trim(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
 cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil
-cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil
+cdef Peer* dispatcher_pulse(Dispatcher* it) noexcept nogil
+cdef void peer_moved(
+    Dispatcher* it, Peer* peer, int64_t delivered, uint64_t unsent, uint64_t edge
+) noexcept nogil
 
 cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
 cdef Peer* peer_again(Dispatcher* it, int side, Peer* last) noexcept nogil

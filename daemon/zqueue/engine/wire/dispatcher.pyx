@@ -10,7 +10,15 @@ from zqueue.engine.wire.admission cimport (
     stall,
     unstall_itself,
 )
-from zqueue.engine.wire.clients cimport absence_over, client_arrived, client_leaves, client_left
+from zqueue.engine.wire.clients cimport (
+    absence_over,
+    claim_holder,
+    claim_over,
+    claim_settled,
+    client_arrived,
+    client_leaves,
+    client_left,
+)
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take
 from zqueue.engine.wire.due cimport due_has_room, schedule, schedule_by
 from zqueue.engine.wire.entities cimport (
@@ -55,12 +63,15 @@ from zqueue.engine.wire.requests cimport finish, oldest_waiting, unqueue
 from zqueue.engine.wire.session cimport (
     ARRIVED,
     AWAITS_READY,
+    READY_WAIT,
     BROKE_PROTOCOL,
     TALKS,
     session_clear,
     session_next,
+    session_moved,
     session_open,
     session_pulse,
+    session_wants_look,
 )
 from zqueue.engine.wire.spares cimport spares_clear, spares_trim
 from zqueue.engine.wire.workers cimport (
@@ -269,7 +280,7 @@ cdef size_t peer_room(Dispatcher* it, Peer* peer, uint8_t** room) noexcept nogil
 
 cdef bint peer_reads(Dispatcher* it, Peer* peer) noexcept nogil:
     """Whether it may be read from now; if not, it will be in ``ready`` when it may."""
-    if peer.ended or peer.stalled != FLOWS:
+    if peer.ended or peer.stalled != FLOWS or peer.claim != NULL:
         return False
     if peer.client == NULL or peer.session.intake.have or peer.invited or admitted(it, peer):
         return True
@@ -372,15 +383,17 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
             _arrived(it, peer, &piece)
         elif found != NOTHING:
             _ended(it, peer, found)
-        if peer.ended or found == NOTHING or not size:
+        if peer.ended or found == NOTHING or not size or peer.claim != NULL:
             break
+    if peer.session.stage == AWAITS_READY and peer.session.owes_ready:
+        schedule_by(it, peer, it.now + READY_WAIT)
     if peer.session.out.size:
         make_dirty(it, peer)
     # What it answers though it has nothing tells of another connection.
     if since and peer.worker.answered > answered:
         measure_worker(it, peer.worker, peer.worker.answered - answered, since)
     if peer.session.ttl:
-        schedule_by(it, peer, it.now + peer.session.ttl)
+        schedule_by(it, peer, it.now + peer.session.ttl // 2)
     return at
 
 
@@ -444,6 +457,8 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         leave_dirty(it, peer)
     if peer.held != NULL:
         body_drop(&it.pool, peer.held)
+    if peer.claim != NULL:
+        claim_over(it, peer)
     peer_was_read(it, peer)
     schedule(it, peer, 0)
     session_clear(&peer.session, &it.pool)
@@ -480,6 +495,10 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
             memcpy(peer.worker.id, piece.data, peer.worker.id_size)
     elif not client_arrived(it, peer, piece.data, piece.size):
         return
+    _is_there(it, peer)
+
+
+cdef void _is_there(Dispatcher* it, Peer* peer) noexcept nogil:
     it.counters.connected[peer.side] += 1
     notice(
         it.notices, it.now, CONNECTED, peer.side, peer.number, peer.name,
@@ -494,6 +513,13 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 cdef void peer_pulse(Dispatcher* it, Peer* peer) noexcept nogil:
     """Do what is due for it, and see when to look again."""
     cdef int64_t due
+    if peer.claim != NULL:
+        if claim_settled(it, peer):
+            _is_there(it, peer)
+            _take_held(it, peer)
+            if peer.readable:
+                peer_is_ready(it, peer)
+        return
     if peer.leaving:
         # It has nothing more to say, and hears nothing.
         schedule(it, peer, 0)
@@ -531,15 +557,42 @@ cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil:
     return earlier(it.due[0].due if it.due_count else 0, next_expiry(it))
 
 
-cdef void dispatcher_pulse(Dispatcher* it) noexcept nogil:
-    """Do what is due."""
+cdef Peer* dispatcher_pulse(Dispatcher* it) noexcept nogil:
+    """Do what is due. If that depends on whether what was sent to a connection moves: that one, and it
+    is to be called again after :c:func:`peer_moved`. NULL when all is done."""
     cdef Peer* peer
+    cdef Peer* in_doubt
     while it.due_count and it.due[0].due <= it.now:
         peer = it.due[0]
+        in_doubt = _in_doubt(it, peer)
+        if in_doubt != NULL and not peer.looked_at:
+            peer.looked_at = True
+            return in_doubt
+        peer.looked_at = False
         schedule(it, peer, 0)
         if not peer.ended:
             peer_pulse(it, peer)
     expire(it)
+    return NULL
+
+
+cdef inline Peer* _in_doubt(Dispatcher* it, Peer* peer) noexcept nogil:
+    """The connection of which it counts whether it still takes what is sent to it, or NULL."""
+    if peer.ended or peer.leaving:
+        return NULL
+    if peer.claim != NULL:
+        return claim_holder(it, peer)
+    if session_wants_look(&peer.session, &it.settings.heartbeat[peer.side], it.now):
+        return peer
+    return NULL
+
+
+cdef void peer_moved(
+    Dispatcher* it, Peer* peer, int64_t delivered, uint64_t unsent, uint64_t edge
+) noexcept nogil:
+    """What the kernel says of what was sent to it, of which ``unsent`` bytes have not got there; see
+    :c:func:`session_moved`."""
+    session_moved(&peer.session, delivered, unsent + peer.session.out.size, edge, it.now)
 
 
 # -- back-pressure -------------------------------------------------------------------------------

@@ -313,12 +313,17 @@ cdef struct Peer:
     bint leaving
     Peer* leaving_next
     const char* farewell
+    # Of one that came with the routing id of a client that is there: it waits until it is known whether
+    # that lives. It has sent READY, and has not had ours.
+    Client* claim
+    int64_t claims_since
     int stalled
     Body* held
     size_t held_begin
     size_t held_end
     int64_t due
     int due_place
+    bint looked_at
     # For whoever moves its bytes. ``sends_large``: its last message was, and the next may be, too.
     # ``deaf``: what is sent to it does not arrive any more.
     int fd

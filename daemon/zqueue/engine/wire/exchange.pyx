@@ -13,6 +13,7 @@ from zqueue.engine.wire.dispatcher cimport (
     dispatcher_turn,
     peer_close,
     peer_hung_up,
+    peer_moved,
     peer_open,
     peer_reads,
     peer_room,
@@ -49,6 +50,7 @@ cdef class Exchange:
 
     cdef Dispatcher _it
     cdef Notices* _notices
+    cdef dict _moved
     cdef Tap _tap
 
     def __cinit__(self, *, double handshake=0, double heartbeat=0, **given) -> None:
@@ -65,6 +67,7 @@ cdef class Exchange:
         ):
             raise MemoryError
         self._it.now = 1
+        self._moved = {}
 
     def __dealloc__(self) -> None:
         while self._it.peers != NULL:
@@ -99,7 +102,7 @@ cdef class Exchange:
         # As the loop does it: the rest of a large frame goes to where it belongs at once.
         while at < size:
             missing = min(peer_room(&self._it, peer, &room), size - at)
-            if peer.stalled != FLOWS:
+            if peer.stalled != FLOWS or peer.claim != NULL:
                 raise BlockingIOError("it is held back")
             if missing:
                 memcpy(room, &data[at], missing)
@@ -229,9 +232,17 @@ cdef class Exchange:
 
     def advance(self, double seconds) -> None:
         """Let time pass."""
+        cdef Peer* peer
         self._it.now += <int64_t> (seconds * 1e9)
-        dispatcher_pulse(&self._it)
+        while (peer := dispatcher_pulse(&self._it)) != NULL:
+            delivered, unsent, edge = self._moved.get(peer.number, (0, 0, 0))
+            peer_moved(&self._it, peer, delivered, unsent, edge)
         self._settle()
+
+    def moved(self, int number, int delivered, int unsent, int edge=0) -> None:
+        """What the kernel is to say of what was sent to a peer: so many bytes are delivered, so many not,
+        and up to ``edge`` it has room."""
+        self._moved[number] = (delivered, unsent, edge)
 
     def snapshot(self) -> bytes:
         """All of its state."""

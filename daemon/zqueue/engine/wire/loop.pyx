@@ -30,6 +30,7 @@ from zqueue.engine.wire.dispatcher cimport (
     peer_close,
     peer_deaf,
     peer_hung_up,
+    peer_moved,
     peer_reads,
     peer_room,
     peer_sent,
@@ -51,6 +52,7 @@ from zqueue.engine.wire.linux cimport (
     EPOLL_CTL_MOD,
     FIONREAD,
     MSG_NOSIGNAL,
+    SIOCOUTQ,
     TFD_TIMER_ABSTIME,
     epoll_ctl,
     epoll_event,
@@ -68,6 +70,7 @@ from zqueue.engine.wire.linux cimport (
     zq_fence,
     zq_get,
     zq_set,
+    zq_window_edge,
 )
 from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
 from zqueue.engine.wire.notices cimport NAME
@@ -366,7 +369,9 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
     """Do what is due, and have the timer wake us for what is due next."""
     cdef Dispatcher* it = &loop.dispatcher
     cdef int place
-    dispatcher_pulse(it)
+    cdef Peer* peer
+    while (peer := dispatcher_pulse(it)) != NULL:
+        _look_at(loop, peer)
     if loop.gates_at and loop.gates_at <= it.now:
         open_gates(loop)
     for place in range(loop.connecting_count):
@@ -378,6 +383,19 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
     ):
         _settle(loop)
     _set_timer(loop, _next_due(loop))
+
+
+cdef void _look_at(Loop* loop, Peer* peer) noexcept nogil:
+    """Ask the kernel what has become of what was sent. To tcp all is delivered that the peer's kernel
+    has; on a local socket, what its process has read."""
+    cdef int unsent = 0
+    cdef uint64_t edge = 0
+    if ioctl(peer.fd, SIOCOUTQ, &unsent) < 0:
+        unsent = 0
+    edge = zq_window_edge(peer.fd)
+    peer_moved(
+        &loop.dispatcher, peer, <int64_t> peer.sent_bytes - unsent, <uint64_t> max(unsent, 0), edge
+    )
 
 
 cdef int64_t _next_due(Loop* loop) noexcept nogil:

@@ -1,9 +1,13 @@
 """One connection's ZMTP: greeting, handshake, heartbeats; messages in, bytes out. No sockets, and
 no clock but the one it is told."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from zqueue.engine.wire.memory cimport Outgoing, Pool
 from zqueue.engine.wire.zmtp cimport GREETING, Intake, Limits, Piece
+
+# How long a peer that has greeted is waited for with our READY.
+cdef enum:
+    READY_WAIT = 1_000_000_000
 
 cdef enum Stage:
     AWAITS_GREETING
@@ -38,6 +42,16 @@ cdef struct Session:
     int64_t pinged_at
     bint awaits_pong
     int64_t ttl
+    # What the kernel last said of what is on its way to the peer (see session_moved). ``behind``: the PING
+    # that is not answered yet stands behind other bytes. ``moved_at``: when the peer last took some.
+    int64_t delivered
+    uint64_t unsent
+    uint64_t edge
+    bint looked_at
+    bint behind
+    int64_t moved_at
+    # READY has not gone out: the peer's is judged first.
+    bint owes_ready
 
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil
 cdef int session_next(
@@ -52,5 +66,13 @@ cdef int session_next(
 cdef int64_t session_pulse(
     Session* session, Pool* pool, const Heartbeat* heartbeat, int64_t handshake, int64_t now
 ) noexcept nogil
+cdef bint session_wants_look(
+    Session* session, const Heartbeat* heartbeat, int64_t now
+) noexcept nogil
+cdef void session_moved(
+    Session* session, int64_t delivered, uint64_t unsent, uint64_t edge, int64_t now
+) noexcept nogil
+cdef bint session_ready(Session* session, Pool* pool) noexcept nogil
+cdef bint session_ask(Session* session, Pool* pool, int64_t now) noexcept nogil
 cdef void session_refuse(Session* session, Pool* pool, const char* reason) noexcept nogil
 cdef void session_clear(Session* session, Pool* pool) noexcept nogil

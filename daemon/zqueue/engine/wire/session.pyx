@@ -37,6 +37,11 @@ cdef enum:
     LONGEST_CONTEXT = 16
     TENTH = 100_000_000
     PONGS_UNSENT = 16 << 10
+    READ_AT_LEAST = 4096
+    LOOK_AGAIN = 10_000_000
+
+
+cdef const char* _TOO_LONG = b"its routing id is longer than 255 bytes"
 
 
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil:
@@ -65,6 +70,7 @@ cdef void session_refuse(Session* session, Pool* pool, const char* reason) noexc
     """End it, and tell the peer why where its version has a word for that."""
     cdef uint8_t frame[256]
     if session.major >= 3 and session.greeted == GREETING:
+        session_ready(session, pool)
         outgoing_copy(pool, &session.out, frame, write_error(frame, reason))
     _end(session, REFUSED, reason)
 
@@ -199,7 +205,6 @@ cdef int _answer_version(Session* session, Pool* pool) noexcept nogil:
 cdef int _check_mechanism(Session* session, Pool* pool) noexcept nogil:
     cdef const uint8_t* mechanism = session.greeting + MECHANISM
     cdef uint8_t null[MECHANISM_SIZE]
-    cdef uint8_t ready[64]
     memset(null, 0, MECHANISM_SIZE)
     memcpy(null, b"NULL", 4)
     if memcmp(mechanism, null, MECHANISM_SIZE) != 0:
@@ -209,9 +214,22 @@ cdef int _check_mechanism(Session* session, Pool* pool) noexcept nogil:
             return _end(session, REFUSED, b"it wants the mechanism PLAIN; here it is NULL")
         return _end(session, REFUSED, b"it wants a mechanism that is unknown here")
     session.stage = AWAITS_READY
-    if not outgoing_copy(pool, &session.out, ready, write_ready(ready, session.own_type)):
+    session.owes_ready = True
+    # With that a libzmq client writes what it has to ask, and it would be lost if the client is
+    # refused: it is written once its own READY is judged.
+    if session.own_type != ROUTER and not session_ready(session, pool):
         return _end(session, REFUSED, b"there is no memory for another connection")
     return NOTHING
+
+
+cdef bint session_ready(Session* session, Pool* pool) noexcept nogil:
+    """Say READY, if that is owed; False if there is no memory for it."""
+    cdef uint8_t ready[64]
+    if session.owes_ready:
+        if not outgoing_copy(pool, &session.out, ready, write_ready(ready, session.own_type)):
+            return False
+        session.owes_ready = False
+    return True
 
 
 # -- handshake -----------------------------------------------------------------------------------
@@ -237,10 +255,12 @@ cdef int _check_type(Session* session, Pool* pool) noexcept nogil:
 
 cdef int _identity_2_0(Session* session, Piece* piece) noexcept nogil:
     """The first frame of a ZMTP 2.0 peer is its identity."""
-    if session.major >= 3 or piece.scan.frames != 1 or piece.scan.payload > 255:
+    if session.major >= 3 or piece.scan.frames != 1 or piece.scan.payload > LONGEST_ID:
         if piece.owner != NULL:
             session.intake.partial = piece.owner
             session.intake.have = 0
+        if session.major < 3 and piece.scan.frames == 1:
+            return _end(session, REFUSED, _TOO_LONG)
         return _end(session, REFUSED, b"it sent a message before its handshake was done")
     piece.data += piece.scan.first_body
     piece.size = piece.scan.payload
@@ -279,6 +299,9 @@ cdef int _introduction(Session* session, Pool* pool, Piece* piece) noexcept nogi
     if not read_ready(piece.data, piece.size, &said):
         session_refuse(session, pool, b"its READY is malformed")
         return REFUSED
+    if said.identity_size > LONGEST_ID:
+        session_refuse(session, pool, _TOO_LONG)
+        return REFUSED
     session.peer_type = said.socket_type
     found = _check_type(session, pool)
     if found != NOTHING:
@@ -309,31 +332,40 @@ cdef int64_t session_pulse(
     """Do what is due at ``now``: ping, or end the session if it has been silent for too long.
 
     Returns when to call again, 0 if there is nothing to wait for. ``handshake`` is how long a
-    handshake may take, 0 for ever. A peer of ZMTP 3.0 is not pinged: it would break a session of
+    handshake may take, 0 for ever. Bytes that the peer takes are signs of life as well as those that
+    it sends: a PING may stand behind much that it has to read first. Before a call tell
+    :c:func:`session_moved` of them if :c:func:`session_wants_look` says so. A peer of ZMTP 3.0 is not pinged: it would break a session of
     libzmq before 4.3 (libzmq#3060).
     """
     cdef uint8_t frame[16]
-    cdef int64_t due = 0, next_ping
+    cdef int64_t due = 0, next_ping, silent_since
     if session.stage == ENDED:
         return 0
     if session.stage != TALKS:
-        if not handshake:
-            return 0
-        if now >= session.opened_at + handshake:
+        if handshake and now >= session.opened_at + handshake:
             _end(session, REFUSED, b"its handshake took longer than handshake_timeout")
             return 0
-        return session.opened_at + handshake
+        if session.stage == AWAITS_READY and session.owes_ready:
+            # One that waits for ours, as none is known to, need not wait for ever.
+            due = session.heard_at + READY_WAIT
+            if now >= due:
+                if not session_ready(session, pool):
+                    _end(session, REFUSED, b"there is no memory for another connection")
+                due = 0
+        return earlier(due, session.opened_at + handshake if handshake else 0)
     if session.ttl:
-        due = session.heard_at + session.ttl
+        due = max(session.heard_at, session.moved_at) + session.ttl
         if now >= due:
             _end(session, BROKE_PROTOCOL, b"it was silent for longer than the TTL of its PING")
             return 0
+        if now < due - session.ttl // 2:
+            # To see then what moves from there on.
+            due -= session.ttl // 2
     if heartbeat.interval and session.major == 3 and session.minor >= 1:
         if session.awaits_pong and session.heard_at > session.pinged_at:
             session.awaits_pong = False
-        if heartbeat.timeout and session.awaits_pong and (
-            now >= session.pinged_at + heartbeat.timeout
-        ):
+        silent_since = max(session.pinged_at, session.moved_at)
+        if heartbeat.timeout and session.awaits_pong and now >= silent_since + heartbeat.timeout:
             _end(session, BROKE_PROTOCOL, b"its heartbeat stopped")
             return 0
         if not session.awaits_pong and now >= _last_ping(session) + heartbeat.interval:
@@ -341,14 +373,65 @@ cdef int64_t session_pulse(
                 # Not to be tried again at once, and for ever.
                 _end(session, BROKE_PROTOCOL, b"there is no memory to ping it")
                 return 0
-            session.pinged_at = now
+            session.pinged_at = silent_since = now
             session.awaits_pong = True
+            session.behind = session.unsent > 0
         if session.awaits_pong and heartbeat.timeout:
-            due = earlier(due, session.pinged_at + heartbeat.timeout)
+            due = earlier(due, silent_since + heartbeat.timeout)
+            if session.behind:
+                due = earlier(due, now + max(heartbeat.timeout // 4, <int64_t> LOOK_AGAIN))
         # While a PONG is awaited no other PING goes; look again an interval later.
         next_ping = _last_ping(session) + heartbeat.interval
         due = earlier(due, next_ping if next_ping > now else now + heartbeat.interval)
     return due
+
+
+cdef bint session_wants_look(
+    Session* session, const Heartbeat* heartbeat, int64_t now
+) noexcept nogil:
+    """Whether :c:func:`session_pulse` is to be told of what moved: it pings, or might end the session."""
+    if session.stage != TALKS:
+        return False
+    if session.ttl and now >= max(session.heard_at, session.moved_at) + session.ttl // 2:
+        return True
+    return heartbeat.interval and (
+        (session.awaits_pong and session.heard_at <= session.pinged_at)
+        or now >= _last_ping(session) + heartbeat.interval
+    )
+
+
+cdef void session_moved(
+    Session* session, int64_t delivered, uint64_t unsent, uint64_t edge, int64_t now
+) noexcept nogil:
+    """What the kernel says of what was sent.
+
+    The peer's has taken ``delivered`` bytes, a number of which only the difference counts; ``unsent``
+    bytes are on their way yet. ``edge`` is up to where the peer has room for more, 0 if that is not
+    known: it moves when the peer's process reads.
+    """
+    if session.looked_at and (
+        (delivered > session.delivered and (unsent or session.unsent))
+        or edge >= session.edge + READ_AT_LEAST
+    ):
+        session.moved_at = now
+    session.looked_at = True
+    session.delivered, session.unsent, session.edge = delivered, unsent, edge
+    if unsent and session.awaits_pong:
+        session.behind = True
+
+
+cdef bint session_ask(Session* session, Pool* pool, int64_t now) noexcept nogil:
+    """Ask it for a sign of life; False if it cannot be asked, or has much to read before that."""
+    cdef uint8_t frame[16]
+    if session.major < 3 or session.minor < 1 or session.out.size >= PONGS_UNSENT:
+        return False
+    if not outgoing_copy(pool, &session.out, frame, write_ping(frame, 0)):
+        return False
+    if not session.awaits_pong:
+        session.pinged_at = now
+        session.awaits_pong = True
+        session.behind = session.out.size > 0
+    return True
 
 
 cdef inline int64_t _last_ping(Session* session) noexcept nogil:

@@ -17,9 +17,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.admission cimport stall
-from zqueue.engine.wire.clients cimport absence_begins, client_new
+from zqueue.engine.wire.clients cimport CLAIM_LOOKS, absence_begins, client_new
 from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
+from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport (
+    FRONTEND,
     IN_TURN,
     MOST_LOST,
     NAME,
@@ -321,6 +323,12 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
         writer.number(0)
         writer.number(0)
     writer.number(peer.spoke)
+    writer.number(peer.session.owes_ready)
+    if peer.claim != NULL:
+        writer.data(peer.claim.id, peer.claim.id_size)
+    else:
+        writer.data(NULL, 0)
+    writer.number(peer.claims_since)
     return writer.end()
 
 
@@ -635,6 +643,15 @@ cdef Peer* _restore_peer(
     if peer.worker != NULL:
         peer.worker.tries, peer.worker.tries_at, peer.worker.passed = tries, tries_at, passed
     peer.spoke = reader.number()
+    peer.session.owes_ready = reader.number()
+    found = reader.data(&size)
+    if size > LONGEST_ID:
+        raise ValueError("it is damaged")
+    if size:
+        peer.claim = client_new(it, found, size)
+        if peer.claim == NULL:
+            raise MemoryError
+    peer.claims_since = reader.number()
     if of_client:
         client = _client(clients, of_client - 1)
         if peer.leaving:
@@ -645,7 +662,11 @@ cdef Peer* _restore_peer(
             client.peer = peer
             know_client(it, client)
         peer.client = client
-    if (peer.session.stage == TALKS) != (peer.client != NULL or peer.worker != NULL):
+    if (peer.session.stage == TALKS) != (
+        peer.client != NULL or peer.worker != NULL or peer.claim != NULL
+    ) or (peer.leaving and peer.client == NULL) or (
+        peer.claim != NULL and (peer.client != NULL or peer.side != FRONTEND)
+    ):
         raise ValueError("it is damaged")
     reader.finish()
     return peer
@@ -772,10 +793,13 @@ cdef int _set_going(Dispatcher* it, Peer* peer) except -1:
     peer.session.heard_at = it.now
     if peer.session.awaits_pong:
         peer.session.pinged_at = it.now
-    peer_pulse(it, peer)
+    if peer.claim != NULL:
+        schedule(it, peer, it.now + CLAIM_LOOKS)
+    else:
+        peer_pulse(it, peer)
     if peer.worker != NULL:
         place_worker(it, peer.worker)
-    if peer.held != NULL:
+    if peer.held != NULL and peer.client != NULL:
         stall(it, peer)
     if peer.session.out.size:
         make_dirty(it, peer)

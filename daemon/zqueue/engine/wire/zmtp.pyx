@@ -220,7 +220,7 @@ cdef bint _same_name(const uint8_t* data, size_t size, const char* name) noexcep
 
 cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil:
     """Read the body of a READY command; False if it is not well-formed. Properties that mean
-    nothing to us are passed over."""
+    nothing to us are passed over. An identity may be longer than one may be."""
     cdef size_t at = 6, name_size, value_size
     cdef const uint8_t* name
     said.socket_type = OTHER_TYPE
@@ -239,8 +239,6 @@ cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexc
         if _same_name(name, name_size, b"Socket-Type"):
             said.socket_type = type_named(data + at, value_size)
         elif _same_name(name, name_size, b"Identity"):
-            if value_size > LONGEST_ID:
-                return False
             said.identity, said.identity_size = data + at, value_size
         at += value_size
     return True
