@@ -166,6 +166,9 @@ class Daemon:
         """Begin to end: drain every queue first, or with ``now`` at once."""
         if now:
             self._stop_now.set()
+            if not self.handed_over:
+                for queue in self.queues.values():
+                    queue.hurry()
         if not self._stop.is_set():
             self._stopped_by = by
             self.bus.emit(
@@ -624,7 +627,8 @@ class Daemon:
         """
         for queue in queues:
             queue.tell("END", by, reason=reason, keep=keep)
-        deadline = time.monotonic() + _END_WITHIN
+        flushed_at = max((queue.flush_until for queue in queues), default=0.0)
+        deadline = max(time.monotonic(), flushed_at) + _END_WITHIN
         for queue in queues:
             if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
                 self.bus.emit("daemon.stalled", queues=queue.name)

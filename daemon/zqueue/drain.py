@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zqueue.figures import Figures
 
 _QUIET_FOR = 0.1
+_DOUBTED_FOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,17 @@ class Drain:
         """What is left of it, for whoever takes the queue up."""
         return DrainState(self.by, max(0.0, self.deadline - time.monotonic()), self.then)
 
-    def is_over(self, held: bool, figures: Figures) -> bool:
+    def is_over(self, held: bool, figures: Figures, orphans: int) -> bool:
+        """``held``: all that the drain is to hand out has been. ``orphans`` of those in flight may
+        have gone with their workers: for these it waits a tenth of its timeout."""
         now = time.monotonic()
         if figures.moved != self._moved or not held:
             self._moved, self._quiet_since = figures.moved, now
-        nothing_left = not figures.in_flight and not figures.waiting
+        in_flight = figures.in_flight or 0
         if not figures.estimated:
-            return held and nothing_left
-        return nothing_left and now - self._quiet_since >= _QUIET_FOR
+            return held and not in_flight and not figures.waiting
+        quiet_for = now - self._quiet_since
+        if in_flight:
+            enough = max(_QUIET_FOR, _DOUBTED_FOR * self.timeout)
+            return in_flight <= orphans and quiet_for >= enough
+        return quiet_for >= _QUIET_FOR

@@ -73,13 +73,13 @@ class Figures:
         else:
             self._active = moment, monotonic_of(moment) if at is None else at
 
-    def end_of_run(self, lost: int) -> None:
-        """The engine was closed, ``lost`` requests with it."""
+    def end_of_run(self, lost: int | None) -> None:
+        """The engine was closed, ``lost`` requests with it; ``None`` if that cannot be known."""
         self._before = replace(
             self._before,
             requests=self._total("requests"),
             replies=self._total("replies"),
-            lost=self._before.lost + self._now.lost + lost,
+            lost=_sum_known(self.lost, lost),
             estimated=self._now.estimated,
             ends=self._over_runs("ends"),
             died=self._over_runs("died"),
@@ -135,8 +135,8 @@ class Figures:
         return self._now.estimated
 
     @property
-    def lost(self) -> int:
-        return self._before.lost + self._now.lost
+    def lost(self) -> int | None:
+        return _sum_known(self._before.lost, self._now.lost)
 
     @property
     def ends(self) -> messages.Ends | None:
@@ -236,6 +236,12 @@ def _nothing_now(earlier: Totals) -> Statistics:
     before = earlier.counters
     counted = bool(before.requests.frames or before.replies.frames)
     return Statistics(estimated=counted and before.estimated and before.ends is None)
+
+
+def _sum_known(*counts: int | None) -> int | None:
+    """Their sum, if each is known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _shown(latency: Latency | None) -> messages.Latency | None:

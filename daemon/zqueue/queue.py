@@ -116,7 +116,9 @@ class Queue:
         self._retry_after = _FIRST_RETRY
         self._opened_at = 0.0
         self._restarts = taken_up.restarts if taken_up else -1
-        self._lost_at_stop = 0
+        self._lost_at_stop: int | None = 0
+        self.flush_until = 0.0
+        self._hurried = False
         self._asked: list[tuple[float, Callable[[], None]]] = []
         self._ended = False
         self._next_tick = 0.0
@@ -131,6 +133,11 @@ class Queue:
     def reconfigure(self, config: QueueConfig) -> None:
         """Take a config that differs only in what needs no new sockets."""
         self.claims.config = config
+
+    def hurry(self) -> None:
+        """Do not wait any more for what has been handed out to get out."""
+        self._hurried = True
+        self.flush_until = 0.0
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread to end after ``END``; False if it has not in time."""
@@ -287,6 +294,7 @@ class Queue:
         if word == "RESUME":
             return self._resume(by)
         if word == "TERMINATE":
+            self.flush_until = 0.0  # now, whatever a drain before it would have waited for
             return self._terminate(by, arguments.get("reason", ""))
         if word == "START":
             self._retry_after = _FIRST_RETRY
@@ -563,22 +571,30 @@ class Queue:
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
         self._answer_drain("interrupted")
 
-    def _close_engine(self) -> int:
-        """Returns how many requests were lost with it."""
+    def _close_engine(self) -> int | None:
+        """Returns how many requests were lost with it, if that can be known."""
         engine, self._engine = self._engine, None
         self._taps.forget()
         assert engine is not None
-        left_over = 0
+        left_over: int | None = None if self._figures.estimated else 0
         try:
             self._say(engine.reports())
             self._take_deaths(engine)
-            left_over = engine.close(_FLUSH)
+            flush = max(_FLUSH, self.flush_until - time.monotonic())
+            left_over = engine.close(flush, self._stay_alive)
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
         self._see(engine)
-        lost = left_over + (self._figures.in_flight or 0) + self._figures.kept
+        lost = left_over
+        if lost is not None:
+            lost += (self._figures.in_flight or 0) + self._figures.kept
         self._figures.end_of_run(lost)
         return lost
+
+    def _stay_alive(self) -> bool:
+        """It waits, and does not hang. False if it should no more."""
+        self.alive_at = time.monotonic()
+        return not self._hurried
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -605,32 +621,34 @@ class Queue:
             return
 
     def _watch_drain(self, drain: Drain) -> None:
-        figures = self._figures
-        if drain.is_over(self._running_engine().held, figures):
-            seconds = round(time.monotonic() - drain.began, 3)
-            self._emit("queue.drained", by=drain.by, seconds=seconds)
+        engine = self._running_engine()
+        if drain.is_over(engine.held and engine.dry, self._figures, engine.orphans):
+            # What it has handed out may take what is left of its time to get out at a close.
+            self.flush_until = drain.deadline
             self._end_drain(drain, "done", "drained")
         elif time.monotonic() >= drain.deadline:
-            self._emit(
-                "queue.drain_timed_out",
-                by=drain.by,
-                in_flight=figures.in_flight,
-                waiting=figures.waiting,
-                estimated=figures.estimated,
-            )
             self._end_drain(drain, "timed_out", "the drain's time was up")
-            if self._engine is not None:
-                reason = "a worker left, and a drain waited for its answers in vain"
-                self._say(self._engine.write_off_orphans(reason))
 
     def _end_drain(self, drain: Drain, outcome: str, reason: str) -> None:
-        left = {"waiting": self._figures.waiting, "in_flight": self._figures.in_flight}
-        self._drain = None
-        self._running_engine().hold()
+        seconds = round(time.monotonic() - drain.began, 3)
+        figures, self._drain = self._figures, None
+        engine = self._running_engine()
+        self._say(
+            engine.write_off_orphans("a worker left, and a drain waited for its answers in vain")
+        )
+        left = {"waiting": figures.waiting, "in_flight": figures.in_flight}
+        estimated = figures.estimated
+        engine.hold()
         if drain.then == "terminate":
             self._terminate(drain.by, reason)
+            if self.config.type == "streamer" and self._lost_at_stop is None:
+                outcome = "timed_out"
         else:
             self._machine.change(State.PAUSED, drain.by, reason)
+        if outcome == "done":
+            self._emit("queue.drained", by=drain.by, seconds=seconds)
+        else:
+            self._emit("queue.drain_timed_out", by=drain.by, estimated=estimated, **left)
         for number in drain.numbers:
             self._answer(number, {"ok": True, "changed": True, "outcome": outcome} | left)
 

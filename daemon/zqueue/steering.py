@@ -54,6 +54,11 @@ class Steering:
         return self._queue.alive_at
 
     @property
+    def flush_until(self) -> float:
+        """How long what a drain has handed out may take to get out, on the monotonic clock."""
+        return self._queue.flush_until
+
+    @property
     def starts_paused(self) -> bool:
         return self._queue.config.start == "paused"
 
@@ -65,6 +70,9 @@ class Steering:
 
     def reconfigure(self, config: QueueConfig) -> None:
         self._queue.reconfigure(config)
+
+    def hurry(self) -> None:
+        self._queue.hurry()
 
     def join(self, timeout: float) -> bool:
         return self._queue.join(timeout)

@@ -205,7 +205,7 @@ class Chaos:
     def _look(self) -> None:
         queue = self._queue()
         self.counted["times looked at the counters"] += 1
-        if sum_of(queue) + queue.lost != queue.requests.messages:
+        if sum_of(queue) + (queue.lost or 0) != queue.requests.messages:
             self.wrong.append(f"the counters do not add up: {queue!r}")
         memory = self.daemon.status().pid
         self.counted["KiB resident at most"] = max(

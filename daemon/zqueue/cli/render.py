@@ -120,7 +120,8 @@ def stats(result: StatusResult, explain: bool = False) -> None:
         console.print(heading, table, peers, *_exact(queue))
         console.print(
             f"waiting {_count(queue.waiting, about)}, in flight {_count(queue.in_flight, about)}, "
-            f"lost {about}{queue.lost}; last activity {active}; up {duration(queue.uptime)}, "
+            f"lost {_count(queue.lost, about)}; "
+            f"last activity {active}; up {duration(queue.uptime)}, "
             f"restarts {queue.restarts}\n"
         )
     if any(queue.estimated for queue in result.queues):
@@ -197,9 +198,9 @@ def _exact(queue: QueueStatus) -> Iterator[Table | str]:
     )
 
 
-def _counted(what: str, counts: Mapping[str, int]) -> Table:
+def _counted(what: str, counts: Mapping[str, int | None]) -> Table:
     table = new_table("", *(name.upper().replace("_", " ") for name in counts))
-    table.add_row(what, *map(str, counts.values()))
+    table.add_row(what, *(_count(count, "") for count in counts.values()))
     return table
 
 
@@ -324,6 +325,8 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
         about = "~" if queue.estimated else ""
         lost = counted(queue.lost, "request was", "requests were")
         yield f"{about}{lost} lost: with workers that left, or at a stop"
+    elif queue.lost is None and queue.requests.frames:
+        yield "lost -: libzmq does not say what it drops"
     letters = queue.dead_letters
     if letters.kept:
         yield f"{counted(letters.kept, 'dead letter')}: zqueuectl dead list {queue.name}"

@@ -453,8 +453,9 @@ class QueueStatus(Message):
     """One queue. Times are seconds since the epoch; those from before the machine's clock was set
     are told as if it had been right. ``uptime`` is seconds.
 
-    With ``estimated`` the counts of messages, ``waiting`` and ``in_flight`` are estimates, since
-    libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine cannot know.
+    With ``estimated`` the counts of messages, ``waiting``, ``in_flight`` and ``lost`` are
+    estimates, since libzmq's proxy counts frames; frames and bytes are exact. ``None``: the engine
+    cannot know.
     ``kept`` are requests that were answered while their client was away, which may come back.
     ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
     long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
@@ -484,7 +485,7 @@ class QueueStatus(Message):
     waiting: int | None = None
     in_flight: int | None = None
     kept: int = 0
-    lost: int = 0
+    lost: int | None = 0
     ends: Ends | None = None
     died: Died | None = None
     incidents: Incidents | None = None

@@ -8,7 +8,7 @@ polls what :meth:`Engine.pollables` names, and hears from it by the reports that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
@@ -273,16 +273,16 @@ class Latency:
 @dataclass(frozen=True)
 class Statistics:
     """An engine's counters. ``kept`` are requests that were answered while their client was away,
-    which may come back. ``waiting``, ``in_flight``, ``ends``, ``died`` and ``incidents`` are
-    ``None`` where it cannot know; ``queueing`` and ``service`` where it does not, or nothing has
-    passed yet."""
+    which may come back. ``waiting``, ``in_flight``, ``lost``, ``ends``, ``died`` and ``incidents``
+    are ``None`` where it cannot know; ``queueing`` and ``service`` where it does not, or nothing
+    has passed yet."""
 
     requests: Traffic = Traffic()
     replies: Traffic = Traffic()
     waiting: int | None = None
     in_flight: int | None = None
     kept: int = 0
-    lost: int = 0
+    lost: int | None = 0
     estimated: bool = True
     taken_at: float = 0.0
     ends: Ends | None = None
@@ -471,10 +471,20 @@ class Engine(Protocol):
     def held(self) -> bool:
         """True once the hold has taken effect: no request has gone out since."""
 
-    def close(self, flush: float) -> int:
-        """Close the sockets now, whatever is under way; returns how many requests were let go.
+    @property
+    def dry(self) -> bool:
+        """True once a drain has handed out all that it is to hand out."""
 
-        What is on its way to peers already may take up to ``flush`` seconds to get out.
+    @property
+    def orphans(self) -> int:
+        """How many of those in flight may have gone with workers that left, at most."""
+
+    def close(self, flush: float, meanwhile: Callable[[], bool] = ...) -> int | None:
+        """Close the sockets now, whatever is under way; returns how many requests were let go,
+        ``None`` where that cannot be known.
+
+        What is on its way to peers already may take up to ``flush`` seconds to get out;
+        ``meanwhile`` is called now and then until then, and says whether to go on waiting.
         """
 
     @property

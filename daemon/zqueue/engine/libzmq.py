@@ -9,10 +9,11 @@ estimates: frames divided by how many a message had among those that were seen s
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import zmq
 
@@ -50,7 +51,9 @@ _BLOCKED_AFTER = 0.02
 _SPINNING_CPU = 0.01
 _HELD_WITHIN = 0.2
 _CLOSE_WITHIN = 5.0
+_SHORTEST_FLUSH = 1.0
 _LONGEST_FLUSH = 2.0
+_LOOKED_AT_EVERY = 0.1
 
 _ProxyFigures = tuple[int, int, int, int]
 """Frames and bytes of requests, frames and bytes of replies."""
@@ -76,6 +79,7 @@ class LibzmqEngine:
         self._now: _ProxyFigures = (0, 0, 0, 0)
         self._lost = 0
         self._orphans = 0
+        self._unsure = False
         self._worker_left_at = 0.0
         self._failure: str | None = None
         self._asked_at: float | None = None
@@ -127,6 +131,7 @@ class LibzmqEngine:
             (wake, poke),
             answers=plan.type == "queue",
             two_way=plan.type != "streamer",
+            holds_senders=plan.type == "streamer",
             frames_a_message=_FRAMES_A_MESSAGE[plan.type],
         )
         self._thread.start(hold)
@@ -146,7 +151,7 @@ class LibzmqEngine:
         ends[1].connect(address)
         return ends
 
-    def close(self, flush: float) -> int:
+    def close(self, flush: float, meanwhile: Callable[[], bool] = lambda: True) -> int | None:
         if self._thread.end():
             self._leave()
         deadline = time.monotonic() + _CLOSE_WITHIN
@@ -158,12 +163,27 @@ class LibzmqEngine:
         for connections in self._connections.values():
             connections.close()
         self._capture.close()
+        began = time.monotonic()
         for sock in (self._frontend, self._backend):
-            # The queue's thread waits for this, and others wait for that.
             asked = int(sock.get(zmq.LINGER)) / 1000
-            sock.linger = int(min(max(flush, asked), _LONGEST_FLUSH) * 1000)
+            longest = min(max(flush, asked), _LONGEST_FLUSH)
+            if self._plan.type == "streamer":
+                # Its producers will not send again what they have given away; a client will, and
+                # one that does not read must not hold up a restart.
+                longest = max(flush, longest)
+            sock.linger = math.ceil(longest * 1000)
             sock.close()
-        self._context.destroy()
+        ending = threading.Thread(target=self._context.destroy, name="zq.flush", daemon=True)
+        ending.start()
+        while ending.is_alive():
+            ending.join(_LOOKED_AT_EVERY)
+            if not meanwhile() and time.monotonic() - began > _SHORTEST_FLUSH:
+                longest = 0.0
+                break
+        # libzmq says nothing of what it drops then, but is done sooner if it need not.
+        flushed = time.monotonic() - began < longest
+        if self._plan.type == "forwarder" or (self._plan.type == "streamer" and not flushed):
+            return None
         return self._thread.left_over
 
     # -- steering ----------------------------------------------------------------------------
@@ -189,6 +209,10 @@ class LibzmqEngine:
     @property
     def held(self) -> bool:
         return self._thread.held
+
+    @property
+    def dry(self) -> bool:
+        return self._thread.dry
 
     @property
     def settling(self) -> bool:
@@ -234,9 +258,9 @@ class LibzmqEngine:
     def reports(self) -> Iterator[Report]:
         self._read_control()
         for side, connections in self._connections.items():
-            had = connections.established
+            had = connections.counts.disconnected
             yield from connections.reports()
-            if side is Side.BACKEND and connections.established < had:
+            if side is Side.BACKEND and connections.counts.disconnected > had:
                 self._worker_left()
         for report in self._capture.reports():
             if self._thread.capture_to(self._capture.feed):
@@ -271,9 +295,10 @@ class LibzmqEngine:
         if self._thread.inside and self._leaving_since is None and self._is_stuck():
             if self._thread.review():
                 self._leave()
-        elif not self._connections[Side.BACKEND].established and not self._thread.stuck:
-            # It does not look at requests by itself while nobody is there to take them.
+        elif not self._thread.inside and not self._thread.stuck:
+            # It does not look at requests by itself while nobody may take them.
             self._thread.review()
+            self._reported_stuck = False
         elif self._thread.stuck and not self._reported_stuck:
             self._reported_stuck = True
             if self._connections[Side.BACKEND].established:
@@ -300,6 +325,7 @@ class LibzmqEngine:
         """It may have taken requests with it, any number of those that are in flight."""
         self._worker_left_at = time.monotonic()
         self._orphans = self.statistics.in_flight or 0
+        self._unsure |= self._plan.type == "streamer" and self.statistics.requests.frames > 0
         self.refresh()
 
     def _write_off_if_bereft(self) -> Iterator[Report]:
@@ -308,9 +334,14 @@ class LibzmqEngine:
         if bereft and self._orphans and self._taken_at > self._worker_left_at + _BLOCKED_AFTER:
             yield from self.write_off_orphans("the last worker left with requests in flight")
 
+    @property
+    def orphans(self) -> int:
+        # As others are answered fewer of these can be among what is in flight.
+        self._orphans = min(self._orphans, self.statistics.in_flight or 0)
+        return self._orphans
+
     def write_off_orphans(self, reason: str) -> Iterator[Report]:
-        orphans = min(self._orphans, self.statistics.in_flight or 0)
-        self._orphans = 0
+        orphans, self._orphans = self.orphans, 0
         if orphans and not self._plan.backend.connect:
             self._lost += orphans
             yield Report(
@@ -325,16 +356,22 @@ class LibzmqEngine:
         proxied_requests, proxied_replies = self._proxied()
         requests = _sum(proxied_requests, thread.requests)
         replies = _sum(proxied_replies, thread.replies)
-        in_flight, lost = None, self._lost
+        in_flight: int | None = None
+        lost: int | None = self._lost
+        if self._plan.type == "forwarder" or self._unsure:
+            # An XPUB drops what is too much for a subscriber, and a PUSH what a worker that leaves
+            # has not taken; neither says so.
+            lost = None
         if self._plan.type == "queue":
             unanswered = requests.messages - replies.messages - thread.parked
             # What was given up for lost may be answered after all.
-            lost = max(0, min(lost, unanswered))
+            lost = max(0, min(self._lost, unanswered))
             in_flight = max(0, unanswered - lost)
         return Statistics(
             requests=requests,
             replies=replies,
-            waiting=thread.parked,
+            # What stands in the frontend's own line cannot be counted.
+            waiting=None if thread.backlog and (thread.held or thread.stuck) else thread.parked,
             in_flight=in_flight,
             lost=lost,
             taken_at=self._taken_at,

@@ -26,6 +26,8 @@ _CALM_AFTER = 1000
 _SAMPLE = 8
 _SAMPLE_ONE_WAY = 64
 _COUNTED_FOR = 0.2
+_GATHERED_FOR = 0.2
+_GATHERED_BYTES = 64 << 20
 _STACK = 16 << 20  # of which only what is used takes memory
 
 Message = Sequence[bytes]
@@ -91,6 +93,7 @@ class ProxyThread:
         *,
         answers: bool,
         two_way: bool,
+        holds_senders: bool,
         frames_a_message: int,
     ) -> None:
         self._frontend = frontend
@@ -99,6 +102,7 @@ class ProxyThread:
         self._wake, self._poke = wake
         self._answers = answers
         self._two_way = two_way
+        self._holds_senders = holds_senders
         self._capture: zmq.Socket[bytes] | None = None
         self._lock = threading.Lock()
         self._orders: deque[Callable[[], None]] = deque()
@@ -116,7 +120,9 @@ class ProxyThread:
         self.reply_shape = Shape(frames_a_message)
         self.held = False
         self.stuck = False
-        self.left_over = 0
+        self.backlog = False
+        self.dry = False
+        self.left_over: int | None = 0
         self._thread = threading.Thread(target=self._run, name=f"zq-{name}", daemon=True)
 
     # -- for the steering thread -------------------------------------------------------------
@@ -140,7 +146,9 @@ class ProxyThread:
         return self._order(self._begin_to_hold)
 
     def drain(self) -> bool:
-        """As :meth:`hold`, but hand out what is parked."""
+        """As :meth:`hold`, but hand out what has come already: what can be read now is parked for
+        that. Of senders that are held and lose nothing all is handed out, for as long as they send.
+        ``dry`` is True once nothing of it is left."""
         return self._order(self._begin_to_drain)
 
     def review(self) -> bool:
@@ -245,18 +253,21 @@ class ProxyThread:
             writable = bool(_events(self._backend) & zmq.POLLOUT)
             passing = not self._hold
             if passing and writable and self._may_leave():
-                self.stuck = False
+                self.stuck = self.backlog = False
                 return
-            giving = passing or bool(self._draining and self._parked)
-            self.stuck = giving and not writable and self._request_waits()
-            self._interest(poller, giving, passing and writable and not self._parked)
+            taking = passing or (self._draining and self._holds_senders)
+            giving = taking or bool(self._draining and self._parked)
+            self.backlog = bool(_events(self._frontend) & zmq.POLLIN)
+            self.stuck = giving and not writable and bool(self._parked or self.backlog)
+            self.dry = self._draining and not self._parked and not (taking and self.backlog)
+            self._interest(poller, giving, taking and writable and not self._parked)
             ready = dict(poller.poll())
             if self._wake in ready:
                 self._empty_wake()
             if self._two_way:
                 self._return_replies()
             if giving:
-                self._hand_out_requests(passing)
+                self._hand_out_requests(taking)
 
     def _may_leave(self) -> bool:
         """True when the proxy would neither spin nor block: workers keep up with clients."""
@@ -267,9 +278,6 @@ class ProxyThread:
             if not (self._to_sample <= 0 and one_way):
                 return False
         return self._streak >= _CALM_AFTER or not _events(self._frontend) & zmq.POLLIN
-
-    def _request_waits(self) -> bool:
-        return bool(self._parked or _events(self._frontend) & zmq.POLLIN)
 
     def _interest(self, poller: zmq.Poller, giving: bool, taking: bool) -> None:
         backend = zmq.POLLIN if self._two_way else 0
@@ -318,13 +326,17 @@ class ProxyThread:
             except zmq.Again:
                 return
             given = self._give(message)
-            self.requests.add(message)
-            self.request_shape.see(message)
-            self._to_sample -= 1
+            self._taken(message)
             self._streak += 1
-            self._copy_to_capture(message)
             if not given:
                 return
+
+    def _taken(self, message: list[bytes]) -> None:
+        """Count what was taken from a client."""
+        self.requests.add(message)
+        self.request_shape.see(message)
+        self._to_sample -= 1
+        self._copy_to_capture(message)
 
     def _give(self, message: list[bytes]) -> bool:
         """Send to a worker, or park at the head of the line if the last one has just left."""
@@ -350,13 +362,26 @@ class ProxyThread:
 
     def _begin_to_hold(self) -> None:
         self._hold = self.held = True
-        self._draining = False
+        self._draining = self.dry = False
 
     def _begin_to_drain(self) -> None:
+        self.dry = False
         self._hold = self.held = self._draining = True
+        if not self._holds_senders:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Park what can be read. Who goes on sending is not waited for, and costs no memory."""
+        deadline, room = time.monotonic() + _GATHERED_FOR, _GATHERED_BYTES
+        with contextlib.suppress(zmq.Again):
+            while time.monotonic() < deadline and room > 0:
+                message = self._frontend.recv_multipart(zmq.DONTWAIT)
+                room -= sum(map(len, message))
+                self._taken(message)
+                self._parked.append(message)
 
     def _begin_to_forward(self) -> None:
-        self._hold = self.held = self._draining = False
+        self._hold = self.held = self._draining = self.dry = False
         self._to_sample = self._replies_to_sample = _SAMPLE
 
     def _take_in(self, overflow: zmq.Socket[bytes]) -> None:
@@ -372,11 +397,13 @@ class ProxyThread:
             while True:
                 self._parked.append(overflow.recv_multipart(zmq.DONTWAIT))
 
-    def _count_left_over(self) -> int:
-        """How many requests were taken from clients, or stand in their line, and go no further."""
+    def _count_left_over(self) -> int | None:
+        """How many requests were taken from clients, or stand in their line, and go no further;
+        ``None`` where that cannot be known."""
         count = len(self._parked)
         if not self._answers:
-            return count  # to read on would take from producers what they could keep
+            # To read on would take from producers what they could keep.
+            return None if _events(self._frontend) & zmq.POLLIN else count
         deadline = time.monotonic() + _COUNTED_FOR
         with contextlib.suppress(zmq.ZMQError):
             while time.monotonic() < deadline:

@@ -61,7 +61,7 @@ def _incident(field: str) -> Callable[[QueueStatus], _Found]:
 
 def _ends(queue: QueueStatus) -> _Found:
     known = queue.ends.model_dump() if queue.ends is not None else {}
-    return {**known, "lost": queue.lost}
+    return known if queue.lost is None else {**known, "lost": queue.lost}
 
 
 def _died(queue: QueueStatus) -> _Found:

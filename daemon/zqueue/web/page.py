@@ -139,7 +139,9 @@ def _facts(queue: QueueStatus) -> Iterator[tuple[str, str]]:
         if title == "ended":
             counts["lost"] = queue.lost
         told = ", ".join(
-            f"{name.replace('_', ' ')} {count}" for name, count in counts.items() if count
+            f"{name.replace('_', ' ')} {'-' if count is None else count}"
+            for name, count in counts.items()
+            if count != 0
         )
         if told:
             yield title, told

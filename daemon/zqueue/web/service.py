@@ -21,8 +21,8 @@ class WebService(EndpointService):
     """What zqueued shows over HTTP.
 
     ``ask`` has the daemon do what the control socket could ask for; ``stalled`` tells which queues'
-    threads do not answer; ``rebind_steps`` counts each time that a reload begins to replace sockets,
-    and each time that it has done so.
+    threads do not answer; ``rebind_steps`` counts each time that a reload begins to replace
+    sockets, and each time that it has done so.
     """
 
     name = "metrics"

@@ -140,7 +140,7 @@ class WireEngine:
         except BaseException as error:  # whatever it is, the queue's thread has to hear of it
             self._failure = f"{type(error).__name__}: {error}"
 
-    def close(self, flush: float) -> int:
+    def close(self, flush: float, meanwhile: Callable[[], bool] = lambda: True) -> int:
         if self._frozen:
             self._path.give_back()
         else:
@@ -186,6 +186,14 @@ class WireEngine:
     @property
     def settling(self) -> bool:
         return self._path.mode != _MODES[self._mode]
+
+    @property
+    def dry(self) -> bool:
+        return True  # its counters say so, exactly
+
+    @property
+    def orphans(self) -> int:
+        return 0
 
     def write_off_orphans(self, reason: str) -> Iterator[Report]:
         yield from ()  # what a worker that left had was given to others
