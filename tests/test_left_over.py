@@ -88,7 +88,7 @@ def test_a_drain_hands_out_what_had_come(
     zqueued.wait_event("queue.draining")
     worker = context.socket(WORKER[type])
     worker.connect(backend)
-    done = []
+    done: list[bytes] = []
     while len(done) < len(JOBS):
         assert worker.poll(10_000), f"{len(done)} of {len(JOBS)} came"
         message = worker.recv_multipart()

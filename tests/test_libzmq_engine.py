@@ -49,7 +49,7 @@ def test_the_last_worker_dies_with_requests(
     queue = zqueued.queue()
     assert (queue.in_flight, queue.lost) == (0, 1)
     assert zqueued.ctl("drain", "--timeout", "5s").returncode == 0
-    assert "~1 requests were lost" in zqueued.ctl("status").stdout
+    assert "~1 request was lost" in zqueued.ctl("status").stdout
     zqueued.ctl("resume")
     peers.worker(zqueued.backend())
     assert_well(zqueued, peers)
