@@ -34,6 +34,7 @@ from zqueue.config_problems import Plain, dotted, one_line, refusals, told
 from zqueue.engine import LARGEST_SUBSCRIPTION
 from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
+from zqueue.event_filter import kinds
 from zqueue.quantities import Duration, Size, format_duration, parse_duration
 from zqueue.toml_positions import Path as KeyPath
 from zqueue.toml_positions import positions
@@ -160,6 +161,13 @@ def _keepalive_interval(seconds: float) -> float:
     return seconds
 
 
+def _to_event(pattern: object) -> str:
+    if not isinstance(pattern, str):
+        raise ValueError('expected the name of an event such as "peer.connected"')
+    kinds([pattern])
+    return pattern
+
+
 def _show_keepalive(value: float | Literal[False] | None) -> str | bool | None:
     return value if value is None or value is False else format_duration(value)
 
@@ -217,6 +225,7 @@ def _frame(text: object) -> str:
 
 _Text = Annotated[str, Field(strict=True)]
 _Bind = Annotated[str, PlainValidator(_to_bind)]
+_Event = Annotated[str, PlainValidator(_to_event)]
 _Connect = Annotated[str, PlainValidator(_to_connect)]
 _Listen = Annotated[str, PlainValidator(_to_listen)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
@@ -268,6 +277,7 @@ class LogConfig(_Table):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "logfmt", "json", "journal"] = "auto"
+    mute: Annotated[tuple[_Event, ...], BeforeValidator(_several)] = ()
 
 
 class EventsConfig(_Table):

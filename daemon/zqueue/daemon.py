@@ -26,6 +26,7 @@ from zqueue.departure import STORED, Departure
 from zqueue.endpoint_service import EndpointService
 from zqueue.engine.choice import make_engine
 from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
+from zqueue.event_filter import kinds
 from zqueue.event_history import EventHistory
 from zqueue.event_publisher import EventPublisher
 from zqueue.events import EventBus
@@ -69,6 +70,7 @@ class Daemon:
             each[0]: each for each in loaded.effective() if each[0] in APPLIED_BY_A_RESTART
         }
         self.log = log
+        log.muted = kinds(loaded.config.log.mute)
         self.bus = EventBus()
         self.bus.subscribe(log)
         self.history = EventHistory()
@@ -453,6 +455,7 @@ class Daemon:
         # From here on nothing is refused any more.
         self.loaded = loaded
         self.log.level = loaded.config.log.level
+        self.log.muted = kinds(loaded.config.log.mute)
         for service in self._services:
             await service.serve(loaded.config)
         self._rebind_steps += 1

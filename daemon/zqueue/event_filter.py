@@ -11,13 +11,34 @@ from zqueue.events import CATALOGUE, RANKS, Event
 
 @dataclass(frozen=True)
 class EventFilter:
-    """Events of the kinds in ``names``, of one ``queue`` or of everything."""
+    """Events of the kinds in ``names`` and of at least ``level``, of one ``queue`` or of
+    everything."""
 
     names: frozenset[str]
     queue: str | None = None
+    level: str = "debug"
 
     def wants(self, event: Event) -> bool:
-        return event.name in self.names and self.queue in (None, event.queue)
+        return (
+            event.name in self.names
+            and self.queue in (None, event.queue)
+            and RANKS.get(event.level, len(RANKS)) >= RANKS[self.level]
+        )
+
+
+def kinds(patterns: Iterable[str]) -> frozenset[str]:
+    """The kinds of events with these names, in which ``*`` may be a part.
+
+    Raises:
+        ValueError: there is no kind of event with such a name.
+    """
+    named = set[str]()
+    for pattern in patterns:
+        found = {kind for kind in CATALOGUE if fnmatchcase(kind, pattern)}
+        if not found:
+            raise ValueError(f'there is no event "{pattern}"; docs/events.md lists them all')
+        named |= found
+    return frozenset(named)
 
 
 def event_filter(
@@ -28,11 +49,10 @@ def event_filter(
     Raises:
         ValueError: there is no kind of event with such a name.
     """
-    named = set[str]()
-    for name in names:
-        found = {kind for kind in CATALOGUE if fnmatchcase(kind, name)}
-        if not found:
-            raise ValueError(f'there is no event "{name}"; docs/events.md lists them all')
-        named |= found
-    loud = {kind.name for kind in CATALOGUE.values() if RANKS[kind.level] >= RANKS[level]}
-    return EventFilter(frozenset(named & loud if named else loud), queue)
+    named = kinds(names)
+    loud = frozenset(
+        kind.name
+        for kind in CATALOGUE.values()
+        if RANKS[kind.loudest or kind.level] >= RANKS[level]
+    )
+    return EventFilter(named & loud if named else loud, queue, level)

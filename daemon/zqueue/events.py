@@ -15,6 +15,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Kind:
     """One kind of event: its level (as in syslog), its fields, and what it tells an operator.
+    ``loudest``: the highest level that one may have, where that is not the same for all.
 
     The important ones have a ``message_id`` (systemd.journal-fields(7)), by which the journal's
     catalog explains them; it never changes.
@@ -25,6 +26,7 @@ class Kind:
     fields: tuple[str, ...]
     meaning: str
     message_id: str | None = None
+    loudest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -269,11 +271,18 @@ _KINDS = (
         ("side", "peer", "id", "connected_for", "reason"),
         "a client or worker left",
     ),
+    Kind(
+        "peer.repeated",
+        "info",
+        ("repeated", "side", "peer", "reason", "times", "seconds"),
+        "an event of a peer came so often again, for one reason: each time at level debug",
+        loudest="warning",
+    ),
     Kind("peer.kicked", "warning", ("by", "id"), "an operator ended a connection"),
     Kind(
         "peer.protocol_error",
         "warning",
-        ("side", "peer", "reason", "suppressed"),
+        ("side", "peer", "reason", "cause", "likely", "suppressed"),
         "a peer was disconnected: it broke the protocol, or was silent for longer than it may",
         "4a4b1b9c1a7e4d5e9f0b6c1f6d0f5a31",
     ),
@@ -367,7 +376,7 @@ _KINDS = (
     Kind(
         "peer.rejected",
         "warning",
-        ("side", "peer", "reason", "likely", "suppressed"),
+        ("side", "peer", "reason", "cause", "likely", "suppressed"),
         "a connection never became a ZeroMQ peer of the right type",
         "9af761e7eab640a289fa2bf874b09ab5",
     ),
@@ -439,8 +448,16 @@ class EventBus:
 
         return unsubscribe
 
-    def emit(self, name: str, /, *, queue: str | None = None, **fields: Any) -> None:
-        """Say that ``name`` happened.
+    def emit(
+        self,
+        name: str,
+        /,
+        *,
+        queue: str | None = None,
+        level: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Say that ``name`` happened; ``level`` if it matters more or less than others of its kind.
 
         Raises:
             KeyError: the name is not in :data:`CATALOGUE`.
@@ -454,7 +471,9 @@ class EventBus:
         with self._lock:
             self._said += 1
             now = time.time(), time.monotonic()
-            event = Event(name, kind.level, now[0], queue, kind.meaning, fields, self._said, now[1])
+            event = Event(
+                name, level or kind.level, now[0], queue, kind.meaning, fields, self._said, now[1]
+            )
             for subscriber in self._subscribers:
                 subscriber(event)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from zqueue.control.messages import RATED_OVER, QueueStatus, StatusResult
+from zqueue.engine import Side
 from zqueue.quantities import counted
 
 _LONG_WAIT = 1.0
@@ -142,13 +143,13 @@ def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
     name, waiting = queue.name, queue.waiting or 0
     wait = expected_wait(queue)
     look = f"zqueuectl workers {name}"
-    where = f"workers connect to {', '.join(queue.backend)}"
+    there = where(queue, Side.BACKEND)
     if not queue.workers.connected and queue.type == "queue":
         if waiting or queue.in_flight:
             what = f"no worker is connected, and {_waiting(waiting)}"
-            yield Finding("bad", name, what, "workers", ("start workers", where))
+            yield Finding("bad", name, what, "workers", ("start workers", there))
         else:
-            yield Finding("warn", name, "no worker is connected", "workers", (where,))
+            yield Finding("warn", name, "no worker is connected", "workers", (there,))
     elif wait is None and waiting:
         yield _of_silence(queue)
     elif wait is not None and wait > _LONG_WAIT:
@@ -166,6 +167,18 @@ def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
             what = f"{rejected} of {side} turned away since the start"
             see = in_log(status, name, warnings=True)
             yield Finding("note", name, what, "clients" if side == "clients" else "workers", (see,))
+
+
+def where(queue: QueueStatus, side: Side) -> str:
+    """Where the peers of a side have to be: what they connect to, and what connects to them."""
+    peers = "clients" if side is Side.FRONTEND else "workers"
+    endpoints = queue.frontend if side is Side.FRONTEND else queue.backend
+    bound = [each for each in endpoints if not each.startswith("connect ")]
+    connect = [each.removeprefix("connect ") for each in endpoints if each not in bound]
+    ways = [f"{peers} connect to {', '.join(bound)}"] if bound else []
+    if connect:
+        ways.append(f"zqueued connects to {peers} that bind to {', '.join(connect)}")
+    return "; ".join(ways)
 
 
 def _of_silence(queue: QueueStatus) -> Finding:

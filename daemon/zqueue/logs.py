@@ -60,6 +60,8 @@ class Log:
 
     def __init__(self, level: str, format: str, journal_socket: str = journal.SOCKET) -> None:
         self.level = level
+        self.muted: frozenset[str] = frozenset()
+        """The kinds of events that are left out, whatever their level; may be set at any time."""
         # Python found no descriptor 2 at its start; by now it may be anything, such as a socket.
         fd = 2 if sys.__stderr__ is not None else -1
         self._write = _writer(format, fd, journal_socket)
@@ -94,7 +96,7 @@ class Log:
             return self._dropped
 
     def __call__(self, event: Event) -> None:
-        if RANKS.get(event.level, len(RANKS)) < RANKS[self._level]:
+        if RANKS.get(event.level, len(RANKS)) < RANKS[self._level] or event.name in self.muted:
             return
         with self._changed:
             if self._closed:

@@ -33,6 +33,7 @@ from zqueue.handover import QueueState
 from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
+from zqueue.repeats import Repeats
 from zqueue.states import FOLLOWS, Standing, State, StateMachine
 from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
@@ -106,6 +107,7 @@ class Queue:
         self.left: QueueState | None = None
         self._deaths = Deaths(letters, self._emit)
         self._taps = Taps()
+        self._repeats = Repeats(self._emit)
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
         self._not_promised: tuple[str, ...] = ()
@@ -516,8 +518,9 @@ class Queue:
                 raise
 
     def _say(self, reports: Iterable[Report]) -> None:
+        now = time.monotonic()
         for report in reports:
-            self._emit(report.event, **report.fields)
+            self._repeats.say(report, now)
 
     # -- the engine ------------------------------------------------------------------------------
 
@@ -584,6 +587,7 @@ class Queue:
             left_over = engine.close(flush, self._stay_alive)
         except Exception as error:  # the queue is to be stopped all the same
             self._emit("queue.engine_stuck", error=f"{type(error).__name__}: {error}")
+        self._repeats.tell_all(time.monotonic())
         self._see(engine)
         lost = left_over
         if lost is not None:
@@ -611,6 +615,7 @@ class Queue:
             self._say(self._engine.tick())
         if now >= self._next_tick:
             self._figures.sample()
+            self._repeats.tell(now)
             self.status = self._make_status()
             self._next_tick = now + (_SETTLING_TICK if self._drain else _TICK)
 

@@ -44,7 +44,7 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
         found += peers.room(queue, config)
         found += peers.shut_out(_events(zqueued, queue.name), queue)
         # The daemon, which knows how long ago they were, tells those of the last hour.
-        found += peers.sent_away(_events(zqueued, queue.name, time.time() - _LATELY), queue)
+        found += peers.turned_away(_events(zqueued, queue.name, time.time() - _LATELY), queue)
         if not queue.tells_peers_apart:
             continue
         try:

@@ -11,8 +11,11 @@ from typing import Any, Literal
 from zqueue.control.client import ControlClient
 from zqueue.control.messages import EventReply, OpenRequest, QueueStatus, Worker
 from zqueue.doctor.machine import RAISE_LIMIT
-from zqueue.findings import Finding
+from zqueue.engine import Side
+from zqueue.engine.reasons import reason_named, reason_of
+from zqueue.findings import Finding, where
 from zqueue.quantities import counted, parse_size
+from zqueue.repeats import address_of
 
 _NEARLY_FULL = 0.8
 _TIMES_SLOWER = 4.0
@@ -38,27 +41,34 @@ def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warn", queue.name, what, "workers", do)
 
 
-def sent_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
-    """Peers that came to the wrong port, or were none; ``events`` are those of the last hour."""
+def turned_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
+    """Peers that were turned away, or broke the protocol; ``events`` are those of the last hour."""
     seen: dict[tuple[str, str], Counter[str]] = {}
+    texts: dict[str, str] = {}
     for event in events:
-        if event.name == "peer.rejected" and event.fields.get("likely"):
-            key = str(event.fields["side"]), str(event.fields["likely"])
-            host = str(event.fields["peer"]).rpartition(":")[0] or str(event.fields["peer"])
-            seen.setdefault(key, Counter())[host] += 1 + int(event.fields.get("suppressed", 0))
-    for (side, likely), hosts in seen.items():
+        if event.name not in ("peer.rejected", "peer.protocol_error"):
+            continue
+        text = str(event.fields["reason"])
+        # Another version may have said it without, or have other reasons.
+        reason = reason_named(str(event.fields.get("cause", ""))) or reason_of(text)
+        if reason.level == "debug":
+            continue
+        id = reason.id if reason_named(reason.id) else text
+        texts[id] = text
+        hosts = seen.setdefault((str(event.fields["side"]), id), Counter())
+        hosts[address_of(event.fields["peer"])] += 1 + int(event.fields.get("suppressed", 0))
+    for (side, id), hosts in seen.items():
+        reason = reason_named(id) or reason_of(texts[id])
         named = ", ".join(host for host, _ in hosts.most_common(_PEERS_NAMED))
         more = f" and {len(hosts) - _PEERS_NAMED} more" if len(hosts) > _PEERS_NAMED else ""
         times = counted(hosts.total(), "time")
-        what = f"sent away at the {side} in the last hour, {times}: {likely}; "
-        what += f"from {named}{more}"
-        ports = (
-            f"clients connect to {', '.join(queue.frontend)}",
-            f"workers connect to {', '.join(queue.backend)}",
-        )
-        do = ("give each client a routing id of its own",) if "routing id" in likely else ports
+        likely = reason.likely_on(Side(side))
+        what = f"turned away at the {side} in the last hour, {times}: {texts[id]}"
+        what += f"; likely {likely}" if likely and likely not in texts[id] else ""
+        what += f"; from {named}{more}"
+        ports = (where(queue, Side.FRONTEND), where(queue, Side.BACKEND)) if reason.ports else ()
         whose: Literal["clients", "workers"] = "clients" if side == "frontend" else "workers"
-        yield Finding("warn", queue.name, what, whose, do)
+        yield Finding("warn", queue.name, what, whose, (*ports, *reason.do) or ("look at it",))
 
 
 def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:

@@ -405,10 +405,12 @@ class Tapped:
 
 @dataclass(frozen=True)
 class Report:
-    """Something that happened in the engine: an event's name and its fields."""
+    """Something that happened in the engine: an event's name and its fields; ``level`` where it
+    matters more or less than others of its kind."""
 
     event: str
     fields: dict[str, Any] = field(default_factory=dict)
+    level: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from zqueue.engine import ConnectionCounts, Report, Side
+from zqueue.engine.reasons import of_libzmq, told
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
 from zqueue.monitor import open_monitor
@@ -36,18 +37,7 @@ _WATCHED = (
 _EVENTS_A_READ = 2000
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-_LIKELY = {
-    Side.FRONTEND: (
-        "a worker that connects to the clients' port",
-        "a browser, a health check or a TLS client that is no ZeroMQ peer",
-        "a ZeroMQ socket of a type that a client cannot be",
-    ),
-    Side.BACKEND: (
-        "a client that connects to the workers' port",
-        "a browser, a health check or a TLS client that is no ZeroMQ peer",
-        "a ZeroMQ socket of a type that a worker cannot be",
-    ),
-}
+_LEFT = "it left, or was turned away, before its handshake was done"
 
 
 @dataclass
@@ -120,12 +110,12 @@ class Connections:
             if connection is not None:
                 yield Report("peer.connected", {"side": side, "peer": connection.peer})
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._handshake_failure = f"it broke the ZMTP handshake (0x{value:08x})"
+            self._handshake_failure = of_libzmq(value)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._handshake_failure = f"authentication failed ({value})"
+            self._handshake_failure = f"its authentication failed ({value})"
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            detail = f" ({os.strerror(value)})" if value else ""
-            self._handshake_failure = f"the handshake did not finish{detail}"
+            # Whichever end was the first to close, errno tells no more than that.
+            self._handshake_failure = _LEFT
         elif event == zmq.EVENT_DISCONNECTED:
             yield from self._disconnected(value)
         elif event == zmq.EVENT_ACCEPT_FAILED:
@@ -165,12 +155,7 @@ class Connections:
             self.counts.rejected += 1
             yield Report(
                 "peer.rejected",
-                {
-                    "side": self._side,
-                    "peer": connection.peer,
-                    "reason": failure or "it left, or was sent away, before its handshake was done",
-                    "likely": "; or ".join(_LIKELY[self._side]),
-                },
+                {"side": self._side, "peer": connection.peer, **told(self._side, failure or _LEFT)},
             )
 
     def _gates_closed(self, closed: list[Listener], descriptor: int) -> Iterator[Report]:

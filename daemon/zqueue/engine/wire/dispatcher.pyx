@@ -476,12 +476,12 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
 cdef const char* _why_it_left(Peer* peer) noexcept nogil:
     if has_arrived(peer):
         return b""
+    if not peer.session.greeted:
+        return b"it closed the connection without sending a byte"
     if peer.session.stage != AWAITS_READY:
         return b"it left before its handshake was done"
-    # libzmq hangs up as soon as it reads a socket type that does not fit its own.
-    if peer.side == FRONTEND:
-        return b"it left when it learned that it had connected to a ROUTER"
-    return b"it left when it learned that it had connected to a DEALER"
+    # It may be libzmq, which hangs up when it reads a socket type that does not fit its own.
+    return b"it left in the middle of its handshake"
 
 
 cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:

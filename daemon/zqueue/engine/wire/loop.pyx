@@ -73,9 +73,10 @@ from zqueue.engine.wire.linux cimport (
     zq_window_edge,
 )
 from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
-from zqueue.engine.wire.notices cimport NAME
+from zqueue.engine.wire.notices cimport NAME, tell_suppressed
 from zqueue.engine.wire.listing cimport list_connections, list_requests
 from zqueue.engine.wire.peers cimport (
+    has_arrived,
     leave_dirty,
     leave_ready,
     peer_end,
@@ -234,7 +235,8 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
     elif errno == EINTR:
         peer_is_ready(it, peer)
     else:
-        peer_end(it, peer, strerror(errno))
+        # One that is not in yet has left, however it did.
+        peer_end(it, peer, strerror(errno) if has_arrived(peer) else NULL)
 
 
 cdef bint _has_been_read(Peer* peer) noexcept nogil:
@@ -457,6 +459,7 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
             peer_end(it, peer, b"an operator sent it away")
     elif order.what == NUDGE:
         dispatcher_trim(it)
+        tell_suppressed(&loop.notices, it.now)
     elif order.what == SUBMIT:
         asked = <Submission*> <uintptr_t> order.argument
         submit(

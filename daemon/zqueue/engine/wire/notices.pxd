@@ -7,6 +7,7 @@ cdef enum:
     NAME = 64
     DETAIL = 128
     EACH_A_SECOND = 20
+    SUPPRESSED_FOR = 5
     MORE_NUMBERS = 4
 
 cdef enum Kind:
@@ -29,6 +30,7 @@ cdef enum Kind:
     WORKER_SET_ASIDE
     WORKER_ANSWERS_AGAIN
     SLOW_REQUEST
+    SUPPRESSED
     KINDS
 
 # ``number`` is the connection's; what ``one``, ``other`` and ``more`` mean depends on the kind. ``suppressed``
@@ -77,4 +79,5 @@ cdef void notice_more(
     int64_t other,
     const int64_t* more,
 ) noexcept nogil
+cdef void tell_suppressed(Notices* notices, int64_t now) noexcept nogil
 cdef bint next_notice(Notices* notices, Notice* into) noexcept nogil

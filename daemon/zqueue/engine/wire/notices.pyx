@@ -63,6 +63,18 @@ cdef void notice_more(
     zq_set(&notices.written, notices.written + 1)
 
 
+cdef void tell_suppressed(Notices* notices, int64_t now) noexcept nogil:
+    """Tell how many of each kind were not told, where no other of the kind has come for some seconds
+    that could: SUPPRESSED, ``one`` the kind and ``other`` the number."""
+    cdef int kind
+    cdef int64_t count
+    for kind in range(KINDS):
+        count = notices.suppressed[kind]
+        if count and now // 1_000_000_000 >= notices.second[kind] + SUPPRESSED_FOR:
+            notices.suppressed[kind] = 0
+            notice(notices, now, SUPPRESSED, 0, 0, b"", b"", kind, count)
+
+
 cdef bint next_notice(Notices* notices, Notice* into) noexcept nogil:
     """Take the oldest one; False if there is none."""
     if notices.read == zq_get(&notices.written):

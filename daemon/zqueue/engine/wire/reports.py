@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zqueue.engine import Report, Side
+from zqueue.engine.reasons import reason_of, told
 
 # The kinds, in the order of notices.pxd.
 (
@@ -27,26 +28,20 @@ from zqueue.engine import Report, Side
     WORKER_SET_ASIDE,
     WORKER_ANSWERS_AGAIN,
     SLOW_REQUEST,
-) = range(19)
+    SUPPRESSED,
+) = range(20)
 
-_UNHEARD_OF = "a browser, a health check or a TLS client that is no ZeroMQ peer"
-_LIKELY = {
-    "it speaks HTTP": "a browser or a health check",
-    "it speaks TLS": "a TLS client, such as a browser",
-    "it is a REP": "a worker that connects to the clients' port",
-    "it is a REQ": "a client that connects to the workers' port",
-    "its routing id": "two clients with one routing id",
-    "its handshake took": _UNHEARD_OF,
-    "it speaks ZMTP 1.0": f"libzmq 2, or {_UNHEARD_OF}",
-    "it left before": _UNHEARD_OF,
-    "it wants a mechanism": _UNHEARD_OF,
-    "it left when it learned that it had connected to a ROUTER": (
-        "a worker that connects to the clients' port, or a socket of a type that a client cannot be"
-    ),
-    "it left when it learned that it had connected to a DEALER": (
-        "a client that connects to the workers' port, or a socket of a type that a worker cannot be"
-    ),
+_LIMITED = {
+    REJECTED: ("peer.rejected", "warning"),
+    BROKE: ("peer.protocol_error", "warning"),
+    DUPLICATE: ("peer.duplicate_id", "warning"),
+    MALFORMED: ("request.malformed", "warning"),
+    STRAY: ("reply.dropped", "debug"),
+    CLIENT_RETURNED: ("client.returned", "info"),
+    SLOW_REQUEST: ("request.slow", "warning"),
 }
+"""What the data path tells at most so often each second, as ``_limited`` of notices.pyx has it, and
+how much it matters."""
 
 
 def report(notice: dict[str, Any]) -> Report:
@@ -65,11 +60,10 @@ def report(notice: dict[str, Any]) -> Report:
         fields = peer | {"id": notice["number"], "connected_for": lasted}
         return Report("peer.disconnected", fields | ({"reason": detail} if detail else {}))
     if kind == REJECTED:
-        likely = [text for begin, text in _LIKELY.items() if detail.startswith(begin)]
-        fields = peer | {"reason": detail, "likely": "; ".join(likely)}
-        return Report("peer.rejected", fields | more)
+        fields = peer | told(side, detail) | more
+        return Report("peer.rejected", fields, reason_of(detail).level)
     if kind == BROKE:
-        return Report("peer.protocol_error", peer | {"reason": detail} | more)
+        return Report("peer.protocol_error", peer | told(side, detail) | more)
     if kind == DUPLICATE:
         return Report("peer.duplicate_id", peer | {"holder": detail} | more)
     if kind == MALFORMED:
@@ -78,6 +72,9 @@ def report(notice: dict[str, Any]) -> Report:
         return Report("request.returned", {"peer": notice["name"], "requests": notice["one"]})
     if kind == STRAY:
         return Report("reply.dropped", {"peer": notice["name"], "reason": detail} | more)
+    if kind == SUPPRESSED:
+        event, level = _LIMITED[notice["one"]]
+        return Report("peer.repeated", {"repeated": event, "times": notice["other"]}, level)
     if kind == SLOW_REQUEST:
         return Report("request.slow", _slowness(notice) | more)
     return _of_a_socket(kind, side, notice)
