@@ -42,13 +42,13 @@ alerts may rely on them; the messages are not.
 `debug`, `info`, `warning` or `error`; `critical` always is. `zqueuectl events` shows all levels.
 
 What a peer can cause as often as it likes is said once (connections: five times) for each address
-and reason. What comes again is said at level `debug`, and counted: `peer.repeated` tells how often, at
-most once in an interval that doubles from ten seconds to an hour, at the level of the event that it
-counts. A peer that is quiet for an interval is new. The wire engine tells at most twenty events a
-second of each kind; `suppressed`, or a `peer.repeated` without an address, tells how many it left out.
-A connection that closes without having sent a byte is a TCP health check: level `debug`, on the wire
-engine, which sees that. `log.mute` names events that are not to be logged at all. Counters and metrics
-have every one.
+and reason. What comes again is said at level `debug`, and counted: `peer.repeated` tells how often,
+at most once in an interval that doubles from ten seconds to an hour, at the level of the event that
+it counts. A peer that is quiet for an interval is new. The wire engine tells at most twenty events
+a second of each kind; `suppressed`, or a `peer.repeated` without an address, tells how many it left
+out. A connection that closes without having sent a byte is a TCP health check: level `debug`, on
+the wire engine, which sees that. `log.mute` names events that are not to be logged at all. Counters
+and metrics have every one.
 
 This page is made from the source by `python -m tests.test_events`.
 

@@ -57,7 +57,7 @@ class Repeats:
         """Say it, or count it. ``now`` is on the monotonic clock."""
         most = _SAID_AT_FIRST.get(report.event)
         if most is None or report.level == "debug":
-            self._emit(report.event, level=report.level, **report.fields)
+            self._say(report, report.level)
             return
         key = _key(report)
         repeat = self._kept.get(key)
@@ -67,10 +67,10 @@ class Repeats:
             repeat = self._kept[key] = _Repeat(report.level, now)
         if repeat.said < most:
             repeat.said += 1
-            self._emit(report.event, level=report.level, **report.fields)
+            self._say(report, report.level)
         else:
             repeat.times += 1 + int(report.fields.get("suppressed", 0))
-            self._emit(report.event, level="debug", **report.fields)
+            self._say(report, "debug")
 
     def tell(self, now: float) -> None:
         """Tell the counts that are due; what did not come again is as good as new."""
@@ -93,16 +93,21 @@ class Repeats:
     def _tell(self, key: Key, repeat: _Repeat, now: float) -> None:
         if repeat.times:
             event, side, address, reason = key
-            self._emit(
+            counted = Report(
                 "peer.repeated",
-                level=repeat.level or CATALOGUE[event].level,
-                repeated=event,
-                side=side,
-                peer=address,
-                reason=reason,
-                times=repeat.times,
-                seconds=round(now - repeat.began, 1),
+                {
+                    "repeated": event,
+                    "side": side,
+                    "peer": address,
+                    "reason": reason,
+                    "times": repeat.times,
+                    "seconds": round(now - repeat.began, 1),
+                },
             )
+            self._say(counted, repeat.level or CATALOGUE[event].level)
+
+    def _say(self, report: Report, level: str | None) -> None:
+        self._emit(report.event, level=level, **report.fields)
 
 
 def _key(report: Report) -> Key:

@@ -155,7 +155,7 @@ class Connections:
             self.counts.rejected += 1
             yield Report(
                 "peer.rejected",
-                {"side": self._side, "peer": connection.peer, **told(self._side, failure or _LEFT)},
+                {"side": self._side, "peer": connection.peer} | told(self._side, failure or _LEFT),
             )
 
     def _gates_closed(self, closed: list[Listener], descriptor: int) -> Iterator[Report]:
