@@ -31,6 +31,7 @@ from zqueue.engine import (
     Traffic,
 )
 from zqueue.engine.capture import CaptureRelay
+from zqueue.engine.connecting import Connecting
 from zqueue.engine.connections import Connections
 from zqueue.engine.libzmq_options import socket_options
 from zqueue.engine.proxy_thread import (
@@ -118,11 +119,14 @@ class LibzmqEngine:
         self._capture = CaptureRelay(plan.name, plan.capture, self._context)
         if back_type in (zmq.DEALER, zmq.PUSH):
             self._backend.bind(OVERFLOW_ADDRESS)
-        for sock, side in ((self._backend, plan.backend), (self._frontend, plan.frontend)):
+        self._connecting = {}
+        for name, sock, side in (
+            (Side.BACKEND, self._backend, plan.backend),
+            (Side.FRONTEND, self._frontend, plan.frontend),
+        ):
+            self._connecting[name] = Connecting(name, sock, side)
             for listener in side.listeners:
                 listener.attach(sock)
-            for endpoint in side.connect:
-                sock.connect(endpoint)
         self._thread = ProxyThread(
             plan.name,
             self._frontend,
@@ -259,7 +263,12 @@ class LibzmqEngine:
         self._read_control()
         for side, connections in self._connections.items():
             had = connections.counts.disconnected
-            yield from connections.reports()
+            connecting = self._connecting[side]
+            for report in connections.reports():
+                if report.event == "peer.connect_retried":
+                    report.fields["endpoint"] = connecting.asked(report.fields["endpoint"])
+                    connecting.retried(report.fields["endpoint"])
+                yield report
             if side is Side.BACKEND and connections.counts.disconnected > had:
                 self._worker_left()
         for report in self._capture.reports():
@@ -292,6 +301,12 @@ class LibzmqEngine:
         yield from self._write_off_if_bereft()
         for connections in self._connections.values():
             yield from connections.reopen_gates()
+        for side, connecting in self._connecting.items():
+            yield from connecting.reports()
+            sock = self._frontend if side is Side.FRONTEND else self._backend
+            for move in connecting.moves():
+                if self._thread.work_on(functools.partial(move.make, sock)):
+                    self._leave()
         if self._thread.inside and self._leaving_since is None and self._is_stuck():
             if self._thread.review():
                 self._leave()

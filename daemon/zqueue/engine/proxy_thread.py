@@ -163,6 +163,10 @@ class ProxyThread:
         """Park what a blocked send was let out into, and close that way out."""
         return self._order(lambda: self._take_in(overflow))
 
+    def work_on(self, work: Callable[[], None]) -> bool:
+        """Do ``work`` with the sockets."""
+        return self._order(work)
+
     def end(self) -> bool:
         """Let the thread end; the sockets are the caller's again once it has."""
         return self._order(lambda: setattr(self, "_closing", True))

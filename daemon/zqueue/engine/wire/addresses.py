@@ -5,51 +5,40 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-import threading
 
 from zqueue import endpoints
+from zqueue.engine.lookup import Lookup, SocketAddress
 
 
 class Address:
-    """The address of one endpoint. A name is looked up in a thread of its own, for a name server
-    that does not answer must hold up nobody."""
+    """The address of one endpoint."""
 
     def __init__(self, endpoint: str, ipv6: bool) -> None:
         self._endpoint = endpoints.parse(endpoint, "connect")
-        self._ipv6 = ipv6 or ":" in self._endpoint.host
-        self._found: bytes | None = None
-        self._searching = False
-        self.find()
+        self._lookup: Lookup | None = None
+        self._path: bytes | None = None
+        if self._endpoint.transport == "tcp":
+            self._lookup = Lookup(self._endpoint.host, self._endpoint.port, ipv6)
+        else:
+            self.find()
 
     def find(self) -> None:
         """Look it up, anew if it was found before: names move."""
-        if self._endpoint.transport == "ipc":
-            self._found = _unix(self._endpoint)
-        elif not self._searching:
-            self._searching = True
-            threading.Thread(target=self._search, name="zq.resolve", daemon=True).start()
+        if self._lookup is not None:
+            self._lookup.find()
+        else:
+            self._path = _unix(self._endpoint)
 
     def take(self) -> bytes | None:
         """The address as a ``struct sockaddr``, once after each time that it was found."""
-        found, self._found = self._found, None
-        return found
-
-    def _search(self) -> None:
-        try:
-            found = socket.getaddrinfo(
-                self._endpoint.host, self._endpoint.port, type=socket.SOCK_STREAM
-            )
-        except (OSError, UnicodeError):
-            return
-        finally:
-            self._searching = False
-        wanted = [each for each in found if self._ipv6 or each[0] == socket.AF_INET] or found
-        self._found = _inet(wanted[0][0], wanted[0][4])
+        if self._lookup is not None:
+            found = self._lookup.take()
+            return _inet(*found) if found is not None else None
+        path, self._path = self._path, None
+        return path
 
 
-def _inet(
-    family: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-) -> bytes:
+def _inet(family: int, address: SocketAddress) -> bytes:
     host, port = str(address[0]), int(address[1])
     if family == socket.AF_INET:
         return (
