@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
+import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
+from tests.wire.fuzz import STATE_HEAD, damaged, must_make_sense
 from tests.wire.raw import hello, message
 from zqueue.engine.wire.exchange import Exchange
 from zqueue.engine.wire.support import STATE_FORMAT
@@ -208,3 +213,100 @@ def test_who_left_first_is_given_up_first_also_in_the_next_process() -> None:
         assert new.live["clients"] == there
     assert_nothing_is_left(new)
     assert_nothing_is_left(old)
+
+
+def _busy() -> Exchange:
+    """A queue with something of everything."""
+    busy = Exchange(
+        prefetch=2, max_waiting=6, client_grace=60.0, deadline=60.0, max_waiting_time=50.0
+    )
+    busy.now = 10**9
+    serving, router = worker(busy), worker(busy, "ROUTER", identity=b"r")
+    asker, away = client(busy, identity=b"me"), client(busy, identity=b"away")
+    away.send(b"", b"late")
+    asker.feed(b"".join(message((b"e", b"", b"%d" % number)) for number in range(16)))
+    (first, *_) = serving.hear()
+    serving.answer(first)
+    away.close()
+    for request in router.hear()[:1]:
+        router.answer(request)
+    again = worker(busy)
+    again.hear()
+    again.close()
+    half = busy.connect(0)
+    busy.feed(half, hello("DEALER", (3, 1), b"half") + message((b"", bytes(5000)))[:200])
+    busy.feed(busy.connect(0), hello("REQ")[:40])
+    busy.advance(1)
+    return busy
+
+
+def _into_another(state: bytes) -> Exchange:
+    new = Exchange(prefetch=2, client_grace=60.0)
+    new.now = 10**10
+    new.restore(state)
+    return new
+
+
+def test_a_right_state_is_taken_up() -> None:
+    busy = _busy()
+    new = _into_another(busy.snapshot())
+    assert new.counters["received"] >= busy.counters["received"] > 8
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_state_with_a_right_checksum_is_refused_or_makes_sense(seed: int) -> None:
+    state = damaged(random.Random(seed), _busy().snapshot())
+    try:
+        new = _into_another(state)
+    except ValueError as error:
+        if str(error).startswith(("it is ", "its format")):
+            return
+        raise
+    must_make_sense(new)
+    assert_nothing_is_left(new)
+
+
+def _with_header(state: bytes, **changed: Any) -> bytes:
+    rest = state[STATE_HEAD:]
+    (size,) = struct.unpack_from("<Q", rest)
+    header = json.loads(rest[8 : 8 + size])
+    for name, value in changed.items():
+        place, _, last = name.rpartition("__")
+        (header[place] if place else header)[last] = value
+    encoded = json.dumps(header).encode()
+    rest = struct.pack("<Q", len(encoded)) + encoded + rest[8 + size :]
+    return state[: STATE_HEAD - 8] + struct.pack("<Q", zlib.crc32(rest)) + rest
+
+
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, 10**30, 1.0, "1", None, True, [], {}, 1e999])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("requests_made", "peers_made", "id_counter", "salt", "counters", "queueing", "service"),
+        *("counters__received", "counters__waiting", "counters__in_flight", "counters__died"),
+        *("counters__connected", "counters__kept", "counters__replied", "queueing__3"),
+    ],
+)
+def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
+    if name in ("queueing", "service") and wrong == {}:
+        return  # nothing has taken any time
+    with pytest.raises(ValueError, match="it is damaged: "):
+        _into_another(_with_header(_busy().snapshot(), **{name: wrong}))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"requests_made": 1},
+        {"peers_made": 1},
+        {"counters__waiting": 1},
+        {"counters__replied": 1 << 40},
+        {"counters__connected": [0, 0]},
+        {"queueing": {"720": 1}},
+        {"queueing": {"-1": 1}},
+        {"queueing": {"x": 1}},
+    ],
+)
+def test_numbers_that_do_not_fit_what_is_there_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="it is damaged: "):
+        _into_another(_with_header(_busy().snapshot(), **changed))

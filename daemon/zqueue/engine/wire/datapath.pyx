@@ -85,7 +85,7 @@ from zqueue.engine.wire.tap cimport (
     tap_switch,
     tap_told,
 )
-from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, may_be_submitted
 
 
 cdef int name_into(char* into, str name) except -1:
@@ -98,6 +98,20 @@ cdef int name_into(char* into, str name) except -1:
 
 cdef tuple counted(Histogram* histogram):
     return [histogram.buckets[place] for place in range(BUCKETS)], histogram.nanoseconds
+
+
+cdef list _connect_endpoints(dict header):
+    """Side and name of each that another process had.
+
+    Raises:
+        ValueError: that is not what the header has.
+    """
+    found = header.get("connecting")
+    if not isinstance(found, list) or not all(
+        [isinstance(each, list) and list(map(type, each)) == [int, str] for each in found]
+    ):
+        raise ValueError("it is damaged: its connect endpoints are none")
+    return found
 
 
 cdef class DataPath:
@@ -307,6 +321,7 @@ cdef class DataPath:
         cdef Peer* peer
         loop.dispatcher.now = loop_clock()
         header = dispatcher_restore(&loop.dispatcher, state)
+        connecting = _connect_endpoints(header)
         if len(descriptors) != loop.dispatcher.peers_out:
             raise ValueError(
                 f"it has {loop.dispatcher.peers_out} connections, and {len(descriptors)} came with it"
@@ -316,7 +331,7 @@ cdef class DataPath:
             if not loop_take_up(loop, peer, fd):
                 self._let_go_of_descriptors()
                 raise ValueError("one of its connections cannot be watched")
-            peer.connector = self._connector(header["connecting"], peer.connector)
+            peer.connector = self._connector(connecting, peer.connector)
             peer = peer.next
         loop.published = loop.dispatcher.counters
 
@@ -503,9 +518,11 @@ cdef class DataPath:
         has left.
 
         Raises:
+            ValueError: that is no routing id, or no message that a client could have sent.
             BlockingIOError: there are too many orders before it.
             MemoryError
         """
+        may_be_submitted(id, frames)
         joined = frames_joined(frames)
         cdef Submission* asked = <Submission*> calloc(1, sizeof(Submission) + len(joined))
         if asked == NULL:

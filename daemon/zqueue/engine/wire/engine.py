@@ -109,7 +109,7 @@ class WireEngine:
         if taken_up is not None:
             try:
                 self._path.restore(taken_up.state, taken_up.descriptors)
-            except ValueError:
+            except BaseException:
                 self._frozen = True
                 self.close(0)
                 raise

@@ -10,13 +10,11 @@ from zqueue.engine.wire.rows cimport ConnectionRow
 from zqueue.engine.wire.session cimport Heartbeat, Session
 from zqueue.engine.wire.spares cimport Spares
 from zqueue.engine.wire.tap cimport Tap
-from zqueue.engine.wire.zmtp cimport Limits
+from zqueue.engine.wire.zmtp cimport DEEPEST_ENVELOPE, LONGEST_ENVELOPE, Limits
 
 cdef enum:
     FRONTEND = 0
     BACKEND = 1
-    LONGEST_ENVELOPE = 1 << 20
-    DEEPEST_ENVELOPE = 10_000
     MOST_LOST = 8192
     LOST_SLOTS = 8192
 

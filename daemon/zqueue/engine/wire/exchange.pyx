@@ -38,7 +38,7 @@ from zqueue.engine.wire.settings cimport settings_free, settings_from
 from zqueue.engine.wire.snapshot cimport dispatcher_restore, dispatcher_saved
 from zqueue.engine.wire.tap cimport Tap, tap_allow, tap_close, tap_open, tap_skip, tap_switch, tap_told
 from zqueue.engine.wire.workers cimport worker_drain
-from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined
+from zqueue.engine.wire.zmtp cimport envelope_of, frames_joined, may_be_submitted
 
 
 cdef class Exchange:
@@ -156,7 +156,12 @@ cdef class Exchange:
             self._settle()
 
     def submit(self, const uint8_t[::1] id not None, list frames not None) -> None:
-        """Ask in the name of the client with this routing id."""
+        """Ask in the name of the client with this routing id.
+
+        Raises:
+            ValueError: that is no routing id, or no message that a client could have sent.
+        """
+        may_be_submitted(bytes(id), frames)
         joined = frames_joined(frames)
         cdef const uint8_t[::1] data = joined
         if not submit(

@@ -53,6 +53,7 @@ cdef struct Session:
     # READY has not gone out: the peer's is judged first.
     bint owes_ready
 
+cdef bint greeting_fits(const Session* session) noexcept nogil
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil
 cdef int session_next(
     Session* session,

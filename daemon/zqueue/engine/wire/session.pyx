@@ -235,17 +235,38 @@ cdef bint session_ready(Session* session, Pool* pool) noexcept nogil:
 # -- handshake -----------------------------------------------------------------------------------
 
 
-cdef int _check_type(Session* session, Pool* pool) noexcept nogil:
+cdef bint greeting_fits(const Session* session) noexcept nogil:
+    """Whether stage, version and socket type go with what has come of the greeting, as far as it was
+    read by another process."""
+    cdef int whole = GREETING if session.major == 3 else GREETING_2_0
+    if session.stage == TALKS:
+        return session.major >= 2 and session.greeted == whole and _type_fits(session)
+    if session.stage == AWAITS_READY:
+        return session.major >= 2 and session.greeted == whole and (
+            _type_fits(session) if session.major == 2 else session.peer_type == OTHER_TYPE
+        )
+    if session.stage != AWAITS_GREETING or session.peer_type != OTHER_TYPE:
+        return False
+    if session.greeted < WITH_VERSION:
+        return session.major == 0
+    return session.greeted < whole and session.major == (3 if session.greeting[10] >= 3 else 2)
+
+
+cdef inline bint _type_fits(const Session* session) noexcept nogil:
     if session.own_type == ROUTER:
-        if session.peer_type in (REQ, DEALER, ROUTER):
-            return NOTHING
+        return session.peer_type in (REQ, DEALER, ROUTER)
+    return session.peer_type in (REP, DEALER, ROUTER)
+
+
+cdef int _check_type(Session* session, Pool* pool) noexcept nogil:
+    if _type_fits(session):
+        return NOTHING
+    if session.own_type == ROUTER:
         if session.peer_type == REP:
             session_refuse(session, pool, b"it is a REP: a worker that connects to the clients' port")
         else:
             session_refuse(session, pool, b"a client is a REQ, a DEALER or a ROUTER")
     else:
-        if session.peer_type in (REP, DEALER, ROUTER):
-            return NOTHING
         if session.peer_type == REQ:
             session_refuse(session, pool, b"it is a REQ: a client that connects to the workers' port")
         else:

@@ -13,7 +13,7 @@ import zlib
 
 from zqueue.engine.wire.support import STATE_FORMAT, STATE_FORMATS
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 from zqueue.engine.wire.admission cimport stall
@@ -21,8 +21,11 @@ from zqueue.engine.wire.clients cimport CLAIM_LOOKS, absence_begins, client_new
 from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
 from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport (
+    BACKEND,
+    CAUSES,
     FRONTEND,
     IN_TURN,
+    LONGEST_ENVELOPE,
     MOST_LOST,
     NAME,
     OF_CLIENT,
@@ -48,8 +51,8 @@ from zqueue.engine.wire.memory cimport (
     body_new,
     outgoing_copy,
 )
-from zqueue.engine.wire.peers cimport is_unused, make_dirty
-from zqueue.engine.wire.recent cimport Recent
+from zqueue.engine.wire.peers cimport has_arrived, is_gone, is_unused, make_dirty
+from zqueue.engine.wire.recent cimport RECENT, RECENT_BUCKETS, Recent
 from zqueue.engine.wire.requests cimport (
     Waiting,
     ages,
@@ -64,11 +67,33 @@ from zqueue.engine.wire.requests cimport (
 )
 from zqueue.engine.wire.return_addresses cimport lost_open, lost_restored
 from zqueue.engine.wire.routing_ids cimport MADE_ID, client_with, know_client
-from zqueue.engine.wire.session cimport TALKS
-from zqueue.engine.wire.workers cimport place_worker
-from zqueue.engine.wire.zmtp cimport GREETING, LONGEST_ID
+from zqueue.engine.wire.session cimport (
+    AWAITS_GREETING,
+    TALKS,
+    Session,
+    greeting_fits,
+)
+from zqueue.engine.wire.workers cimport UNLIMITED, place_worker
+from zqueue.engine.wire.zmtp cimport (
+    GREETING,
+    LONGEST_ID,
+    MESSAGE,
+    NOTHING,
+    OTHER_TYPE,
+    Scan,
+    scan_whole,
+)
 
 _MAGIC = b"zqueue wire state\n"
+
+# Nanoseconds that something may take.
+cdef double _LONGEST = 1e18
+
+# Nanoseconds: longer than any duration of a config.
+cdef uint64_t _FAR = <uint64_t> 10_000_000 * 1_000_000_000
+
+# Nanoseconds, as a PING can tell them.
+cdef uint64_t _LONGEST_TTL = <uint64_t> 0xFFFF * 100_000_000
 
 
 # -- saving --------------------------------------------------------------------------------------
@@ -228,27 +253,6 @@ cdef str _lost(Dispatcher* it):
     return (<char*> it.lost)[:count * sizeof(Lost)].hex() if count else ""
 
 
-cdef int _restore_secret(Dispatcher* it, str secret) except -1:
-    """What of the tables is in the state was put in order by it."""
-    cdef bytes saved = bytes.fromhex(secret)
-    if len(saved) != sizeof(Secret):
-        raise ValueError("it is damaged")
-    memcpy(&it.secret, <char*> saved, sizeof(Secret))
-    return 0
-
-
-cdef int _restore_lost(Dispatcher* it, str lost) except -1:
-    cdef bytes saved = bytes.fromhex(lost)
-    cdef size_t count = min(<size_t> len(saved) // sizeof(Lost), <size_t> MOST_LOST)
-    if not saved:
-        return 0
-    if not lost_open(it):
-        raise MemoryError
-    memcpy(it.lost, <char*> saved, count * sizeof(Lost))
-    lost_restored(it, count)
-    return 0
-
-
 cdef int _save_client(_Writer writer, Client* client) except -1:
     writer.begin()
     writer.data(client.id, client.id_size)
@@ -369,28 +373,52 @@ cdef int _save_request(_Writer writer, Request* request, dict clients) except -1
 # -- restoring -----------------------------------------------------------------------------------
 
 
+class _Damaged(ValueError):
+    """What is there cannot be, though its checksum is right."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"it is damaged: {what}")
+
+
 cdef class _Reader:
-    """``end`` is where the record ends, ``last`` where everything does."""
+    """``end`` is where the record ends, ``last`` where everything does. ``now`` is when it is read:
+    nothing has happened later than that."""
 
     cdef const uint8_t* at
     cdef const uint8_t* end
     cdef const uint8_t* last
+    cdef int64_t now
 
-    cdef uint64_t number(self) noexcept:
+    cdef uint64_t number(self) except? 0:
         """0 where an older version has not written it."""
         cdef uint64_t value = 0
-        if self.end - self.at >= 8:
-            memcpy(&value, self.at, 8)
-            self.at += 8
-        else:
-            self.at = self.end
+        if self.at == self.end and self.end != self.last:
+            return 0
+        if self.end - self.at < 8:
+            raise _Damaged("it ends in the midst of a number")
+        memcpy(&value, self.at, 8)
+        self.at += 8
         return value
+
+    cdef uint64_t upto(self, uint64_t most, str what) except? 0:
+        """One that is not larger than this."""
+        cdef uint64_t value = self.number()
+        if value > most:
+            raise _Damaged(f"{what} is {value}")
+        return value
+
+    cdef bint flag(self, str what) except? False:
+        return self.upto(1, what)
+
+    cdef int64_t instant(self, str what) except? 0:
+        """A time that has been; 0 is never."""
+        return <int64_t> self.upto(<uint64_t> self.now, what)
 
     cdef const uint8_t* data(self, size_t* size) except? NULL:
         cdef const uint8_t* found
         size[0] = self.number()
         if size[0] > <size_t> (self.end - self.at):
-            raise ValueError("it is damaged")
+            raise _Damaged("bytes are missing")
         found = self.at
         self.at += size[0]
         return found
@@ -399,7 +427,7 @@ cdef class _Reader:
         cdef size_t size = 0
         cdef const uint8_t* found = self.data(&size)
         if size > most:
-            raise ValueError("it is damaged")
+            raise _Damaged("there are more bytes than there may be")
         if size:
             memcpy(into, found, size)
         return <int> size
@@ -407,12 +435,13 @@ cdef class _Reader:
     cdef int begin(self) except -1:
         cdef uint64_t size
         self.end = self.last
-        if self.last - self.at < 8:
-            raise ValueError("it ends too early")
         size = self.number()
         if size > <size_t> (self.last - self.at):
-            raise ValueError("it ends too early")
+            raise _Damaged("it ends too early")
         self.end = self.at + size
+        if self.end == self.last:
+            # Behind the last record there is a number.
+            raise _Damaged("it ends too early")
         return 0
 
     cdef int finish(self) noexcept:
@@ -425,8 +454,11 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     """Fill an empty dispatcher; returns the header. Its connections have no descriptors yet, and
     are in the order that these were in.
 
+    A right checksum says only that the state is as it was written. Nothing in it is relied on before
+    it was looked at: what a queue cannot come to is refused.
+
     Raises:
-        ValueError: the state cannot be read; ``it`` is of no use then.
+        ValueError: the state cannot be read, and why; ``it`` is of no use then.
         MemoryError
     """
     cdef _Reader reader = _Reader()
@@ -434,6 +466,7 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     cdef size_t size = 0
     cdef uint64_t count
     cdef Peer* peer
+    reader.now = it.now
     reader.at = <const uint8_t*> <char*> state
     reader.last = reader.end = reader.at + len(state)
     if not state.startswith(_MAGIC) or len(state) < len(_MAGIC) + 16:
@@ -446,23 +479,21 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     if count != zlib.crc32(memoryview(state)[reader.at - <const uint8_t*> <char*> state:]):
         raise ValueError("it is damaged")
     found = reader.data(&size)
-    header = json.loads((<char*> found)[:size])
+    header = _header((<char*> found)[:size])
     clients = []
     try:
+        it.requests_made = _whole(header, "requests_made", _MOST)
+        it.peers_made = _whole(header, "peers_made", _MOST)
+        it.id_counter = _whole(header, "id_counter", 0xFFFFFFFF)
+        it.salt = _whole(header, "salt", 0xFFFFFFFF)
+        _restore_buckets(it, &it.queueing, header, "queueing")
+        _restore_buckets(it, &it.service, header, "service")
         # An older version has none, and another way to remember what was lost.
         if "secret" in header:
             _restore_secret(it, header["secret"])
-            _restore_lost(it, header["lost_requests"])
+            _restore_lost(it, header.get("lost_requests"))
         _restore_all(it, reader, clients)
-        it.counters = {**_counters(it), **_known(header["counters"], _counters(it))}
-        _restore_buckets(&it.queueing, header["queueing"])
-        it.queueing.nanoseconds = header.get("queueing_nanoseconds", 0)
-        _restore_buckets(&it.service, header["service"])
-        it.service.nanoseconds = header.get("service_nanoseconds", 0)
-        it.requests_made, it.peers_made = header["requests_made"], header["peers_made"]
-        it.id_counter, it.salt = header["id_counter"], header["salt"]
-    except (KeyError, TypeError, OverflowError):
-        raise ValueError("it is damaged") from None
+        it.counters = _believed(_counters(it), header.get("counters"), _there(it))
     finally:
         _free_unused(it, clients)
     # Whoever was held back is, and has been told of already.
@@ -475,21 +506,151 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
     return header
 
 
+# -- the header -----------------------------------------------------------------------------------
+
+_MOST = (1 << 63) - 1
+
+
+cdef dict _header(bytes encoded):
+    try:
+        header = json.loads(encoded)
+    except (ValueError, RecursionError):
+        raise _Damaged("its header is no JSON") from None
+    if not isinstance(header, dict):
+        raise _Damaged("its header is no object")
+    return header
+
+
+cdef object _whole(dict there, str name, most, default=None):
+    """A number of the header."""
+    value = there.get(name, default)
+    if type(value) is not int or not 0 <= value <= most:
+        raise _Damaged(f"{name} is no number that it may be")
+    return value
+
+
+cdef dict _counters(Dispatcher* it):
+    return it.counters
+
+
+cdef dict _believed(dict now, object before, dict there):
+    """The counters of the header, 0 where an older version had none. They must add up, and be right
+    about what is ``there``."""
+    if not isinstance(before, dict):
+        raise _Damaged("it has no counters")
+    counted = {}
+    for name, value in now.items():
+        if isinstance(value, list):
+            values = before.get(name, [0] * len(value))
+            if not isinstance(values, list) or len(values) != len(value):
+                raise _Damaged(f"{name} are not {len(value)} numbers")
+            counted[name] = [_whole({name: each}, name, _MOST) for each in values]
+        else:
+            counted[name] = _whole(before, name, _MOST, 0)
+    for name, value in there.items():
+        if counted[name] != value:
+            raise _Damaged(f"{name} is {counted[name]}, and {value} are there")
+    if counted["received"] != sum([counted[name] for name in _SUM]):
+        raise _Damaged("its counters do not add up")
+    if counted["dead"] != sum(counted["died"]):
+        raise _Damaged("its dead do not add up")
+    return counted
+
+
+# What became of those that were received.
+_SUM = (
+    *("waiting", "in_flight", "kept", "replied", "unclaimed", "withdrawn", "dead", "rejected"),
+    *("malformed", "unanswered"),
+)
+
+
+cdef dict _there(Dispatcher* it):
+    """What can be counted."""
+    cdef Absence* absence = it.absent_first
+    cdef Peer* peer = it.peers
+    connected = [0, 0]
+    kept = 0
+    while absence != NULL:
+        kept += absence.replies
+        absence = absence.next
+    while peer != NULL:
+        connected[peer.side] += has_arrived(peer)
+        peer = peer.next
+    return {
+        "waiting": it.counters.waiting,
+        "waiting_bytes": it.counters.waiting_bytes,
+        "in_flight": it.counters.in_flight,
+        "in_flight_bytes": it.counters.in_flight_bytes,
+        "kept": kept,
+        "connected": connected,
+    }
+
+
+cdef int _restore_buckets(Dispatcher* it, Histogram* histogram, dict header, str name) except -1:
+    buckets = header.get(name)
+    if not isinstance(buckets, dict):
+        raise _Damaged(f"{name} is no histogram")
+    for place in buckets:
+        if not place.isdecimal() or not place.isascii() or len(place) > 3 or int(place) >= BUCKETS:
+            raise _Damaged(f"{name} has a bucket {place[:20]}")
+        histogram.buckets[<int> int(place)] = _whole(buckets, place, _MOST)
+    histogram.nanoseconds = _whole(header, f"{name}_nanoseconds", _MOST, 0)
+    return 0
+
+
+cdef bytes _from_hex(object text, str what):
+    try:
+        return bytes.fromhex(text)
+    except (TypeError, ValueError):
+        raise _Damaged(f"{what} is not in hex") from None
+
+
+cdef int _restore_secret(Dispatcher* it, object secret) except -1:
+    """What of the tables is in the state was put in order by it."""
+    cdef bytes saved = _from_hex(secret, "its secret")
+    if len(saved) != sizeof(Secret):
+        raise _Damaged("its secret has a wrong size")
+    memcpy(&it.secret, <char*> saved, sizeof(Secret))
+    return 0
+
+
+cdef int _restore_lost(Dispatcher* it, object lost) except -1:
+    cdef bytes saved = _from_hex(lost, "what was lost")
+    cdef size_t count
+    count = <size_t> len(saved) // sizeof(Lost)
+    if count > MOST_LOST or count * sizeof(Lost) != <size_t> len(saved):
+        raise _Damaged("what was lost has a wrong size")
+    if not count:
+        return 0
+    if not lost_open(it):
+        raise MemoryError
+    memcpy(it.lost, <char*> saved, count * sizeof(Lost))
+    lost_restored(it, count)
+    return 0
+
+
+# -- the records ----------------------------------------------------------------------------------
+
+
 cdef int _restore_all(Dispatcher* it, _Reader reader, list clients) except -1:
     cdef Peer* last = NULL
-    for _ in range(reader.number()):
+    cdef uint64_t left = reader.number()
+    cdef _Requests requests = _Requests()
+    while left:
         _restore_client(it, reader, clients)
-    workers = {}
-    for _ in range(reader.number()):
-        last = _restore_peer(it, reader, last, clients, workers)
-    ageing = []
-    waiting = []
-    while reader.number():
-        _restore_request(it, reader, clients, workers, ageing, waiting)
-    for _, address in sorted(ageing):
+        left -= 1
+    left = reader.number()
+    while left:
+        last = _restore_peer(it, reader, last, clients, requests)
+        left -= 1
+    while reader.flag("what comes before a request"):
+        _restore_request(it, reader, clients, requests)
+    if reader.at != reader.last:
+        raise _Damaged("more comes behind its end")
+    for _, address in sorted(requests.ageing):
         ages(it, <Request*> <uintptr_t> address)
     it.by_wait.first = it.by_wait.last = NULL
-    for *_, address in sorted(waiting):
+    for *_, address in sorted(requests.waiting):
         waits_shortest(it, <Request*> <uintptr_t> address)
     _put_in_order(&it.unanswered)
     _put_in_order(&it.one_way)
@@ -514,20 +675,20 @@ cdef int _put_in_order(Line* line) except -1:
     return 0
 
 
-cdef dict _counters(Dispatcher* it):
-    return it.counters
+cdef class _Requests:
+    """What is known of the requests so far: ``workers`` by number, the numbers of those that were
+    there, ``newest`` of those that wait; ``ageing`` and ``waiting`` are put in order in the end."""
 
+    cdef dict workers
+    cdef set peers
+    cdef set numbers
+    cdef uint64_t newest
+    cdef list ageing
+    cdef list waiting
 
-cdef dict _known(dict counters, dict known):
-    return {name: value for name, value in counters.items() if name in known}
-
-
-cdef int _restore_buckets(Histogram* histogram, dict buckets) except -1:
-    for place, count in buckets.items():
-        if not 0 <= int(place) < BUCKETS:
-            raise ValueError("it is damaged")
-        histogram.buckets[<int> int(place)] = count
-    return 0
+    def __cinit__(self) -> None:
+        self.workers, self.peers, self.numbers = {}, set(), set()
+        self.ageing, self.waiting = [], []
 
 
 cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1:
@@ -537,20 +698,28 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
     reader.begin()
     found = reader.data(&size)
     if not 0 < size <= LONGEST_ID:
-        raise ValueError("it is damaged")
+        raise _Damaged(f"a routing id has {size} bytes")
     client = client_new(it, found, size)
     if client == NULL:
         raise MemoryError
+    # Held until all is there, see _free_unused.
+    client.requests = 1
     clients.append(<uintptr_t> client)
-    client.named = reader.number()
-    client.lasting = reader.number()
-    if reader.number():
-        if client_with(it, client.id, client.id_size) != NULL or not absence_begins(it, client):
-            raise ValueError("it is damaged, or there is no memory")
+    client.named = reader.flag("a client's named")
+    client.lasting = reader.flag("a client's lasting")
+    if not client.named and (size != MADE_ID or client.id[0]):
+        raise _Damaged("a routing id is not one that is made here")
+    if reader.flag("a client's absence"):
+        if client_with(it, client.id, client.id_size) != NULL:
+            raise _Damaged("two clients have one routing id")
+        if not absence_begins(it, client):
+            raise MemoryError
         know_client(it, client)
-        client.absence.since = reader.number()
+        client.absence.since = reader.instant("when a client left")
         client.absence.replies = reader.number()
         found = reader.data(&size)
+        if client.absence.replies > _messages(found, size):
+            raise _Damaged("what is kept for a client is not whole messages")
         if size and not outgoing_copy(&it.pool, &client.absence.kept, found, size):
             raise MemoryError
     client.asked = reader.number()
@@ -560,9 +729,22 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
     return 0
 
 
+cdef uint64_t _messages(const uint8_t* data, size_t size) except? 0:
+    """How many messages these bytes are."""
+    cdef Scan scan
+    cdef size_t at = 0
+    cdef uint64_t count = 0
+    while at < size:
+        if scan_whole(&scan, data + at, size - at) != MESSAGE:
+            raise _Damaged("what is kept for a client is not whole messages")
+        at += scan.at
+        count += 1
+    return count
+
+
 cdef Client* _client(list clients, uint64_t place) except NULL:
     if place >= <uint64_t> len(clients):
-        raise ValueError("it is damaged")
+        raise _Damaged("there is no such client")
     return <Client*> <uintptr_t> clients[place]
 
 
@@ -576,100 +758,138 @@ cdef Body* _body(Dispatcher* it, const uint8_t* data, size_t size) except NULL:
 
 
 cdef Peer* _restore_peer(
-    Dispatcher* it, _Reader reader, Peer* last, list clients, dict workers
+    Dispatcher* it, _Reader reader, Peer* last, list clients, _Requests requests
 ) except NULL:
     cdef Peer* peer
     cdef Client* client
     cdef size_t size = 0
     cdef const uint8_t* found
-    cdef uint64_t service, place, of_client, tries, tries_at, passed
+    cdef uint64_t of_client, tries, tries_at, passed
     reader.begin()
-    peer = peer_again(it, <int> (reader.number() & 1), last)
+    peer = peer_again(it, <int> reader.upto(BACKEND, "the side of a connection"), last)
     if peer == NULL:
         raise MemoryError
-    peer.number = reader.number()
+    peer.number = <int64_t> reader.upto(<uint64_t> it.peers_made, "the number of a connection")
+    if not peer.number or peer.number in requests.peers:
+        raise _Damaged(f"two connections have the number {peer.number}")
+    requests.peers.add(peer.number)
     reader.copy(peer.name, NAME)
     peer.name[NAME - 1] = 0
     reader.copy(peer.address, sizeof(peer.address))
-    peer.opened_at = reader.number()
+    peer.opened_at = reader.instant("when a connection was made")
     peer.connector = <int> <int64_t> reader.number()
-    peer.sends_large = reader.number()
-    peer.hung_up = reader.number()
-    peer.deaf = reader.number()
-    peer.session.stage = <int> reader.number()
-    peer.session.peer_type = <int> reader.number()
-    peer.session.major = <int> reader.number()
-    peer.session.minor = <int> reader.number()
-    peer.session.greeted = reader.copy(peer.session.greeting, GREETING)
-    found = reader.data(&size)
-    if size:
-        # What there is of a message is looked at again when more comes.
-        peer.session.intake.partial = _body(it, found, size)
-        peer.session.intake.have = size
-    found = reader.data(&size)
-    if size and not outgoing_copy(&it.pool, &peer.session.out, found, size):
-        raise MemoryError
-    peer.session.opened_at = reader.number()
-    peer.session.heard_at = reader.number()
-    peer.session.pinged_at = reader.number()
-    peer.session.awaits_pong = reader.number()
-    peer.session.ttl = reader.number()
+    peer.sends_large = reader.flag("a connection's sends_large")
+    peer.hung_up = reader.flag("a connection's hung_up")
+    peer.deaf = reader.flag("a connection's deaf")
+    _restore_session(it, reader, peer)
     found = reader.data(&size)
     if size:
         peer.held = _body(it, found, size)
         peer.held_end = size
     of_client = reader.number()
-    if reader.number():
-        if of_client or not worker_new(it, peer):
-            raise ValueError("it is damaged, or there is no memory")
-        workers[peer.number] = <uintptr_t> peer.worker
-        place = reader.number()
-        if not it.settings.prefetch and peer.worker.strict:
-            peer.worker.credit = <uint32_t> place
-        peer.worker.aside = reader.number()
-        peer.worker.draining = reader.number()
-        peer.worker.told_drained = reader.number()
-        peer.worker.given = reader.number()
-        peer.worker.answered = reader.number()
-        peer.worker.answered_at = reader.number()
-        service = reader.number()
-        memcpy(&peer.worker.service, &service, 8)
-        reader.copy(&peer.worker.took, sizeof(Recent))
-        peer.worker.id_size = <uint8_t> reader.copy(peer.worker.id, LONGEST_ID)
+    if reader.flag("whether a connection is a worker"):
+        if of_client or peer.side != BACKEND:
+            raise _Damaged("a client is a worker")
+        if not worker_new(it, peer):
+            raise MemoryError
+        _restore_worker(it, reader, peer.worker)
+        requests.workers[peer.number] = <uintptr_t> peer.worker
     peer.received_bytes = reader.number()
     peer.sent_bytes = reader.number()
-    peer.leaving = reader.number()
-    tries, tries_at, passed = reader.number(), reader.number(), reader.number()
+    peer.leaving = reader.flag("a connection's leaving")
+    tries = reader.flag("whether a worker is tried")
+    # It may be in the future, as far as a duration of a config goes.
+    tries_at = reader.upto(<uint64_t> reader.now + _FAR, "when a worker is tried")
+    passed = reader.instant("when a worker got what it has answered")
     if peer.worker != NULL:
         peer.worker.tries, peer.worker.tries_at, peer.worker.passed = tries, tries_at, passed
-    peer.spoke = reader.number()
-    peer.session.owes_ready = reader.number()
+    peer.spoke = reader.flag("whether a peer has spoken")
+    peer.session.owes_ready = reader.flag("whether READY is owed")
     found = reader.data(&size)
     if size > LONGEST_ID:
-        raise ValueError("it is damaged")
+        raise _Damaged(f"a routing id has {size} bytes")
     if size:
         peer.claim = client_new(it, found, size)
         if peer.claim == NULL:
             raise MemoryError
-    peer.claims_since = reader.number()
+    peer.claims_since = reader.instant("since when a routing id is claimed")
     if of_client:
         client = _client(clients, of_client - 1)
+        if peer.side != FRONTEND:
+            raise _Damaged("a worker is a client")
         if peer.leaving:
             _leaves_still(client, peer)
         elif client.peer != NULL or client_with(it, client.id, client.id_size) != NULL:
-            raise ValueError("it is damaged")
+            raise _Damaged("two clients have one routing id")
         else:
             client.peer = peer
             know_client(it, client)
         peer.client = client
-    if (peer.session.stage == TALKS) != (
-        peer.client != NULL or peer.worker != NULL or peer.claim != NULL
-    ) or (peer.leaving and peer.client == NULL) or (
-        peer.claim != NULL and (peer.client != NULL or peer.side != FRONTEND)
-    ):
-        raise ValueError("it is damaged")
+    if (peer.session.stage == TALKS) != (has_arrived(peer) or peer.claim != NULL):
+        raise _Damaged("a handshake is done, and nobody has come, or the other way round")
+    if peer.claim != NULL and (peer.client != NULL or peer.side != FRONTEND):
+        raise _Damaged("a routing id is claimed by one that has one, or needs none")
+    if peer.client == NULL and (peer.leaving or (peer.held != NULL and peer.claim == NULL)):
+        raise _Damaged("something is held for a connection that is no client's")
     reader.finish()
     return peer
+
+
+cdef int _restore_session(Dispatcher* it, _Reader reader, Peer* peer) except -1:
+    cdef Session* session = &peer.session
+    cdef size_t size = 0
+    cdef const uint8_t* found
+    cdef Scan scan
+    session.stage = <int> reader.upto(TALKS, "the stage of a handshake")
+    session.peer_type = <int> reader.upto(OTHER_TYPE, "a socket type")
+    session.major = <int> reader.upto(3, "a version of ZMTP")
+    session.minor = <int> reader.upto(255, "a version of ZMTP")
+    session.greeted = reader.copy(session.greeting, GREETING)
+    if not greeting_fits(session):
+        raise _Damaged("a handshake cannot be where it says")
+    found = reader.data(&size)
+    if size:
+        if session.stage == AWAITS_GREETING or scan_whole(&scan, found, size) != NOTHING:
+            raise _Damaged("what has come of a message is no beginning of one")
+        # What there is of a message is looked at again when more comes.
+        session.intake.partial = _body(it, found, size)
+        session.intake.have = size
+    found = reader.data(&size)
+    if size and not outgoing_copy(&it.pool, &session.out, found, size):
+        raise MemoryError
+    session.opened_at = reader.instant("when a session began")
+    session.heard_at = reader.instant("when a peer was heard")
+    session.pinged_at = reader.instant("when a peer was pinged")
+    session.awaits_pong = reader.flag("whether a PONG is awaited")
+    session.ttl = <int64_t> reader.upto(_LONGEST_TTL, "the TTL of a PING")
+    return 0
+
+
+cdef int _restore_worker(Dispatcher* it, _Reader reader, Worker* worker) except -1:
+    cdef uint64_t service, credit
+    cdef uint32_t total = 0
+    cdef int place
+    credit = reader.upto(UNLIMITED, "how many requests a worker may have")
+    if not it.settings.prefetch and worker.strict:
+        worker.credit = <uint32_t> max(credit, <uint64_t> 1)
+    worker.aside = reader.flag("whether a worker is aside")
+    worker.draining = reader.flag("whether a worker is drained")
+    worker.told_drained = reader.flag("whether that was told")
+    worker.given = reader.number()
+    worker.answered = reader.number()
+    worker.answered_at = reader.instant("when a worker answered")
+    service = reader.number()
+    memcpy(&worker.service, &service, 8)
+    if not 0 <= worker.service <= _LONGEST:
+        raise _Damaged("how long a worker takes is no time")
+    if reader.copy(&worker.took, sizeof(Recent)) not in (0, <int> sizeof(Recent)):
+        raise _Damaged("how long a worker took has a wrong size")
+    for place in range(RECENT_BUCKETS):
+        total += worker.took.counts[place]
+    if total != worker.took.total or total >= RECENT:
+        raise _Damaged("how long a worker took does not add up")
+    worker.id_size = <uint8_t> reader.copy(worker.id, LONGEST_ID)
+    return 0
 
 
 cdef void _leaves_still(Client* client, Peer* peer) noexcept:
@@ -682,7 +902,7 @@ cdef void _leaves_still(Client* client, Peer* peer) noexcept:
 
 
 cdef int _restore_request(
-    Dispatcher* it, _Reader reader, list clients, dict workers, list ageing, list waiting
+    Dispatcher* it, _Reader reader, list clients, _Requests requests
 ) except -1:
     cdef Client* client
     cdef Request* request
@@ -691,44 +911,41 @@ cdef int _restore_request(
     cdef const uint8_t* found
     cdef uint64_t number
     cdef int64_t since
+    cdef bint has_body
     reader.begin()
     client = _client(clients, reader.number())
     number = reader.number()
     if number:
-        worker = <Worker*> <uintptr_t> workers[number]
+        if number not in requests.workers:
+            raise _Damaged(f"a request is at worker {number}, which is not there")
+        worker = <Worker*> <uintptr_t> requests.workers[number]
     request = request_blank(it)
     if request == NULL:
         raise MemoryError
     request.client = client
     client.requests += 1
-    request.number = reader.number()
-    request.size = reader.number()
-    request.envelope = <uint32_t> reader.number()
-    request.attempts = <uint32_t> reader.number()
-    request.mark = <uint32_t> reader.number()
-    request.over = min(reader.number(), <uint64_t> WRITTEN_OFF)
-    request.suspect = reader.number()
-    request.received_at = reader.number()
-    since = reader.number()
-    number = reader.number()
-    found = reader.data(&size)
-    if request.over and worker == NULL:
-        number = 0
-    if number:
-        try:
-            request.body = _body(it, found, size)
-        except MemoryError:
-            request_free(it, request)
-            raise
-    if (worker == NULL and not number) or request.envelope > size or (
-        number and not request.over and size != request.size
-    ):
-        request_free(it, request)
-        raise ValueError("it is damaged")
     try:
-        _restore_history(reader, request)
+        request.number = reader.upto(it.requests_made, "the number of a request")
+        request.size = reader.number()
+        request.envelope = <uint32_t> reader.upto(LONGEST_ENVELOPE, "an envelope")
+        request.attempts = <uint32_t> reader.upto(0xFFFFFFFF, "how often a request was tried")
+        request.mark = <uint32_t> reader.upto(0xFFFFFFFF, "the mark of a request")
+        request.over = <uint8_t> reader.upto(WRITTEN_OFF, "whether a request is over")
+        request.suspect = reader.flag("whether a request is suspect")
+        request.received_at = reader.instant("when a request came")
+        since = reader.instant("since when a request is where it is")
+        has_body = reader.flag("whether a request has its bytes")
+        found = reader.data(&size)
+        _must_be_in_order(request, worker, since, requests)
+        _must_be_whole(request, worker, found, size, has_body)
+        if worker == NULL and is_gone(client) and client.leaving == NULL:
+            raise _Damaged("a request waits for nobody")
+        if has_body:
+            request.body = _body(it, found, size)
+        _restore_history(reader, request, it.peers_made)
         _restore_rest(it, reader, worker, request)
-    except (MemoryError, ValueError):
+        reader.finish()
+    except BaseException:
         request_free(it, request)
         raise
     if worker != NULL:
@@ -739,38 +956,105 @@ cdef int _restore_request(
     if not request.over and (client.latest == NULL or client.latest.number < request.number):
         client.latest = request
     if worker == NULL and it.settings.max_waiting_time:
-        waiting.append((since, request.number, <uintptr_t> request))
+        requests.waiting.append((since, request.number, <uintptr_t> request))
     if it.settings.deadline and not request.over and (worker == NULL or request.envelope):
-        ageing.append((request.number, <uintptr_t> request))
-    reader.finish()
+        requests.ageing.append((request.number, <uintptr_t> request))
+    return 0
+
+
+cdef int _must_be_in_order(
+    Request* request, Worker* worker, int64_t since, _Requests requests
+) except -1:
+    """Those that wait come by age, those of a worker as it got them, and each once."""
+    cdef Request* before = worker.outstanding.last if worker != NULL else NULL
+    if not request.number:
+        raise _Damaged("a request has no number")
+    if not request.over:
+        if request.number in requests.numbers:
+            raise _Damaged(f"request {request.number} is there twice")
+        requests.numbers.add(request.number)
+    if worker == NULL:
+        if request.number <= requests.newest:
+            raise _Damaged("those that wait are not in order")
+        requests.newest = request.number
+    elif not request.attempts:
+        raise _Damaged("a worker has what none was given")
+    elif before != NULL and (before.since > since or (
+        worker.strict and <int32_t> (request.mark - before.mark) <= 0
+    )):
+        raise _Damaged("those that a worker has are not in order")
+    elif worker.strict and <int32_t> (<uint32_t> worker.given - request.mark) <= 0:
+        raise _Damaged("a worker has more than it was given")
+    # Of one that is over it is since when it is.
+    if not request.over and request.received_at > since:
+        raise _Damaged("a request was somewhere before it came")
     return 0
 
 
 cdef int _restore_rest(Dispatcher* it, _Reader reader, Worker* worker, Request* request) except -1:
-    request.end = <uint32_t> reader.number()
-    request.spared = <uint8_t> reader.number()
-    request.probe = reader.number() > 0
-    request.numbered = reader.number() > 0
-    request.doubts = <uint8_t> reader.number()
-    if request.numbered and worker != NULL and (
-        worker.strict or request.client.named or request.client.id_size != MADE_ID
-    ):
-        raise ValueError("it is damaged")
+    request.end = <uint32_t> reader.upto(0xFFFFFFFF, "where a request ends")
+    request.spared = <uint8_t> reader.upto(min(request.attempts, <uint32_t> 255), "what was spared")
+    request.probe = reader.flag("whether a request is a probe")
+    request.numbered = reader.flag("whether a request is numbered")
+    request.doubts = <uint8_t> reader.upto(255, "the doubts about a request")
+    if request.numbered and worker != NULL and (worker.strict or request.client.named):
+        raise _Damaged("a request is numbered that cannot be")
     if request.over and not request.received_at:
         request.received_at = it.now  # an older version does not say since when
     return 0
 
 
-cdef int _restore_history(_Reader reader, Request* request) except -1:
+cdef int _must_be_whole(
+    Request* request, Worker* worker, const uint8_t* data, size_t size, bint has_body
+) except -1:
+    """Its bytes are one message, or the envelope of one that is over."""
+    cdef Scan scan
+    if not has_body:
+        # One that need not be answered, and is not given to anybody else.
+        if worker == NULL or worker.strict or request.over or request.envelope or size:
+            raise _Damaged("the bytes of a request are missing")
+        return 0
+    if request.over:
+        if (
+            worker == NULL
+            or not request.envelope
+            or size != request.envelope
+            or scan_whole(&scan, data, size) != NOTHING
+            or scan.at != size
+            or scan.envelope != size
+        ):
+            raise _Damaged("what is left of a request is no envelope")
+        return 0
+    if (
+        size != request.size
+        or scan_whole(&scan, data, size) != MESSAGE
+        or scan.at != size
+        or scan.envelope != request.envelope
+    ):
+        raise _Damaged("a request is not one message with its envelope")
+    if worker != NULL and worker.strict and not request.envelope:
+        raise _Damaged("a REP has what it cannot answer")
+    return 0
+
+
+cdef int _restore_history(_Reader reader, Request* request, int64_t peers_made) except -1:
     cdef Attempt** place = &request.history
-    while reader.number():
+    cdef int64_t later = reader.now
+    cdef uint32_t count = 0
+    while reader.flag("what comes before an attempt"):
+        count += 1
+        if count > request.attempts:
+            raise _Damaged("a request was tried more often than it says")
         place[0] = <Attempt*> calloc(1, sizeof(Attempt))
         if place[0] == NULL:
             raise MemoryError
-        place[0].worker = reader.number()
-        place[0].given_at = reader.number()
-        place[0].ended_at = reader.number()
-        place[0].cause = <int> reader.number()
+        place[0].worker = <int64_t> reader.upto(<uint64_t> peers_made, "whom a request was given to")
+        place[0].given_at = reader.instant("when a request was given")
+        place[0].ended_at = reader.instant("when that had ended")
+        if not place[0].given_at <= place[0].ended_at <= later:
+            raise _Damaged("a request was at two workers at once")
+        later = place[0].given_at
+        place[0].cause = <int> reader.upto(CAUSES - 1, "why that had ended")
         reader.copy(place[0].name, NAME)
         place[0].name[NAME - 1] = 0
         place = &place[0].next
@@ -778,10 +1062,11 @@ cdef int _restore_history(_Reader reader, Request* request) except -1:
 
 
 cdef int _free_unused(Dispatcher* it, list clients) except -1:
-    """Those that nothing else came of."""
+    """All are let go of, and those that nothing else came of end."""
     cdef Client* client
     for address in clients:
         client = <Client*> <uintptr_t> address
+        client.requests -= 1
         if is_unused(client):
             it.clients_out -= 1
             free(client)

@@ -12,6 +12,8 @@ cdef enum:
     READ_DIRECTLY = 4096
     GREETING = 64
     LONGEST_ID = 255
+    LONGEST_ENVELOPE = 1 << 20
+    DEEPEST_ENVELOPE = 10_000
     LONGEST_HEAD = 9
     # Room for a routing id as a frame, however its length is written.
     ID_FRAME = LONGEST_HEAD + LONGEST_ID
@@ -127,12 +129,14 @@ cdef int intake_next(
 cdef size_t intake_room(Intake* intake, Pool* pool, uint8_t** room) noexcept nogil
 cdef void intake_read(Intake* intake, size_t size) noexcept nogil
 cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil
+cdef int scan_whole(Scan* scan, const uint8_t* data, size_t size) noexcept nogil
 cdef bint same_frames(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil
 cdef uint64_t hash_frames(
     const Secret* secret, uint64_t before, const uint8_t* data, size_t size
 ) noexcept nogil
+cdef int may_be_submitted(bytes id, list frames) except -1
 cdef size_t envelope_of(list frames) except? 0
 cdef bytes frames_joined(list frames)
 cdef tuple frames_begun(const uint8_t* data, size_t size)

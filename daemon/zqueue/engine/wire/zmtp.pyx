@@ -55,6 +55,15 @@ cdef int _scan_on(
             return MESSAGE
 
 
+cdef int scan_whole(Scan* scan, const uint8_t* data, size_t size) noexcept nogil:
+    """What is at the beginning of ``data``, whatever its size: MESSAGE, COMMAND, NOTHING for one that
+    has begun, or BROKEN."""
+    cdef Limits none
+    none.message_bytes, none.frames = <uint64_t> 0xFFFFFFFFFFFFFFFF, <uint32_t> 0xFFFFFFFF
+    memset(scan, 0, sizeof(Scan))
+    return _scan_on(scan, &none, data, size)
+
+
 cdef int intake_next(
     Intake* intake,
     Pool* pool,
@@ -431,3 +440,20 @@ cdef size_t envelope_of(list frames) except? 0:
     if b"" not in frames[: len(frames) - 1]:
         return 0
     return sum(len(frame) + (2 if len(frame) < 256 else 9) for frame in frames[: frames.index(b"") + 1])
+
+
+cdef int may_be_submitted(bytes id, list frames) except -1:
+    """Refuse what no client can have sent, such as a file may have it.
+
+    Raises:
+        ValueError: why it is that.
+    """
+    if not 0 < len(id) <= LONGEST_ID:
+        raise ValueError(f"a routing id has 1 to {LONGEST_ID} bytes, and this one has {len(id)}")
+    if not frames:
+        raise ValueError("a message has at least one frame")
+    if b"" in frames[: len(frames) - 1] and (
+        frames.index(b"") >= DEEPEST_ENVELOPE or envelope_of(frames) > LONGEST_ENVELOPE
+    ):
+        raise ValueError("its envelope is larger than 1 MiB or has more than 10,000 frames")
+    return 0
