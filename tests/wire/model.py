@@ -959,7 +959,12 @@ class Model:
 
     # -- time --------------------------------------------------------------------------------
 
-    def advance(self, nanoseconds_more: int, died: Sequence[dict[str, Any]] = ()) -> None:
+    def advance(
+        self,
+        nanoseconds_more: int,
+        died: Sequence[dict[str, Any]] = (),
+        given: Sequence[int] = (),
+    ) -> None:
         """Let time pass. Of workers that are overdue at once nobody says which comes first; it is
         told by who ``died`` in the end, in that order."""
         self.now += nanoseconds_more
@@ -970,7 +975,7 @@ class Model:
         last = [each for death in died for each in death["history"][-1:]]
         order = [each["worker"] for each in last if each["ended_at"] == self.now]
         late = [peer for peer, at in self.overdues() if at <= self.now]
-        for number in [*dict.fromkeys(order), *(peer.number for peer in late)]:
+        for number in dict.fromkeys([*order, *given, *(peer.number for peer in late)]):
             peer = self.peers[number]
             if peer in late:
                 late.remove(peer)

@@ -473,7 +473,8 @@ class Queue(RuleBasedStateMachine):
         self.exchange.advance(0)
         died = self.exchange.deaths()
         self.died += died
-        self.model.advance(nanoseconds, died)
+        given = sorted(self.exchange.requests()[0], key=lambda row: int(row["number"]))
+        self.model.advance(nanoseconds, died, [row["worker"] for row in given if row["worker"]])
 
     def has_begun_and_is_late(self, peer: Peer, now: int) -> None:
         assert peer.worker is not None
