@@ -381,8 +381,12 @@ class DeadLetters:
                 with file.told():
                     row = file.execute(read, (self._queue, number)).fetchone()
                 client, told, envelope, sizes, content = row
-                frames = list(split(content, json.loads(sizes)))
-                submit(_NOBODY if told and envelope == 1 else client, frames)
+                try:
+                    frames = list(split(content, json.loads(sizes)))
+                    submit(_NOBODY if told and envelope == 1 else client, frames)
+                except (ValueError, TypeError) as error:
+                    wrong = f"letter {number:x} is damaged and cannot be asked again: {error}"
+                    raise DeadLettersError(file.path, wrong) from error
                 done.append(number)
         except BlockingIOError:
             pass

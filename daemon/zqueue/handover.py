@@ -168,6 +168,8 @@ _FORMAT = TypeAdapter(_Format)
 def _put_together(header: _Header, states: memoryview, descriptors: list[int]) -> State:
     state, sizes = header.state, header.sizes
     expected = len(state.sockets) + sum(size.connections for size in sizes.values())
+    if any(size.state < 0 or size.connections < 0 for size in sizes.values()):
+        raise ValueError("it is damaged: nothing has fewer bytes than none")
     if len(descriptors) != expected:
         belong = counted(expected, "descriptor belongs", "descriptors belong")
         raise ValueError(f"{belong} to it, and {len(descriptors)} came with it")

@@ -1,4 +1,9 @@
-"""The wire engine built with AddressSanitizer and UBSan: a short fuzzing, and its own tests."""
+"""The wire engine built with AddressSanitizer and UBSan: a short fuzzing, its own tests, and the
+whole daemon with it.
+
+Of the tests that start a daemon a part is run here. ``ZQUEUE_SANITIZED=all`` runs all of them, and
+the fuzzer for ``ZQUEUE_FUZZED`` seconds (600 then): see CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FUZZED_SECONDS = 10
+ALL = os.environ.get("ZQUEUE_SANITIZED") == "all"
+FUZZED_SECONDS = float(os.environ.get("ZQUEUE_FUZZED", 600 if ALL else 10))
 # Python itself leaves memory behind at its end; what the engine holds it counts by itself.
 ASAN = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=256:abort_on_error=1"
 UBSAN = "halt_on_error=1:print_stacktrace=1"
 _STATE_ALONE = re.compile(r"^from zqueue\.engine\.wire\.(zmtp|exchange) import", re.MULTILINE)
 _DAEMONS = re.compile(r"\bzqueued: Zqueued\b|\bstart_zqueued: ")
 
-pytestmark = pytest.mark.timeout(600)
+# What starts a daemon, a few of each kind: bytes of peers, what is copied, lists, a hand-over.
+_SOME = (
+    "tests/wire/test_copies.py",
+    "tests/wire/test_leaving.py",
+    "tests/wire/test_workers.py",
+    "tests/test_capture.py",
+    "tests/test_handover.py::test_what_waits_and_what_is_in_flight_goes_along",
+)
+# These have another library loaded before Python, measure memory or speed, or start what is none of
+# ours and cannot be run with the sanitizers.
+_NOT_SANITIZED = {
+    *("test_faults", "test_hardening", "test_jeromq", "test_memory", "test_other_implementations"),
+    "test_sanitized",
+}
+_BESIDE_THE_ENGINE = (
+    *("bad_peers", "capture", "connect", "dead_letters", "failure", "handover", "lifecycle"),
+    *("pair", "parcel", "reload", "steering"),
+)
+
+pytestmark = pytest.mark.timeout(6 * 3600 if ALL else 900)
 
 
 def libasan() -> str:
@@ -62,8 +87,9 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "LD_PRELOAD": preloaded,
         "PYTHONPATH": f"{folder / 'built'}:{ROOT}",
         "PYTHONMALLOC": "malloc",
-        "ASAN_OPTIONS": ASAN,
-        "UBSAN_OPTIONS": UBSAN,
+        "ASAN_OPTIONS": f"{ASAN}:log_path={folder / 'found'}",
+        "UBSAN_OPTIONS": f"{UBSAN}:log_path={folder / 'found'}",
+        "ZQUEUE_FOUND": str(folder),
     }
 
 
@@ -72,6 +98,9 @@ def run(sanitized: dict[str, str], *arguments: str) -> str:
     ran = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=sanitized, capture_output=True, text=True
     )
+    # In whatever process it was: a daemon that ends may be just what a test waits for.
+    found = [report.read_text() for report in Path(sanitized["ZQUEUE_FOUND"]).glob("found.*")]
+    assert not found, "\n".join(found)[:20_000]
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     return ran.stdout
 
@@ -107,3 +136,33 @@ def test_its_own_tests(sanitized: dict[str, str]) -> None:
     assert "tests/wire/test_model.py" in modules
     few = {**sanitized, "ZQUEUE_MODEL_STEPS": "2000"}
     run(few, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules)
+
+
+def test_a_fault_in_a_daemon_is_found(sanitized: dict[str, str], tmp_path: Path) -> None:
+    """Also in one that nobody looks at: what is found anywhere fails :func:`run`."""
+    reports = f"log_path={tmp_path / 'found'}"
+    apart = {
+        **sanitized,
+        "ASAN_OPTIONS": f"{ASAN}:{reports}",
+        "UBSAN_OPTIONS": f"{UBSAN}:{reports}",
+        "ZQUEUE_FOUND": str(tmp_path),
+    }
+    child = "import ctypes; ctypes.string_at(ctypes.create_string_buffer(8), 4096)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(AssertionError, match="AddressSanitizer"):
+        run(apart, "-c", parent)
+
+
+def test_the_whole_daemon(sanitized: dict[str, str]) -> None:
+    tests = _all_with_a_daemon() if ALL else list(_SOME)
+    run(sanitized, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", *tests)
+
+
+def _all_with_a_daemon() -> list[str]:
+    wire = [
+        path
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))
+        if path.stem not in _NOT_SANITIZED and _DAEMONS.search(path.read_text())
+    ]
+    beside = [ROOT / "tests" / f"test_{name}.py" for name in _BESIDE_THE_ENGINE]
+    return [str(path.relative_to(ROOT)) for path in (*wire, *beside)]

@@ -42,8 +42,13 @@ def imported(line: str | bytes) -> DeadLetter:
     Raises:
         ValueError: the line is no dead letter.
     """
-    written = json.loads(line)
-    if not isinstance(written, dict) or not {"envelope", "body"} <= written.keys():
+    try:
+        written = json.loads(line)
+    except RecursionError:
+        raise ValueError("its JSON is too deep") from None
+    if not isinstance(written, dict) or not all(
+        isinstance(written.get(part), list) for part in ("envelope", "body")
+    ):
         raise ValueError("not a line of zqueuectl dead export")
     envelope, body = (
         [_read(frame) for frame in written.pop(part)] for part in ("envelope", "body")
@@ -64,5 +69,9 @@ def _written(frame: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(frame).decode()}
 
 
-def _read(frame: str | dict[str, str]) -> bytes:
-    return frame.encode() if isinstance(frame, str) else base64.b64decode(frame["base64"])
+def _read(frame: object) -> bytes:
+    if isinstance(frame, str):
+        return frame.encode()
+    if isinstance(frame, dict) and isinstance(frame.get("base64"), str):
+        return base64.b64decode(frame["base64"], validate=True)
+    raise ValueError('a frame is text, or {"base64": "…"}')

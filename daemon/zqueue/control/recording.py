@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -74,9 +75,11 @@ def read(lines: Iterable[str]) -> Recording:
         try:
             told = json.loads(line)
             if isinstance(told, dict) and told.keys() == {"dropped"}:
-                dropped += int(told["dropped"])
+                dropped += _count(told["dropped"])
             else:
-                messages.append(TappedMessage.model_validate(told))
+                messages.append(_readable(TappedMessage.model_validate(told)))
+        except RecursionError:
+            raise NotARecording(f"line {number}: its JSON is too deep") from None
         except ValidationError as error:
             raise NotARecording(f"line {number}: not a message: {_first(error)}") from None
         except ValueError as error:
@@ -84,6 +87,29 @@ def read(lines: Iterable[str]) -> Recording:
                 break
             raise NotARecording(f"line {number}: {error}") from None
     return Recording(head, tuple(messages), dropped)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("dropped is no number of messages")
+    return value
+
+
+def _readable(message: TappedMessage) -> TappedMessage:
+    """The message, if what it says of its frames can be.
+
+    Raises:
+        ValueError: why it cannot.
+    """
+    if not math.isfinite(message.at):
+        raise ValueError("at is no time")
+    if len(message.bodies) != len(message.sizes) or len(message.sizes) > message.frames:
+        raise ValueError("there are not as many bodies as sizes, or more than frames")
+    for body, size in zip(message.bodies, message.sizes, strict=True):
+        if len(base64.b64decode(body, validate=True)) > size:
+            raise ValueError("a body is larger than its size")
+    bytes.fromhex(message.client_identity)
+    return message
 
 
 def bodies(message: TappedMessage) -> list[bytes]:
