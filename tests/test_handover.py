@@ -513,6 +513,22 @@ def test_the_new_one_is_killed(
     assert_goes_on(zqueued, crowd, installed)
 
 
+def test_the_new_one_is_killed_with_what_a_drained_queue_left(
+    start_zqueued: StartZqueued, peers: Peers, installed: Installed
+) -> None:
+    """Its connections end, for what they hold is counted before; its peers connect again."""
+    zqueued = start_zqueued(ONE_QUEUE.format(more='engine = "libzmq"'), program=installed.path)
+    frontend, backend = zqueued.frontend(), zqueued.backend()
+    peers.worker(backend)
+    assert len(peers.client(frontend, requests=3).finish()) == 3
+    installed.change(PHASES["with the state"].format(what=KILL_ITSELF))
+    assert zqueued.upgrade().returncode == 1
+    queue = zqueued.queue()
+    assert (queue.state, queue.lost, queue.frontend) == ("running", 0, (frontend,))
+    assert len(peers.client(frontend, requests=3).finish()) == 3
+    assert zqueued.queue().requests.messages == 6
+
+
 @pytest.mark.parametrize("version", WRONG)
 def test_the_new_one_refuses(
     version: str, start_zqueued: StartZqueued, start_crowd: StartCrowd, installed: Installed

@@ -4,6 +4,7 @@ told as lost, or as not known."""
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from tests.http import SERVED, ask
 from tests.peers import Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
+from zqueue.control.client import Refused
+from zqueue.control.messages import UpgradeResult
 
 pytestmark = on_libzmq
 
@@ -231,3 +234,54 @@ def test_a_request_that_died_with_its_worker_holds_up_no_drain(
     assert (drained.returncode, drained.stdout) == (0, "default: drained\n")
     zqueued.wait_event("queue.requests_lost", requests=1)
     assert (zqueued.queue().in_flight, zqueued.queue().lost) == (0, 1)
+
+
+def test_what_comes_during_an_upgrade_is_counted_and_so_is_all_of_its_pause(
+    zqueued: Zqueued, context: Context
+) -> None:
+    client, worker = context.socket(zmq.DEALER), context.socket(zmq.REP)
+    client.connect(zqueued.frontend())
+    worker.connect(zqueued.backend())
+    client.send_multipart([b"", b"first"])
+    assert worker.recv() == b"first"
+    wait_for(lambda: zqueued.queue().in_flight == 1)
+    told: list[UpgradeResult] = []
+
+    def upgrade() -> None:
+        with zqueued.client(timeout=30) as control:
+            told.append(control.upgrade())
+
+    upgrading = threading.Thread(target=upgrade)
+    upgrading.start()
+    zqueued.wait_event("queue.draining")
+    for _ in range(5):
+        client.send_multipart([b"", b"meanwhile"])
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() > began + 1)  # the drain goes on for as long
+    worker.send(b"reply")
+    assert client.recv_multipart() == [b"", b"reply"]
+    upgrading.join()
+    wait_for(lambda: zqueued.pids() == [told[0].pid], "the old process to be gone")
+    queue = zqueued.queue()
+    assert (queue.state, queue.in_flight, queue.lost) == ("running", 0, 5)
+    assert told[0].paused > 1
+    assert zqueued.wait_event("handover.taken_up")["paused"] >= told[0].paused
+
+
+def test_an_upgrade_that_is_refused_leaves_the_queue_at_work(
+    start_zqueued: StartZqueued, peers: Peers
+) -> None:
+    zqueued = start_zqueued(config("queue"))
+    peers.worker(zqueued.backend())
+    client = peers.client(zqueued.frontend(), requests=3)
+    assert len(client.finish()) == 3
+    frontend, backend = zqueued.frontend(), zqueued.backend()
+    zqueued.path.write_text("no config")
+    with zqueued.client(timeout=30) as control, pytest.raises(Refused):
+        control.upgrade()
+    assert (zqueued.queue().state, zqueued.frontend(), zqueued.backend()) == (
+        "running",
+        frontend,
+        backend,
+    )
+    assert len(peers.client(frontend, requests=3).finish()) == 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -36,8 +36,9 @@ class Source(Protocol):
     async def parcel(self) -> Parcel | None:
         """What was left, if anything was."""
 
-    async def ready(self, taken: dict[str, Any]) -> None:
-        """Make it this process's own: nobody else can take it up any more.
+    async def ready(self, taken: Callable[[], dict[str, Any]]) -> None:
+        """Make it this process's own: nobody else can take it up any more. Whoever left it is told
+        what was ``taken``, as that is then.
 
         Raises:
             HandoverRefused: somebody else goes on with it.
@@ -60,7 +61,7 @@ class Stored:
     async def parcel(self) -> Parcel | None:
         return self._parcel if self._parcel.descriptors else None
 
-    async def ready(self, taken: dict[str, Any]) -> None:
+    async def ready(self, taken: Callable[[], dict[str, Any]]) -> None:
         if self._parcel.descriptors:
             # That is what counts: systemd may be slow to forget it, but what it keeps is empty.
             self._parcel.empty()
@@ -85,7 +86,7 @@ class Sent:
         self._parcel = await self._predecessor.parcel()
         return self._parcel
 
-    async def ready(self, taken: dict[str, Any]) -> None:
+    async def ready(self, taken: Callable[[], dict[str, Any]]) -> None:
         await self._predecessor.ready(taken)
         if self._parcel is not None:
             # What is in flight in it would keep connections open that are closed here.
@@ -165,16 +166,19 @@ class Arrival:
             if left.snapshot is not None:
                 handover.close_connections(left)
                 self._give_up("the config has no such queue any more", left.connections, name)
-        paused = round(time.monotonic() - state.frozen_at, 3) if state is not None else 0.0
         connections = state.connections if state is not None else 0
-        taken = {"version": zqueue.__version__, "connections": connections, "paused": paused}
+
+        def taken() -> dict[str, Any]:
+            paused = round(time.monotonic() - state.frozen_at, 3) if state is not None else 0.0
+            return {"version": zqueue.__version__, "connections": connections, "paused": paused}
+
         await self._source.ready(taken)
         inherited.settle()
         if state is None:
             await self._source.gone()
             return
         await asyncio.gather(*(queue.ask("THAW", "hand-over") for queue in queues.values()))
-        self._emit("handover.taken_up", **taken | {"version": state.version})
+        self._emit("handover.taken_up", **taken() | {"version": state.version})
         self._state = replace(state, queues=(), events=None)  # its bytes are of no use any more
         await self._source.gone()
 

@@ -25,6 +25,8 @@ from zqueue.states import State as QueueIs
 from zqueue.steering import Steering
 from zqueue.upgrade import Successor, ask_installed
 
+_FREEZES_WITHIN = 15.0
+
 STORED = "hand-over/"
 """Begins the names of a parcel's parts in systemd's store."""
 
@@ -52,6 +54,7 @@ class Departure:
         self._with_connections: list[Steering] = []
         self._before = {queue.name: _standing(queue) for queue in queues}
         self._drained: list[Steering] = []
+        self._drained_since: float | None = None
 
     async def to_next_run(self, notifier: systemd.Notifier) -> bool:
         """Put all into systemd's store, if it is about to start this daemon again; False, and the
@@ -130,13 +133,21 @@ class Departure:
             queues=[queue.name for queue in self._with_connections],
         )
         self._drained = [queue for queue in at_work if queue not in self._with_connections]
+        if self._drained:
+            self._drained_since = time.monotonic()
         await self._drain(self._drained, "hand-over")
 
     async def _freeze(self, wanted: Callable[[SocketState], bool]) -> State:
-        frozen_at = time.monotonic()
+        # What was drained has taken no request since.
+        frozen_at = time.monotonic() if self._drained_since is None else self._drained_since
         answers = await asyncio.gather(
             *(
-                queue.ask("FREEZE", self._by, connections=queue in self._with_connections)
+                queue.ask(
+                    "FREEZE",
+                    self._by,
+                    within=_FREEZES_WITHIN + max(0.0, queue.flush_until - time.monotonic()),
+                    connections=queue in self._with_connections,
+                )
                 for queue in self._queues
             )
         )

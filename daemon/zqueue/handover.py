@@ -78,8 +78,8 @@ def socket_state(name: str, listener: Listener) -> SocketState:
 
 @dataclass(frozen=True)
 class State:
-    """A whole daemon. ``frozen_at`` is on the monotonic clock; ``events`` are those that it
-    remembers."""
+    """A whole daemon. ``frozen_at`` is since when some queue takes no request, on the monotonic
+    clock; ``events`` are those that it remembers."""
 
     version: str
     frozen_at: float

@@ -26,7 +26,7 @@ from zqueue.control.messages import QueueStatus
 from zqueue.dead_letters import DeadLetters
 from zqueue.deaths import WORDS, Deaths
 from zqueue.drain import Drain
-from zqueue.engine import Engine, Plan, Report, Side
+from zqueue.engine import Engine, Plan, Report, Side, Snapshot
 from zqueue.errors import DeadLettersError
 from zqueue.figures import Figures
 from zqueue.handover import QueueState
@@ -34,7 +34,7 @@ from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.repeats import Repeats
-from zqueue.states import FOLLOWS, Standing, State, StateMachine
+from zqueue.states import AT_WORK, FOLLOWS, Standing, State, StateMachine
 from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
 
@@ -383,13 +383,11 @@ class Queue:
             self._deaths.open(self.config)
             self.claims.claim()
             self._open_script_pair()
-            engine = self._make_engine(self.claims.plan())
-            engine.open(hold=paused, taken_up=snapshot, frozen=snapshot is not None)
+            engine = self._open_engine(paused, snapshot)
         except Exception as error:
             self.claims.release()
             self._failed(str(error))
             raise Refused(str(error)) from error
-        self._engine = engine
         self._engine_name, self._engine_reason = engine.name, engine.because
         self._not_promised = engine.not_promised
         if engine.because:
@@ -402,6 +400,12 @@ class Queue:
         self._machine.change(State.PAUSED if paused else State.RUNNING, by)
         return True
 
+    def _open_engine(self, hold: bool, snapshot: Snapshot | None = None) -> Engine:
+        engine = self._make_engine(self.claims.plan())
+        engine.open(hold=hold, taken_up=snapshot, frozen=snapshot is not None)
+        self._engine = engine
+        return engine
+
     def _freeze(self, connections: bool) -> None:
         """Stand still, with all there is in :attr:`left`; without ``connections`` only tell what
         there is beside them."""
@@ -412,6 +416,9 @@ class Queue:
                 snapshot = engine.freeze()
             self._frozen = True
             self._hear_engine()
+        elif engine is not None:
+            # What is lost with its connections is counted before the counters go on elsewhere.
+            self._lost_at_stop = self._close_engine()
         # A file of dead letters is for one process at a time.
         self._deaths.close()
         drain = self._drain
@@ -431,6 +438,8 @@ class Queue:
             return False
         if self._frozen:
             self._running_engine().thaw()
+        elif self._engine is None and self._machine.state in AT_WORK:
+            self._open_engine(hold=self._machine.state is not State.RUNNING)
         if self.left is not None:
             self._open_letters()
         self._frozen, self.left = False, None
@@ -557,9 +566,11 @@ class Queue:
         self._answer_drain("failed")
 
     def _stop(self, by: str, reason: str) -> None:
-        lost = self._close_engine() if self._engine is not None else 0
+        if self._engine is not None:
+            self._lost_at_stop = self._close_engine()
+        elif not self.left:  # then it was closed with what it left
+            self._lost_at_stop = 0
         self._retry_at = None
-        self._lost_at_stop = lost
         self._machine.change(State.STOPPED, by, reason)
         self._answer_drain("interrupted")
 
@@ -606,7 +617,7 @@ class Queue:
         now = time.monotonic()
         if self._retry_at is not None and now >= self._retry_at:
             self._retry()
-        if self._drain is not None:
+        if self._drain is not None and self._engine is not None:
             self._watch_drain(self._drain)
         settling = self._engine is not None and self._engine.settling
         if now < self._next_tick and not settling:

@@ -23,7 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -240,7 +240,7 @@ class Predecessor:
         descriptors = await self._expect("state")
         return None if descriptors is None else Parcel(descriptors)
 
-    async def ready(self, taken: dict[str, Any]) -> None:
+    async def ready(self, taken: Callable[[], dict[str, Any]]) -> None:
         """Everything is put together: wait until it is this process's own.
 
         Raises:
@@ -249,7 +249,7 @@ class Predecessor:
         self._send({"ready": True})
         await self._expect("go")
         self._awaits_us = False
-        self._send({"taken": taken})
+        self._send({"taken": taken()})
 
     async def gone(self) -> None:
         """Wait for its end, for a while; it is not listened to after that."""
