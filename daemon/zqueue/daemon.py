@@ -356,14 +356,11 @@ class Daemon:
         for status in statuses:
             states[status.state] += 1
         rate = sum(status.requests.messages_per_second for status in statuses)
-        in_flight = sum(status.in_flight or 0 for status in statuses)
-        waiting = sum(status.waiting or 0 for status in statuses)
-        counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "no queues"
         about = "~" if any(status.estimated for status in statuses) else ""
-        return (
-            f"{counted}; {about}{rate:.0f} requests/s, {about}{in_flight} in flight, "
-            f"{about}{waiting} waiting"
-        )
+        in_flight = _sum_or_dash(about, (status.in_flight for status in statuses))
+        waiting = _sum_or_dash(about, (status.waiting for status in statuses))
+        counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "no queues"
+        return f"{counted}; {about}{rate:.0f} requests/s, {in_flight} in flight, {waiting} waiting"
 
     async def fresh_statuses(self) -> list[QueueStatus]:
         """The status of each queue; one that does not answer gives its last, marked stale."""
@@ -649,6 +646,13 @@ def _clear(event: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         event.set()
+
+
+def _sum_or_dash(about: str, counts: Iterable[int | None]) -> str:
+    """The sum of those that are known, if any is."""
+    counts = list(counts)
+    known = [count for count in counts if count is not None]
+    return f"{about}{sum(known)}" if known or not counts else "-"
 
 
 def _letter_files(config: Config) -> set[str | None]:
