@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.conftest import StartZqueued
 from tests.engines import on_every_engine
 from tests.peers import Peers
 from tests.waiting import wait_for
-from tests.zqueued import Zqueued
+from tests.zqueued import Zqueued, free_port
 
 pytestmark = on_every_engine
 
@@ -151,4 +152,67 @@ def test_the_pair_may_start_what_it_stopped_only_by_other_means(
     steered.wait_event("queue.steering_refused", word="RESUME")
     assert steered.queue().state == "stopped"
     assert steered.ctl("start").returncode == 0
+    assert statistics(pair)
+
+
+def test_the_next_script_is_served_when_the_one_before_has_left(
+    steered: Zqueued, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    first = script(context, endpoint)
+    assert statistics(first)
+    others = [script(context, endpoint) for _ in range(3)]
+    for other in others:
+        other.send(b"STATISTICS")
+    for word, state in ((b"PAUSE", "paused"), (b"RESUME", "running")):
+        first.send(word)
+        wait_for(lambda wanted=state: steered.queue().state == wanted)  # type: ignore[misc]
+    assert statistics(first)
+    assert not any(other.poll(0) for other in others)
+    first.close(0)
+    for _ in range(3):
+
+        def answered() -> list[zmq.Socket[bytes]]:
+            return [other for other in others if other.poll(0)]
+
+        [served] = wait_for(answered, "one of the others to be served")
+        assert len(served.recv_multipart()) == 8
+        served.send(b"PAUSE")
+        wait_for(lambda: steered.queue().state == "paused")
+        served.send(b"RESUME")
+        wait_for(lambda: steered.queue().state == "running")
+        others.remove(served)
+        served.close(0)
+
+
+@pytest.mark.parametrize("type", [zmq.PUB, zmq.REQ, zmq.DEALER])
+def test_another_socket_at_the_pair_is_told(
+    type: int, steered: Zqueued, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    with context.socket(type) as lost:
+        lost.linger = 0
+        lost.connect(endpoint)
+        event = steered.wait_event("peer.rejected", side="control")
+    assert "is no PAIR" in event["likely"]
+    assert event["level"] == "warning"
+    found = steered.ctl("doctor").stdout
+    assert "turned away at the queue's PAIR in the last hour" in found
+    assert "only a PAIR steers a queue" in found or "clients connect to" in found
+    pair = script(context, endpoint)
+    assert statistics(pair)
+
+
+def test_a_browser_at_the_pair_is_told(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    port = free_port()
+    zqueued = start_zqueued(f"""
+[queues.default]
+frontend = "tcp://127.0.0.1:*"
+backend = "tcp://127.0.0.1:*"
+control = "tcp://127.0.0.1:{port}"
+""")
+    with socket.create_connection(("127.0.0.1", port)) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        zqueued.wait_event("peer.rejected", side="control")
+    pair = script(context, f"tcp://127.0.0.1:{port}")
     assert statistics(pair)

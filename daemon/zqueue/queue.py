@@ -34,6 +34,7 @@ from zqueue.letter_id import NoSuchLetter
 from zqueue.lists import LISTS, UnknownColumn, listed
 from zqueue.plan import Claims
 from zqueue.repeats import Repeats
+from zqueue.script_pair import ScriptPair
 from zqueue.states import AT_WORK, FOLLOWS, Standing, State, StateMachine
 from zqueue.taps import Taps
 from zqueue.threads import name_this_thread
@@ -48,7 +49,6 @@ _FLUSH = 1.0
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
 _WORDS_A_TURN = 100
-_LONGEST_WORD = 16 << 20
 
 
 class Refused(Exception):
@@ -111,7 +111,7 @@ class Queue:
         self._engine: Engine | None = None
         self._engine_name, self._engine_reason = "libzmq", ""
         self._not_promised: tuple[str, ...] = ()
-        self._outer: zmq.Socket[bytes] | None = None
+        self._outer: ScriptPair | None = None
         self._drain: Drain | None = None
         self._retry_at: float | None = None
         self._stays_paused = False
@@ -180,7 +180,8 @@ class Queue:
             pause = _TICK
         else:
             if self._outer is not None:
-                poller.register(self._outer, zmq.POLLIN)
+                for end in self._outer.pollables():
+                    poller.register(end, zmq.POLLIN)
             if self._engine is not None:
                 for sock in self._engine.pollables():
                     poller.register(sock, zmq.POLLIN)
@@ -241,11 +242,8 @@ class Queue:
         says, and only STATISTICS is answered."""
         if self._outer is None:
             return
-        for _ in range(_WORDS_A_TURN):
-            try:
-                frames = self._outer.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
+        self._say(self._outer.reports())
+        for frames in self._outer.words(_WORDS_A_TURN):
             word = frames[0].bytes if len(frames) == 1 else b""
             by = _caller_on_pair(frames[0])
             if word == b"STATISTICS":
@@ -261,11 +259,7 @@ class Queue:
 
     def _answer_script(self) -> None:
         if self._outer is not None:
-            counters = [struct.pack("=Q", counter) for counter in self._figures.words()]
-            try:
-                self._outer.send_multipart(counters, zmq.DONTWAIT)
-            except zmq.Again:
-                return
+            self._outer.answer([struct.pack("=Q", counter) for counter in self._figures.words()])
 
     def _ask(self, answer: Callable[[], None]) -> None:
         """Call ``answer`` once the counters are fresh, or cannot be had soon."""
@@ -411,6 +405,8 @@ class Queue:
         there is beside them."""
         engine, snapshot = self._engine, None
         self._taps.let_readers_go()
+        if self._outer is not None:
+            self._outer.let_in()
         if connections and engine is not None:
             with _engine_may_refuse():
                 snapshot = engine.freeze()
@@ -489,7 +485,7 @@ class Queue:
             self.claims.leave()
         self._deaths.close()
         if self._outer is not None:
-            self._outer.close(0)
+            self._outer.close()
             self._outer = None
         self._ended = True
 
@@ -515,16 +511,7 @@ class Queue:
     def _open_script_pair(self) -> None:
         listener = self.claims.pair
         if listener is not None and self._outer is None:
-            self._outer = self._context.socket(zmq.PAIR)
-            self._outer.linger = 0
-            # Words are short; what is longer than this costs its sender the connection.
-            self._outer.set(zmq.MAXMSGSIZE, _LONGEST_WORD)
-            try:
-                listener.attach(self._outer)
-            except zmq.ZMQError:
-                self._outer.close(0)
-                self._outer = None
-                raise
+            self._outer = ScriptPair(self._context, listener)
 
     def _say(self, reports: Iterable[Report]) -> None:
         now = time.monotonic()

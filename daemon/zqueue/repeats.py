@@ -21,7 +21,6 @@ _SAID_AT_FIRST = {
     "peer.rejected": 1,
     "peer.protocol_error": 1,
     "peer.duplicate_id": 1,
-    "peer.unserved": 1,
     "request.malformed": 1,
     "request.returned": 5,
     "reply.dropped": 1,

@@ -24,6 +24,8 @@ _LONG_WHERE_NOTHING_IS_KNOWN = 60.0
 _TIMES_LONGER = 100
 _LONG_AT_LEAST = 1.0
 _PEERS_NAMED = 3
+_PLACES = {"control": "queue's PAIR"}
+_WHOSE: Mapping[str, Literal["clients", "workers"]] = {"frontend": "clients", "backend": "workers"}
 
 
 def room(queue: QueueStatus, in_force: Mapping[str, Any]) -> Iterator[Finding]:
@@ -62,13 +64,20 @@ def turned_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Fi
         named = ", ".join(host for host, _ in hosts.most_common(_PEERS_NAMED))
         more = f" and {len(hosts) - _PEERS_NAMED} more" if len(hosts) > _PEERS_NAMED else ""
         times = counted(hosts.total(), "time")
-        likely = reason.likely_on(Side(side))
-        what = f"turned away at the {side} in the last hour, {times}: {texts[id]}"
+        likely = reason.likely_on(side)
+        what = (
+            f"turned away at the {_PLACES.get(side, side)} in the last hour, {times}: {texts[id]}"
+        )
         what += f"; likely {likely}" if likely and likely not in texts[id] else ""
         what += f"; from {named}{more}"
         ports = (where(queue, Side.FRONTEND), where(queue, Side.BACKEND)) if reason.ports else ()
-        whose: Literal["clients", "workers"] = "clients" if side == "frontend" else "workers"
-        yield Finding("warn", queue.name, what, whose, (*ports, *reason.do) or ("look at it",))
+        yield Finding(
+            "warn",
+            queue.name,
+            what,
+            _WHOSE.get(side, "operator"),
+            (*ports, *reason.do) or ("look at it",),
+        )
 
 
 def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ what the peer likely is, and what to do. Reports, the log and the doctor all hav
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,15 +24,17 @@ class Reason:
     do: tuple[str, ...] = ()
     ports: bool = False
     level: str | None = None
-    likely_at: dict[Side, str] = field(default_factory=dict)
+    likely_at: Mapping[str, str] = field(default_factory=dict)
 
-    def likely_on(self, side: Side) -> str:
+    def likely_on(self, side: str) -> str:
         """What it likely is, at this side."""
         return self.likely_at.get(side, self.likely)
 
 
+NO_PAIR = "it is no PAIR, or left before its handshake was done"
+
 _NOT_ZEROMQ = "a browser, a health check or a TLS client that is no ZeroMQ peer"
-_WRONG_TYPE = {
+_WRONG_TYPE: Mapping[str, str] = {
     Side.FRONTEND: (
         "a worker that connects to the clients' port, or a socket of a type that a client cannot be"
     ),
@@ -39,11 +42,11 @@ _WRONG_TYPE = {
         "a client that connects to the workers' port, or a socket of a type that a worker cannot be"
     ),
 }
-_BY_ITSELF = {
+_BY_ITSELF: Mapping[str, str] = {
     side: f"{text}: libzmq ends such a connection by itself; or a peer that ended just then"
     for side, text in _WRONG_TYPE.items()
 }
-_NOT_TOLD = {
+_NOT_TOLD: Mapping[str, str] = {
     side: (
         "one of these, libzmq does not say which: a ZeroMQ peer that wants CURVE or PLAIN, or that "
         f"ended just then; {text}; {_NOT_ZEROMQ}"
@@ -147,6 +150,20 @@ REASONS = (
         ports=True,
     ),
     Reason(
+        "no_pair",
+        NO_PAIR,
+        "a ZeroMQ socket that is no PAIR, such as a PUB, a REQ or a DEALER, or a program that is "
+        "no ZeroMQ peer, such as a browser",
+        ("only a PAIR steers a queue at its control endpoint, one at a time",),
+    ),
+    Reason(
+        "wrong_type",
+        "its socket type does not fit here, or its READY is malformed",
+        likely_at=_WRONG_TYPE,
+        likely="a ZeroMQ socket that is no PAIR, such as a PUB, a REQ or a DEALER",
+        ports=True,
+    ),
+    Reason(
         "handshake_timeout",
         "its handshake took longer than handshake_timeout",
         f"a peer that hangs, a network that drops what it sends, or {_NOT_ZEROMQ}",
@@ -246,7 +263,7 @@ def reason_named(id: str) -> Reason | None:
     return _BY_ID.get(id) or (_ROUTING_ID if id == _ROUTING_ID.id else None)
 
 
-def told(side: Side, text: str) -> dict[str, Any]:
+def told(side: str, text: str) -> dict[str, Any]:
     """The fields of an event that say why: ``reason``, ``cause`` (its id), and ``likely``."""
     reason = reason_of(text)
     return {"reason": text, "cause": reason.id, "likely": reason.likely_on(side)}
@@ -266,7 +283,7 @@ _CODES = {
     0x10000015: "refused_us",  # a malformed ERROR
     0x10000016: "bad_ready",
     0x10000017: "broke_handshake",  # WELCOME
-    0x10000018: "bad_ready",  # invalid metadata
+    0x10000018: "wrong_type",  # invalid metadata
     0x11000001: "authentication",  # a cryptographic failure
     0x11000002: "mechanism",
 }
@@ -280,7 +297,6 @@ _DETAILS = {
     0x10000014: "a malformed INITIATE",
     0x10000015: "a malformed ERROR",
     0x10000017: "a malformed WELCOME",
-    0x10000018: "invalid metadata",
     0x11000001: "a cryptographic failure",
 }
 
