@@ -99,7 +99,9 @@ def run(sanitized: dict[str, str], *arguments: str) -> str:
         [sys.executable, *arguments], cwd=ROOT, env=sanitized, capture_output=True, text=True
     )
     # In whatever process it was: a daemon that ends may be just what a test waits for.
-    found = [report.read_text() for report in Path(sanitized["ZQUEUE_FOUND"]).glob("found.*")]
+    reports = [report.read_text() for report in Path(sanitized["ZQUEUE_FOUND"]).glob("found.*")]
+    # There are warnings, too, where something asked for more memory than may be had.
+    found = [each for each in reports if "ERROR: " in each or "runtime error: " in each]
     assert not found, "\n".join(found)[:20_000]
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     return ran.stdout
