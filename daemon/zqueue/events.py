@@ -248,6 +248,13 @@ _KINDS = (
         "1ecfef1c80324772a166f4bccd5bcb6b",
     ),
     Kind(
+        "queue.broker_loop",
+        "warning",
+        ("peer", "also", "itself"),
+        "another zqueued, or this one, is client and worker of this queue at once",
+        "5eb1fe1e86f440008408054199c80e3d",
+    ),
+    Kind(
         "queue.engine_chosen",
         "info",
         ("engine", "reason"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.wire.fuzz import ENDS
-from tests.wire.raw import COMMAND, MORE, Reader, Version, hello, message
+from tests.wire.raw import COMMAND, MORE, Metadata, Reader, Version, hello, message
 from zqueue.engine.wire.exchange import Exchange
 
 FORWARD, HOLD, DRAIN = range(3)
@@ -25,6 +25,7 @@ class Driven:
         *,
         identity: bytes = b"",
         version: Version = (3, 1),
+        metadata: Metadata = (),
     ) -> None:
         self.exchange = exchange
         self.number = exchange.connect(side)
@@ -32,7 +33,7 @@ class Driven:
         self.commands: list[bytes] = []
         self._reader = Reader()
         self._frames: list[bytes] = []
-        self.feed(hello(type, version, identity))
+        self.feed(hello(type, version, identity, metadata))
         if self.is_there:
             self._reader.feed(exchange.output(self.number))
             assert self._reader.take(64 if version[0] >= 3 else 12) is not None

@@ -533,7 +533,7 @@ class _Peer(Message):
     given, or what a worker calls itself. ``type``: its socket's, ``zmtp``: the protocol's version.
     ``connected_for`` and ``silent_for`` (since something was heard of it) are seconds.
     ``received_bytes`` have come from it, ``sent_bytes`` have gone to it, ``unsent_bytes`` are to
-    go.
+    go. ``broker``: which queue of a zqueued it is; empty if it is none.
     """
 
     id: int
@@ -549,6 +549,7 @@ class _Peer(Message):
     received_bytes: int
     sent_bytes: int
     unsent_bytes: int
+    broker: str = ""
 
 
 class Worker(_Peer):

@@ -120,6 +120,7 @@ def of_queue(
     yield from _stuck(workers, queue)
     yield from _busy(workers, queue)
     yield from _uneven(workers, queue)
+    yield from _brokers(zqueued, workers, queue)
     # It is read from no more once this much is kept for it; others are held for want of room.
     most = parse_size(str(in_force.get(f"queues.{queue.name}.max_unsent") or "0B"))
     much = max(1, most // 4)
@@ -149,6 +150,32 @@ def _stuck(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
             what = f"worker {worker.id} ({worker.peer}) was drained: it gets no more"
             do = ("stop it, or let it connect anew", f"zqueuectl kick {worker.id} -q {queue.name}")
             yield Finding("note", queue.name, what, "operator", do)
+
+
+def _brokers(
+    zqueued: ControlClient, workers: Sequence[Worker], queue: QueueStatus
+) -> Iterator[Finding]:
+    """Other brokers that are workers, or this one: what came from a broker goes to none of them."""
+    brokers = {worker.broker: worker for worker in workers if worker.broker}
+    if not brokers:
+        return
+    clients = zqueued.clients(queue.name, filter=["broker!="]).clients
+    for client in clients:
+        if client.broker in brokers:
+            worker = brokers[client.broker]
+            what = "a queue of a zqueued and this one are each other's worker, or it is this one: "
+            what += f"it is client {client.id} ({client.peer}) and worker {worker.id} "
+            what += f"({worker.peer}); what it asks goes to no worker that is a zqueued"
+            do = ("let only one of them connect to the other", "see docs/engines.md")
+            yield Finding("warn", queue.name, what, "operator", do)
+    waiting = sum(client.waiting for client in clients)
+    if waiting and all(worker.broker for worker in workers):
+        what = (
+            f"{counted(waiting, 'request', 'requests')} of other zqueueds wait: each worker here "
+        )
+        what += "is a zqueued, too, and what came from one goes to no other"
+        do = ("start a worker that is none", "or let these clients ask the last zqueued itself")
+        yield Finding("bad", queue.name, what, "workers", do)
 
 
 def _busy(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:

@@ -312,10 +312,10 @@ class Connection:
     ``connected_for`` and ``silent_for`` (since something was heard) end when it does.
 
     ``requests`` have come from a client, or were given to a worker; ``replies`` went to it, or came
-    from it. ``waiting`` is of a client alone. ``ahead`` is how many requests a worker may have at
-    once, ``None`` for no limit; ``service`` how long a request takes it of late, ``p50`` and
-    ``p99`` what half of its latest thousands took, and 99 of 100. ``unsent_bytes`` are on their way
-    to it.
+    from it. ``broker``: which queue of a zqueued it is, empty if it is none. ``waiting`` is of a
+    client alone. ``ahead`` is how many requests a worker may have at once, ``None`` for no limit;
+    ``service`` how long a request takes it of late, ``p50`` and ``p99`` what half of its latest
+    thousands took, and 99 of 100. ``unsent_bytes`` are on their way to it.
     """
 
     id: int
@@ -340,6 +340,7 @@ class Connection:
     unsent_bytes: int
     closed_for: float | None
     reason: str
+    broker: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil
 cdef Peer* peer_again(Dispatcher* it, int side, Peer* last) noexcept nogil
 cdef void peer_pulse(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void worker_is_of_kind(Dispatcher* it, Peer* peer) noexcept nogil
+cdef void know_broker(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_hung_up(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void peer_deaf(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint peer_was_read(Dispatcher* it, Peer* peer) noexcept nogil

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, memset, strcmp, strncpy
 from zqueue.engine.wire.admission cimport (
     admitted,
     has_room,
@@ -54,7 +54,7 @@ from zqueue.engine.wire.memory cimport (
     pool_clear,
     pool_trim,
 )
-from zqueue.engine.wire.notices cimport BROKE, CONNECTED, DISCONNECTED, REJECTED, notice
+from zqueue.engine.wire.notices cimport BROKE, BROKER_LOOP, CONNECTED, DISCONNECTED, REJECTED, notice
 from zqueue.engine.wire.peers cimport has_arrived, leave_dirty, make_dirty, peer_end, peer_is_ready
 from zqueue.engine.wire.receiving cimport request_came
 from zqueue.engine.wire.redelivery cimport worker_lost, worker_overdue, worker_overdue_at
@@ -81,7 +81,9 @@ from zqueue.engine.wire.workers cimport (
     finish_one_way,
     measure_worker,
     place_worker,
+    ring_free,
     ring_reaches,
+    ring_of_kind,
     tell_if_drained,
     unplace_worker,
 )
@@ -103,6 +105,8 @@ from zqueue.engine.wire.zmtp cimport (
 cdef enum:
     TURN = 16
     LARGE = 65536
+    # Anybody may say that it is one.
+    BROKERS_LOOKED_AT = 64
     RETURNED_FROM = 1 << 20
 
 # More than any message can have, and far from where 64 bits end.
@@ -142,6 +146,7 @@ cdef bint dispatcher_open(
         and it.matches != NULL
         and ring_reaches(&it.strict, 0)
         and ring_reaches(&it.loose, 0)
+        and ring_reaches(&it.brokers, 0)
     )
 
 
@@ -158,10 +163,9 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.matches)
     free(it.lost)
     free(it.lost_slots)
-    free(it.strict.first)
-    free(it.strict.last)
-    free(it.loose.first)
-    free(it.loose.last)
+    ring_free(&it.strict)
+    ring_free(&it.loose)
+    ring_free(&it.brokers)
     free(it.due)
     free(it.closed)
     pool_clear(&it.pool)
@@ -247,6 +251,7 @@ cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
         return NULL
     it.peers_out += 1
     it.peers_of[side] += 1
+    peer.session.broker_id = it.settings.broker_id
     peer.side = side
     peer.fd = peer.connector = -1
     peer.due_place = -1
@@ -444,6 +449,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
     else:
         it.counters.turned_away[side] += 1
         notice(it.notices, it.now, REJECTED, side, peer.number, peer.name, why, 0, 0)
+    _forget_broker(it, peer)
     if peer.worker != NULL:
         _worker_gone(it, peer)
     if peer.client != NULL:
@@ -499,12 +505,57 @@ cdef void _arrived(Dispatcher* it, Peer* peer, Piece* piece) noexcept nogil:
 
 
 cdef void _is_there(Dispatcher* it, Peer* peer) noexcept nogil:
+    if peer.client != NULL:
+        peer.client.broker = peer.session.peer_broker_id[0] != 0
+    _tell_of_loop(it, peer)
+    know_broker(it, peer)
     it.counters.connected[peer.side] += 1
     notice(
         it.notices, it.now, CONNECTED, peer.side, peer.number, peer.name,
         type_name(peer.session.peer_type), peer.session.major, peer.session.minor,
     )
     peer_pulse(it, peer)
+
+
+# -- other brokers -------------------------------------------------------------------------------
+
+
+cdef void _tell_of_loop(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Tell if it is another zqueued, or this one, that is client and worker at once."""
+    cdef Peer* other = it.brokers_connected
+    cdef int looked = 0
+    if not peer.session.peer_broker_id[0]:
+        return
+    while other != NULL and looked < BROKERS_LOOKED_AT:
+        if other.side != peer.side and strcmp(
+            other.session.peer_broker_id, peer.session.peer_broker_id
+        ) == 0:
+            notice(
+                it.notices, it.now, BROKER_LOOP, peer.side, peer.number, peer.name, other.name,
+                other.number, strcmp(peer.session.peer_broker_id, it.settings.broker_id) == 0,
+            )
+            return
+        other = other.broker_next
+        looked += 1
+
+
+cdef void know_broker(Dispatcher* it, Peer* peer) noexcept nogil:
+    """Have it among the other brokers, if it is one."""
+    if not peer.session.peer_broker_id[0]:
+        return
+    peer.broker_next = it.brokers_connected
+    if it.brokers_connected != NULL:
+        it.brokers_connected.broker_previous = peer
+    it.brokers_connected = peer
+
+
+cdef void _forget_broker(Dispatcher* it, Peer* peer) noexcept nogil:
+    if peer.broker_next != NULL:
+        peer.broker_next.broker_previous = peer.broker_previous
+    if peer.broker_previous != NULL:
+        peer.broker_previous.broker_next = peer.broker_next
+    elif it.brokers_connected == peer:
+        it.brokers_connected = peer.broker_next
 
 
 # -- timers --------------------------------------------------------------------------------------
@@ -672,21 +723,25 @@ cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
         worker.credit = min(worker.credit, <uint32_t> UNANSWERED)
     peer.worker = worker
     it.told_no_workers = False
-    if worker.strict:
-        it.strict.connected += 1
-    else:
-        it.loose.connected += 1
-    place_worker(it, worker)
+    ring_of_kind(it, worker).connected += 1
+    worker_is_of_kind(it, peer)
     return True
+
+
+cdef void worker_is_of_kind(Dispatcher* it, Peer* peer) noexcept nogil:
+    """It is known whether it is a broker: put it among its like."""
+    cdef Worker* worker = peer.worker
+    unplace_worker(it, worker)
+    ring_of_kind(it, worker).connected -= 1
+    worker.broker = not worker.strict and peer.session.peer_broker_id[0] != 0
+    ring_of_kind(it, worker).connected += 1
+    place_worker(it, worker)
 
 
 cdef void _worker_gone(Dispatcher* it, Peer* peer) noexcept nogil:
     cdef Worker* worker = peer.worker
     worker_lost(it, worker)
     unplace_worker(it, worker)
-    if worker.strict:
-        it.strict.connected -= 1
-    else:
-        it.loose.connected -= 1
+    ring_of_kind(it, worker).connected -= 1
     free(worker)
     peer.worker = NULL

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -383,6 +384,7 @@ def _data_path(plan: Plan) -> DataPath:
         reserved_for_clients=min(_part(most), most - (reserved or _part(most))),
         first_id=random.getrandbits(32),
         secret=os.urandom(16),
+        broker_id=secrets.token_hex(8).encode(),
         **dispatch,
     )
     for number, side in enumerate((plan.frontend.options, plan.backend.options)):

@@ -10,13 +10,20 @@ from zqueue.engine.wire.rows cimport ConnectionRow
 from zqueue.engine.wire.session cimport Heartbeat, Session
 from zqueue.engine.wire.spares cimport Spares
 from zqueue.engine.wire.tap cimport Tap
-from zqueue.engine.wire.zmtp cimport DEEPEST_ENVELOPE, LONGEST_ENVELOPE, Limits
+from zqueue.engine.wire.zmtp cimport (
+    DEEPEST_ENVELOPE,
+    LONGEST_BROKER_ID,
+    LONGEST_ENVELOPE,
+    Limits,
+)
 
 cdef enum:
     FRONTEND = 0
     BACKEND = 1
     MOST_LOST = 8192
     LOST_SLOTS = 8192
+    OF_CLIENTS = 0
+    OF_BROKERS = 1
 
 # The lines that a request may stand in: that of all or of its worker; of its client; of those with a
 # like answer; by when it came; by since when it waits.
@@ -91,6 +98,8 @@ cdef struct Settings:
     Part* error_reply
     uint32_t error_reply_parts
     bint handover
+    # Tells this broker from others; empty, and it does not tell that it is one.
+    char broker_id[LONGEST_BROKER_ID + 1]
     int64_t handshake[2]
     Heartbeat heartbeat[2]
 
@@ -145,8 +154,16 @@ cdef struct Line:
     Request* first
     Request* last
 
-# ``lasting``: what it asked for is done also when it has left. ``line``: what it asked for and no
-# worker has yet. ``asked`` and ``answered`` only grow. ``leaving``: the oldest of its connections that
+# What waits, by age: what no worker has had yet; heaps of what was returned, and of that what was lost
+# twice and is to be kept apart; and what has no envelope, which no REP may get.
+cdef struct Lines:
+    Line line
+    Request* returned
+    Request* apart
+    Line odd
+
+# ``broker``: it is another zqueued. ``lasting``: what it asked for is done also when it has left.
+# ``line``: what it asked for and no worker has yet. ``asked`` and ``answered`` only grow. ``leaving``: the oldest of its connections that
 # have ended at its side and are still read. ``latest``: the last that it asked for, while that has not
 # ended. ``forgotten``: the connection mark and the number of that at its worker, if it was forgotten
 # there, and 0 else: its reply is still what a REQ waits for.
@@ -166,6 +183,7 @@ cdef struct Client:
     uint32_t in_flight
     uint32_t hash
     bint named
+    bint broker
     bint lasting
     uint8_t id_size
     uint8_t id[1]
@@ -244,7 +262,8 @@ cdef struct Death:
 # does); a ROUTER or DEALER may try again at ``tries_at``. ``passed``: when the latest request was given
 # that it is known to have answered. ``suspects``: how many it has that may have been why another was lost, at a ROUTER or
 # DEALER only those that were lost twice; while there is one, a REP gets nothing beside it, and others no
-# second one. ``clean``: it had none when it got its place in the ring. ``late_bytes``: of what is over,
+# second one. ``clean``: it had none when it got its place in the ring. ``broker``: it is the client side
+# of another zqueued. ``late_bytes``: of what is over,
 # which is the envelopes. ``open``: in ``outstanding``, all before it is over or has no envelope.
 cdef struct Worker:
     Peer* peer
@@ -259,6 +278,7 @@ cdef struct Worker:
     uint32_t credit
     int place
     bint clean
+    bint broker
     bint strict
     bint aside
     bint tries
@@ -302,6 +322,9 @@ cdef struct Peer:
     Peer* ended_next
     Peer* next
     Peer* previous
+    # Other brokers, the latest first.
+    Peer* broker_next
+    Peer* broker_previous
     bint dirty
     bint ready
     bint ended
@@ -350,14 +373,12 @@ cdef struct Dispatcher:
     Tap* tap
     int64_t now
     int mode
-    # What waits, by age: what no worker has had yet; heaps of what was returned, and of that what was
-    # lost twice and is to be kept apart; and what has no envelope, which no REP may get.
-    Line line
-    Request* returned
-    Request* apart
-    Line odd
+    # What waits: OF_CLIENTS, and OF_BROKERS, which goes to no worker that is a broker, too.
+    Lines waiting[2]
+    # REPs; ROUTERs and DEALERs; those of these that are other brokers.
     Ring strict
     Ring loose
+    Ring brokers
     uint64_t requests_made
     uint64_t given
     int64_t peers_made
@@ -409,6 +430,7 @@ cdef struct Dispatcher:
     Peer* dirty
     Peer* ready
     Peer* ended
+    Peer* brokers_connected
     Peer* stalled_first
     Peer* stalled_last
     uint32_t stalled

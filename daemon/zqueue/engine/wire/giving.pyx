@@ -6,10 +6,14 @@ from zqueue.engine.wire.entities cimport (
     BACKEND,
     FRONTEND,
     HOLD,
+    OF_BROKERS,
+    OF_CLIENTS,
     WRITTEN_OFF,
     Client,
+    Line,
     Peer,
     Request,
+    Ring,
     Worker,
 )
 from zqueue.engine.wire.histogram cimport record
@@ -24,7 +28,6 @@ from zqueue.engine.wire.requests cimport (
     is_req,
     join_loose,
     leave_loose,
-    older_of,
     oldest_in_line,
     request_free,
     take_back,
@@ -53,8 +56,10 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
     """The oldest request to the worker with the least to do, again and again."""
     cdef Request* request
     cdef Worker* worker
-    if it.odd.first != NULL and not it.loose.connected and it.strict.connected:
-        _drop_malformed(it)
+    if it.strict.connected and not it.loose.connected:
+        _drop_malformed(it, &it.waiting[OF_BROKERS].odd)
+        if not it.brokers.connected:
+            _drop_malformed(it, &it.waiting[OF_CLIENTS].odd)
     while (request := _next(it, &worker)) != NULL:
         if not _give(it, worker, request):
             return
@@ -70,27 +75,44 @@ cdef bint can_give(Dispatcher* it) noexcept nogil:
 
 cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     """What comes next, and to whom: the oldest that somebody can take; NULL if there is none."""
-    cdef Request* older = older_of(oldest_in_line(it), it.apart)
-    cdef Request* odd = it.odd.first if it.loose.able else NULL
-    cdef Request* younger
-    if it.mode == HOLD:
+    cdef Request* oldest[6]
+    cdef Request* request
+    cdef int place, count
+    cdef bint waits = False
+    if not it.counters.waiting or it.mode == HOLD:
         return NULL
-    worker[0] = NULL
-    if older != NULL and older_of(older, odd) == older:
-        worker[0] = _for(it, older)
+    count = _oldest_of_each(it, oldest)
+    for place in range(count):
+        request = oldest[place]
+        # While one has to wait for a REP that it is alone at, REPs get no other, or it would wait
+        # for ever; those that answer in any order, or not at all, have not to wait for that. What
+        # is behind it in its own line would have to wait as it has.
+        worker[0] = _loosely_for(it, request) if waits else _for(it, request)
         if worker[0] != NULL:
-            return older
-        # While it has to wait for one that it is alone at, REPs get no other, or it would wait for
-        # ever; those that answer in any order, or not at all, have not to wait for that. What is
-        # behind it in its own line would have to wait as it has.
-        younger = oldest_in_line(it) if older == it.apart else it.apart
-        if younger != NULL and it.loose.able and older_of(younger, odd) == younger:
-            worker[0] = _loose_for(it, younger)
-            if worker[0] != NULL:
-                return younger
-    if odd != NULL:
-        worker[0] = least_of(&it.loose)
-    return odd
+            return request
+        waits = waits or request.envelope > 0
+    return NULL
+
+
+cdef inline int _oldest_of_each(Dispatcher* it, Request** oldest) noexcept nogil:
+    """The oldest in each line, by age; how many there are."""
+    cdef int whose, count = 0
+    for whose in range(2):
+        count = _among(oldest, count, oldest_in_line(&it.waiting[whose]))
+        count = _among(oldest, count, it.waiting[whose].apart)
+        count = _among(oldest, count, it.waiting[whose].odd.first)
+    return count
+
+
+cdef inline int _among(Request** oldest, int count, Request* request) noexcept nogil:
+    cdef int place = count
+    if request == NULL:
+        return count
+    while place and request.number < oldest[place - 1].number:
+        oldest[place] = oldest[place - 1]
+        place -= 1
+    oldest[place] = request
+    return count + 1
 
 
 cdef inline Worker* _least_strict(Dispatcher* it) noexcept nogil:
@@ -103,10 +125,10 @@ cdef inline Worker* _least_strict(Dispatcher* it) noexcept nogil:
     return least
 
 
-cdef inline Worker* _least_loose(Dispatcher* it) noexcept nogil:
+cdef inline Worker* _least_loose(Dispatcher* it, Ring* ring) noexcept nogil:
     """As with REPs; but what ends by no timeout is forgotten when others come, see
     :c:func:`_forget_unanswered`."""
-    cdef Worker* least = least_of(&it.loose)
+    cdef Worker* least = least_of(ring)
     if least != NULL and least.count and are_timed(it) and (
         it.unanswered_bytes >= _unanswered_at_most(it)
     ):
@@ -123,23 +145,37 @@ cdef inline Worker* _for(Dispatcher* it, Request* request) noexcept nogil:
     """The worker with the least to do. Of REPs a suspect gets one that has nothing else: should
     that be lost, too, it is known why, and no other request is drawn into it."""
     cdef Worker* strict
+    if not request.envelope:
+        return _loosely_for(it, request)
     if not request.suspect:
-        return least_of_both(_least_strict(it), _least_loose(it))
+        return least_of_both(_least_strict(it), _loosely_for(it, request))
     strict = least_of(&it.strict)
-    return strict if strict != NULL and not strict.count else _loose_for(it, request)
+    return strict if strict != NULL and not strict.count else _loosely_for(it, request)
 
 
-cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
-    cdef Worker* least = _least_loose(it)
+cdef inline Worker* _loosely_for(Dispatcher* it, Request* request) noexcept nogil:
+    """The ROUTER or DEALER with the least to do. What came from a broker goes to no other, and not
+    back to that one: two that are each other's worker would send it to and fro for ever."""
+    cdef Worker* found = _one_of(it, &it.loose, request)
+    if not it.brokers.able or request.client.broker:
+        return found
+    return least_of_both(found, _one_of(it, &it.brokers, request))
+
+
+cdef Worker* _one_of(Dispatcher* it, Ring* ring, Request* request) noexcept nogil:
+    cdef Worker* least
     cdef Worker* worker
     cdef int place
+    if not request.envelope:
+        return least_of(ring)
+    least = _least_loose(it, ring)
     if least == NULL or not request.suspect or least.clean:
         return least
     # Beside one that was lost twice it may well be lost again, and not by its own doing, and so at one
     # that was set aside.
-    if it.loose.clean:
-        for place in range(it.loose.low, it.loose.size):
-            worker = it.loose.first[place]
+    if ring.clean:
+        for place in range(ring.low, ring.size):
+            worker = ring.first[place]
             while worker != NULL:
                 if worker.clean:
                     return worker
@@ -149,19 +185,19 @@ cdef Worker* _loose_for(Dispatcher* it, Request* request) noexcept nogil:
 
 
 cdef void _tell_if_bereft(Dispatcher* it) noexcept nogil:
-    if it.strict.connected or it.loose.connected:
+    if it.strict.connected or it.loose.connected or it.brokers.connected:
         it.told_no_workers = False
     elif not it.told_no_workers:
         it.told_no_workers = True
         notice(it.notices, it.now, NO_WORKERS, BACKEND, 0, b"", b"", it.counters.waiting, 0)
 
 
-cdef void _drop_malformed(Dispatcher* it) noexcept nogil:
+cdef void _drop_malformed(Dispatcher* it, Line* odd) noexcept nogil:
     """A REP would discard them in silence and put the order of its answers in doubt."""
     cdef Request* request
     cdef Peer* peer
-    while it.odd.first != NULL:
-        request = unqueue(it, it.odd.first)
+    while odd.first != NULL:
+        request = unqueue(it, odd.first)
         peer = request.client.peer
         if peer != NULL and not request.probe:
             notice(
@@ -245,7 +281,7 @@ cdef void _forget_unanswered(Dispatcher* it, Request* newest) noexcept nogil:
     have the oldest is forgotten. A request without an envelope is given to nobody else, so its bytes are
     not kept at all."""
     cdef Request* oldest
-    cdef uint64_t most = <uint64_t> it.loose.connected * UNANSWERED
+    cdef uint64_t most = <uint64_t> (it.loose.connected + it.brokers.connected) * UNANSWERED
     cdef int spared = 0
     while it.late_bytes > late_at_most(it) or it.late_count > most:
         _forget(it, it.late.first)

@@ -8,6 +8,7 @@ from zqueue.engine.wire.peers cimport has_arrived
 from zqueue.engine.wire.recent cimport recent_share
 from zqueue.engine.wire.requests cimport Waiting, all_waiting, attempts_at, next_waiting, waiting_told
 from zqueue.engine.wire.workers cimport UNLIMITED
+from zqueue.engine.wire.zmtp cimport LONGEST_BROKER_ID
 from zqueue.engine.wire.zmtp cimport type_name
 
 
@@ -70,6 +71,7 @@ cdef void _write_down(Dispatcher* it, Peer* peer, ConnectionRow* row) noexcept n
     row.received_bytes, row.sent_bytes = peer.received_bytes, peer.sent_bytes
     row.unsent_bytes = peer.session.out.size
     memcpy(row.name, peer.name, NAME)
+    memcpy(row.broker_id, peer.session.peer_broker_id, LONGEST_BROKER_ID)
     if client != NULL:
         row.requests, row.replies = client.asked, client.answered
         row.waiting, row.in_flight = client.waiting, client.in_flight
@@ -186,6 +188,7 @@ cdef list connections_told(Listing* listing):
             "id": <bytes> row.id[:row.id_size],
             "name": row.name.decode(errors="replace"),
             "reason": row.reason.decode(errors="replace"),
+            "broker": row.broker_id.decode(errors="replace"),
         }
         gathered.append(shown)
     listing_clear(listing)

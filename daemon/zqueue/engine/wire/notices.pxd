@@ -31,6 +31,7 @@ cdef enum Kind:
     WORKER_ANSWERS_AGAIN
     SLOW_REQUEST
     SUPPRESSED
+    BROKER_LOOP
     KINDS
 
 # ``number`` is the connection's; what ``one``, ``other`` and ``more`` mean depends on the kind. ``suppressed``

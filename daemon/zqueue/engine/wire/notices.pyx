@@ -6,7 +6,9 @@ from zqueue.engine.wire.linux cimport zq_get, zq_set
 
 cdef inline bint _limited(int kind) noexcept nogil:
     """Whether a peer can cause this as often as it likes."""
-    return kind in (REJECTED, BROKE, DUPLICATE, MALFORMED, STRAY, CLIENT_RETURNED, SLOW_REQUEST)
+    return kind in (
+        REJECTED, BROKE, DUPLICATE, MALFORMED, STRAY, CLIENT_RETURNED, SLOW_REQUEST, BROKER_LOOP
+    )
 
 
 cdef void notice(

@@ -33,6 +33,7 @@ def connection(row: dict[str, Any]) -> Connection:
         unsent_bytes=row["unsent_bytes"],
         closed_for=None if row["closed_for"] is None else _seconds(row["closed_for"]),
         reason=row["reason"],
+        broker=row["broker"],
     )
 
 

@@ -29,7 +29,8 @@ from zqueue.engine.reasons import reason_of, told
     WORKER_ANSWERS_AGAIN,
     SLOW_REQUEST,
     SUPPRESSED,
-) = range(20)
+    BROKER_LOOP,
+) = range(21)
 
 _LIMITED = {
     REJECTED: ("peer.rejected", "warning"),
@@ -39,6 +40,7 @@ _LIMITED = {
     STRAY: ("reply.dropped", "debug"),
     CLIENT_RETURNED: ("client.returned", "info"),
     SLOW_REQUEST: ("request.slow", "warning"),
+    BROKER_LOOP: ("queue.broker_loop", "warning"),
 }
 """What the data path tells at most so often each second, as ``_limited`` of notices.pyx has it, and
 how much it matters."""
@@ -112,6 +114,9 @@ def _of_a_socket(kind: int, side: Side, notice: dict[str, Any]) -> Report:
         return Report("listener.opened_gate", endpoint)
     if kind == ACCEPT_FAILED:
         return Report("listener.accept_failed", endpoint | {"error": detail})
+    if kind == BROKER_LOOP:
+        itself = {"itself": True} if notice["other"] else {}
+        return Report("queue.broker_loop", {"peer": notice["name"], "also": detail} | itself)
     if kind == NO_WORKERS:
         return Report("queue.no_workers")
     if kind == CONGESTED:

@@ -9,13 +9,16 @@ from zqueue.engine.wire.entities cimport (
     BY_ITSELF,
     BY_WAIT,
     IN_TURN,
+    OF_BROKERS,
     OF_CLIENT,
+    OF_CLIENTS,
     WRITTEN_OFF,
     Attempt,
     Body,
     Client,
     Dispatcher,
     Line,
+    Lines,
     Request,
     Worker,
 )
@@ -31,8 +34,8 @@ from zqueue.engine.wire.zmtp cimport MORE, REQ
 # A place in each line of those that wait; ``told``: those of the heaps that were told of, the latest
 # first, which are out of them meanwhile.
 cdef struct Waiting:
-    Request* in_line
-    Request* odd
+    Request* in_line[2]
+    Request* odd[2]
     Request* told
 
 cdef void put_in_line(Dispatcher* it, Request* request) noexcept nogil
@@ -146,31 +149,47 @@ cdef inline Request* older_of(Request* one, Request* other) noexcept nogil:
     return one
 
 
-cdef inline Request* oldest_in_line(Dispatcher* it) noexcept nogil:
+cdef inline Request* oldest_in_line(Lines* lines) noexcept nogil:
     """Of those that wait neither apart nor without an envelope; NULL if there is none."""
-    return older_of(it.line.first, it.returned)
+    return older_of(lines.line.first, lines.returned)
 
 
 cdef inline Request* oldest_waiting(Dispatcher* it) noexcept nogil:
     """Of all; NULL if there is none."""
-    return older_of(older_of(oldest_in_line(it), it.apart), it.odd.first)
+    cdef Request* oldest = NULL
+    cdef int whose
+    for whose in range(2):
+        oldest = older_of(oldest, oldest_in_line(&it.waiting[whose]))
+        oldest = older_of(oldest, it.waiting[whose].apart)
+        oldest = older_of(oldest, it.waiting[whose].odd.first)
+    return oldest
 
 
 cdef inline Waiting all_waiting(Dispatcher* it) noexcept nogil:
     """The beginning of :c:func:`next_waiting`; :c:func:`waiting_told` must come before anything else
     happens to those that wait."""
-    return Waiting(it.line.first, it.odd.first, NULL)
+    cdef Waiting at
+    cdef int whose
+    for whose in range(2):
+        at.in_line[whose] = it.waiting[whose].line.first
+        at.odd[whose] = it.waiting[whose].odd.first
+    at.told = NULL
+    return at
+
+
+cdef inline Lines* lines_of(Dispatcher* it, Request* request) noexcept nogil:
+    return &it.waiting[OF_BROKERS if request.client.broker else OF_CLIENTS]
 
 
 cdef inline Request** _heap_of(Dispatcher* it, Request* request) noexcept nogil:
     """NULL if it is in a line."""
     if not request.suspect or not request.envelope:
         return NULL
-    return &it.apart if waits_apart(request) else &it.returned
+    return &lines_of(it, request).apart if waits_apart(request) else &lines_of(it, request).returned
 
 
 cdef inline Line* _line_of(Dispatcher* it, Request* request) noexcept nogil:
-    return &it.line if request.envelope else &it.odd
+    return &lines_of(it, request).line if request.envelope else &lines_of(it, request).odd
 
 
 cdef inline void waits_shortest(Dispatcher* it, Request* request) noexcept nogil:

@@ -23,13 +23,18 @@ cdef void put_in_line(Dispatcher* it, Request* request) noexcept nogil:
 
 cdef Request* next_waiting(Dispatcher* it, Waiting* at) noexcept nogil:
     """The oldest that was not yet told of; NULL if there is none."""
-    cdef Request* heaped = older_of(it.returned, it.apart)
-    cdef Request* lined = older_of(at.in_line, at.odd)
+    cdef Request* heaped = NULL
+    cdef Request* lined = NULL
+    cdef int whose
+    for whose in range(2):
+        heaped = older_of(heaped, older_of(it.waiting[whose].returned, it.waiting[whose].apart))
+        lined = older_of(lined, older_of(at.in_line[whose], at.odd[whose]))
     if lined != NULL and older_of(lined, heaped) == lined:
-        if lined == at.in_line:
-            at.in_line = lined.beside[IN_TURN].next
-        else:
-            at.odd = lined.beside[IN_TURN].next
+        for whose in range(2):
+            if lined == at.in_line[whose]:
+                at.in_line[whose] = lined.beside[IN_TURN].next
+            elif lined == at.odd[whose]:
+                at.odd[whose] = lined.beside[IN_TURN].next
         return lined
     if heaped != NULL:
         heap_take(_heap_of(it, heaped), heaped)

@@ -2,10 +2,12 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from zqueue.engine.wire.notices cimport DETAIL, NAME
+from zqueue.engine.wire.zmtp cimport LONGEST_BROKER_ID
 
 # Times are nanoseconds on the monotonic clock, ``service``, ``p50`` and ``p99`` durations, 0 where
 # that is not known. ``closed_at`` is 0 while it is open. ``requests`` and ``replies`` are those of a
-# client since its routing id is known, and of a worker since it is connected.
+# client since its routing id is known, and of a worker since it is connected. ``broker_id`` tells which other
+# broker it is; empty if it is none.
 cdef struct ConnectionRow:
     int64_t number
     int side
@@ -34,6 +36,7 @@ cdef struct ConnectionRow:
     uint8_t id[255]
     char name[NAME]
     char reason[DETAIL]
+    char broker_id[LONGEST_BROKER_ID + 1]
 
 # ``worker`` is the number of the connection that has it, 0 while it waits; ``peer`` that of its
 # client, 0 if that has left. ``since``: when it began to wait, or was given to its worker.

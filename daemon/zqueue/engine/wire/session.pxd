@@ -3,7 +3,7 @@ no clock but the one it is told."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from zqueue.engine.wire.memory cimport Outgoing, Pool
-from zqueue.engine.wire.zmtp cimport GREETING, Intake, Limits, Piece
+from zqueue.engine.wire.zmtp cimport GREETING, LONGEST_BROKER_ID, Intake, Limits, Piece
 
 # How long a peer that has greeted is waited for with our READY.
 cdef enum:
@@ -37,6 +37,9 @@ cdef struct Session:
     Intake intake
     Outgoing out
     const char* fault
+    # What tells this broker from others, and what tells the peer, if that is one; else empty.
+    const char* broker_id
+    char peer_broker_id[LONGEST_BROKER_ID + 1]
     int64_t opened_at
     int64_t heard_at
     int64_t pinged_at

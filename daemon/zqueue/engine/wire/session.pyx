@@ -224,9 +224,11 @@ cdef int _check_mechanism(Session* session, Pool* pool) noexcept nogil:
 
 cdef bint session_ready(Session* session, Pool* pool) noexcept nogil:
     """Say READY, if that is owed; False if there is no memory for it."""
-    cdef uint8_t ready[64]
+    cdef uint8_t ready[128]
+    cdef size_t size
     if session.owes_ready:
-        if not outgoing_copy(pool, &session.out, ready, write_ready(ready, session.own_type)):
+        size = write_ready(ready, session.own_type, session.broker_id)
+        if not outgoing_copy(pool, &session.out, ready, size):
             return False
         session.owes_ready = False
     return True
@@ -324,6 +326,7 @@ cdef int _introduction(Session* session, Pool* pool, Piece* piece) noexcept nogi
         session_refuse(session, pool, _TOO_LONG)
         return REFUSED
     session.peer_type = said.socket_type
+    memcpy(session.peer_broker_id, said.broker_id, said.broker_id_size)
     found = _check_type(session, pool)
     if found != NOTHING:
         return found

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strncpy
 from zqueue.engine.wire.entities cimport (
     ALL,
     BACKEND,
@@ -15,6 +15,7 @@ from zqueue.engine.wire.entities cimport (
     Part,
 )
 from zqueue.engine.wire.error_replies cimport ATTEMPTS, END, REASON, TEXT
+from zqueue.engine.wire.zmtp cimport LONGEST_BROKER_ID
 
 cdef enum:
     SECOND = 1_000_000_000
@@ -39,6 +40,7 @@ _DEFAULTS = {
     "keep_for_gone_clients": False,
     "error_reply": (),
     "handover": False,
+    "broker_id": b"",
     "max_message_size": 0,
     "max_reply_size": 0,
     "max_frames": 0,
@@ -50,7 +52,7 @@ _PLACEHOLDERS = {"reason": REASON, "attempts": ATTEMPTS}
 
 cdef int settings_from(Settings* into, dict given) except -1:
     """Fill in settings, those not given as they are by default. Sizes are bytes, durations seconds; 0
-    is no limit, never, and a measured ``prefetch``. ``error_reply`` is a list of frames, each a list
+    is no limit, never, and a measured ``prefetch``. ``broker_id`` is letters and digits. ``error_reply`` is a list of frames, each a list
     of bytes and of the words ``reason`` and ``attempts``. Call :c:func:`settings_free` in the end.
 
     Raises:
@@ -85,6 +87,7 @@ cdef int settings_from(Settings* into, dict given) except -1:
     into.slow_request = <int64_t> (<double> wanted["slow_request"] * SECOND)
     into.keep_for_gone = wanted["keep_for_gone_clients"]
     into.handover = wanted["handover"]
+    strncpy(into.broker_id, <bytes> wanted["broker_id"], LONGEST_BROKER_ID)
     return _error_reply(into, wanted["error_reply"])
 
 

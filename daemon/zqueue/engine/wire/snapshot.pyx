@@ -15,10 +15,16 @@ from zqueue.engine.wire.support import STATE_FORMAT, STATE_FORMATS
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset, strlen
 from zqueue.engine.wire.admission cimport stall
 from zqueue.engine.wire.clients cimport CLAIM_LOOKS, absence_begins, client_new
-from zqueue.engine.wire.dispatcher cimport peer_again, peer_pulse, worker_new
+from zqueue.engine.wire.dispatcher cimport (
+    know_broker,
+    peer_again,
+    peer_pulse,
+    worker_is_of_kind,
+    worker_new,
+)
 from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport (
     BACKEND,
@@ -81,6 +87,7 @@ from zqueue.engine.wire.zmtp cimport (
     NOTHING,
     OTHER_TYPE,
     Scan,
+    is_broker_id,
     scan_whole,
 )
 
@@ -173,6 +180,7 @@ cdef bytes dispatcher_saved(Dispatcher* it, dict more):
         "salt": it.salt,
         "secret": (<char*> &it.secret)[:sizeof(Secret)].hex(),
         "lost_requests": _lost(it),
+        "broker_id": it.settings.broker_id.decode(),
     }
     encoded = json.dumps(header).encode()
     memcpy(writer._more(len(magic)), <char*> magic, len(magic))
@@ -266,6 +274,7 @@ cdef int _save_client(_Writer writer, Client* client) except -1:
     writer.number(client.asked)
     writer.number(client.answered)
     writer.number(client.forgotten)
+    writer.number(client.broker)
     return writer.end()
 
 
@@ -333,6 +342,7 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
     else:
         writer.data(NULL, 0)
     writer.number(peer.claims_since)
+    writer.data(peer.session.peer_broker_id, strlen(peer.session.peer_broker_id))
     return writer.end()
 
 
@@ -493,6 +503,7 @@ cdef dict dispatcher_restore(Dispatcher* it, bytes state):
             _restore_secret(it, header["secret"])
             _restore_lost(it, header.get("lost_requests"))
         _restore_all(it, reader, clients)
+        _restore_broker_id(it, header.get("broker_id", ""))
         it.counters = _believed(_counters(it), header.get("counters"), _there(it))
     finally:
         _free_unused(it, clients)
@@ -675,6 +686,20 @@ cdef int _put_in_order(Line* line) except -1:
     return 0
 
 
+cdef int _restore_broker_id(Dispatcher* it, saved) except -1:
+    """Whoever is connected knows us by that one. An older version has none."""
+    if not isinstance(saved, str):
+        raise _Damaged("broker_id is no text")
+    encoded: bytes = saved.encode()
+    if not encoded:
+        return 0
+    if not is_broker_id(<const uint8_t*> <char*> encoded, len(encoded)):
+        raise _Damaged("broker_id is no name of a broker")
+    memset(it.settings.broker_id, 0, sizeof(it.settings.broker_id))
+    memcpy(it.settings.broker_id, <char*> encoded, len(encoded))
+    return 0
+
+
 cdef class _Requests:
     """What is known of the requests so far: ``workers`` by number, the numbers of those that were
     there, ``newest`` of those that wait; ``ageing`` and ``waiting`` are put in order in the end."""
@@ -725,6 +750,7 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
     client.asked = reader.number()
     client.answered = reader.number()
     client.forgotten = reader.number()
+    client.broker = reader.flag("whether a client is a broker")
     reader.finish()
     return 0
 
@@ -813,6 +839,14 @@ cdef Peer* _restore_peer(
         if peer.claim == NULL:
             raise MemoryError
     peer.claims_since = reader.instant("since when a routing id is claimed")
+    found = reader.data(&size)
+    if size:
+        if not is_broker_id(found, size):
+            raise _Damaged("a connection's name of a broker is none")
+        memcpy(peer.session.peer_broker_id, found, size)
+    know_broker(it, peer)
+    if peer.worker != NULL:
+        worker_is_of_kind(it, peer)
     if of_client:
         client = _client(clients, of_client - 1)
         if peer.side != FRONTEND:

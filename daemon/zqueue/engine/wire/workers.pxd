@@ -10,6 +10,7 @@ cdef enum:
     WORKER_UNSENT = 256 << 10
 
 cdef bint ring_reaches(Ring* ring, int place) noexcept nogil
+cdef void ring_free(Ring* ring) noexcept nogil
 cdef void worker_drain(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void finish_one_way(Dispatcher* it, Worker* worker) noexcept nogil
 cdef void tell_if_drained(Dispatcher* it, Worker* worker) noexcept nogil
@@ -27,6 +28,13 @@ cdef inline uint64_t late_at_most(Dispatcher* it) noexcept nogil:
 cdef inline bint are_timed(Dispatcher* it) noexcept nogil:
     """Whether what a ROUTER or DEALER does not answer ends by itself."""
     return it.settings.deadline > 0 or it.settings.service_timeout > 0
+
+
+cdef inline Ring* ring_of_kind(Dispatcher* it, Worker* worker) noexcept nogil:
+    """Where those of its kind are."""
+    if worker.strict:
+        return &it.strict
+    return &it.brokers if worker.broker else &it.loose
 
 
 cdef inline bint _is_clean(Worker* worker) noexcept nogil:
@@ -48,7 +56,7 @@ cdef inline bint _is_able(Dispatcher* it, Worker* worker) noexcept nogil:
 
 
 cdef inline void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
+    cdef Ring* ring = ring_of_kind(it, worker)
     if worker.place < 0:
         return
     if worker.next != NULL:
@@ -66,7 +74,7 @@ cdef inline void unplace_worker(Dispatcher* it, Worker* worker) noexcept nogil:
 
 cdef inline void place_worker(Dispatcher* it, Worker* worker) noexcept nogil:
     """Put it among those with as many requests as it has, at the end, if it can take another."""
-    cdef Ring* ring = &it.strict if worker.strict else &it.loose
+    cdef Ring* ring = ring_of_kind(it, worker)
     cdef bint able = _is_able(it, worker)
     cdef int place = <int> worker.count
     if worker.place >= 0:
@@ -101,10 +109,10 @@ cdef inline Worker* least_of(Ring* ring) noexcept nogil:
     return ring.first[ring.low]
 
 
-cdef inline Worker* least_of_both(Worker* strict, Worker* loose) noexcept nogil:
-    """Each is NULL if it is not there."""
-    if strict == NULL or (loose != NULL and loose.count < strict.count):
-        return loose
-    if loose == NULL or strict.count < loose.count:
-        return strict
-    return loose if loose.given < strict.given else strict
+cdef inline Worker* least_of_both(Worker* one, Worker* other) noexcept nogil:
+    """Which of two, each NULL if it is not there, has less to do; equal ones take turns."""
+    if one == NULL or (other != NULL and other.count < one.count):
+        return other
+    if other == NULL or one.count < other.count:
+        return one
+    return other if other.given < one.given else one

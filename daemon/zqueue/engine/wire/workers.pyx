@@ -1,7 +1,7 @@
 """See workers.pxd."""
 
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from zqueue.engine.wire.entities cimport BACKEND, IN_TURN, Peer, Request
 from zqueue.engine.wire.notices cimport WORKER_DRAINED, notice
@@ -32,6 +32,11 @@ cdef bint ring_reaches(Ring* ring, int place) noexcept nogil:
     memset(lists + ring.size, 0, (size - ring.size) * sizeof(Worker*))
     ring.size = size
     return True
+
+
+cdef void ring_free(Ring* ring) noexcept nogil:
+    free(ring.first)
+    free(ring.last)
 
 
 cdef void measure_worker(Dispatcher* it, Worker* worker, uint64_t answers, int64_t since) noexcept nogil:

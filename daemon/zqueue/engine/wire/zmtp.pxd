@@ -14,6 +14,7 @@ cdef enum:
     LONGEST_ID = 255
     LONGEST_ENVELOPE = 1 << 20
     DEEPEST_ENVELOPE = 10_000
+    LONGEST_BROKER_ID = 32
     LONGEST_HEAD = 9
     # Room for a routing id as a frame, however its length is written.
     ID_FRAME = LONGEST_HEAD + LONGEST_ID
@@ -74,6 +75,8 @@ cdef struct Introduction:
     int socket_type
     const uint8_t* identity
     size_t identity_size
+    const uint8_t* broker_id
+    size_t broker_id_size
 
 cdef inline uint64_t big_endian(const uint8_t* data, int size) noexcept nogil:
     cdef uint64_t value = 0
@@ -141,11 +144,12 @@ cdef size_t envelope_of(list frames) except? 0
 cdef bytes frames_joined(list frames)
 cdef tuple frames_begun(const uint8_t* data, size_t size)
 cdef list frames_of(const uint8_t* data, size_t size)
+cdef bint is_broker_id(const uint8_t* value, size_t size) noexcept nogil
 cdef bint is_command(const uint8_t* data, size_t size, const char* name) noexcept nogil
 cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil
 cdef int type_named(const uint8_t* name, size_t size) noexcept nogil
 cdef const char* type_name(int socket_type) noexcept nogil
-cdef size_t write_ready(uint8_t* out, int socket_type) noexcept nogil
+cdef size_t write_ready(uint8_t* out, int socket_type, const char* broker_id) noexcept nogil
 cdef size_t write_error(uint8_t* out, const char* reason) noexcept nogil
 cdef size_t write_ping(uint8_t* out, uint16_t ttl) noexcept nogil
 cdef size_t write_pong(uint8_t* out, const uint8_t* context, size_t size) noexcept nogil

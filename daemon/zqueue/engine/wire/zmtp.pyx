@@ -4,6 +4,8 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from zqueue.engine.wire.keyed_hash cimport hash_keyed
 from zqueue.engine.wire.linux cimport zq_check
 
+cdef const char* BROKER_PROPERTY = b"X-Zqueued"
+
 
 cdef int _scan_on(
     Scan* scan, const Limits* limits, const uint8_t* data, size_t size
@@ -235,6 +237,8 @@ cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexc
     said.socket_type = OTHER_TYPE
     said.identity = NULL
     said.identity_size = 0
+    said.broker_id = data
+    said.broker_id_size = 0
     while at < size:
         name_size = data[at]
         if not name_size or size - at < 1 + name_size + 4:
@@ -249,7 +253,23 @@ cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexc
             said.socket_type = type_named(data + at, value_size)
         elif _same_name(name, name_size, b"Identity"):
             said.identity, said.identity_size = data + at, value_size
+        elif _same_name(name, name_size, BROKER_PROPERTY) and is_broker_id(data + at, value_size):
+            said.broker_id, said.broker_id_size = data + at, value_size
         at += value_size
+    return True
+
+
+cdef bint is_broker_id(const uint8_t* value, size_t size) noexcept nogil:
+    """Operators read it: it is letters and digits."""
+    cdef size_t place
+    if not 0 < size <= LONGEST_BROKER_ID:
+        return False
+    for place in range(size):
+        if not (
+            c"0" <= value[place] <= c"9" or c"A" <= value[place] <= c"Z"
+            or c"a" <= value[place] <= c"z"
+        ):
+            return False
     return True
 
 
@@ -298,11 +318,15 @@ cdef size_t _command(uint8_t* out, const char* name, size_t size) noexcept nogil
     return 3 + length
 
 
-cdef size_t write_ready(uint8_t* out, int socket_type) noexcept nogil:
-    """A READY command frame, with an empty Identity as libzmq sends it. At most 64 bytes."""
+cdef size_t write_ready(uint8_t* out, int socket_type, const char* broker_id) noexcept nogil:
+    """A READY command frame, with an empty Identity as libzmq sends it. At most 128 bytes.
+
+    Another zqueued knows by ``broker_id`` that we are one; peers pass over what begins with X-."""
     cdef size_t at = _command(out, b"READY", 0)
     at += _property(out + at, b"Socket-Type", type_name(socket_type))
     at += _property(out + at, b"Identity", b"")
+    if broker_id != NULL and broker_id[0]:
+        at += _property(out + at, BROKER_PROPERTY, broker_id)
     out[1] = <uint8_t> (at - 2)
     return at
 
