@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.wire.exchange import Driven, assert_nothing_is_left, client, worker
 from tests.wire.fuzz import STATE_HEAD, damaged, must_make_sense
 from tests.wire.raw import hello, message
+from zqueue.engine.wire.datapath import DataPath
 from zqueue.engine.wire.exchange import Exchange
 from zqueue.engine.wire.support import STATE_FORMAT
 
@@ -310,3 +311,22 @@ def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
 def test_numbers_that_do_not_fit_what_is_there_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="it is damaged: "):
         _into_another(_with_header(_busy().snapshot(), **changed))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_was_refused_leaves_nothing_behind(seed: int) -> None:
+    """The engine that was to take it up ends as any other, so that the queue can start empty."""
+    state = _busy().snapshot()
+    new = DataPath(
+        max_connections=0,
+        max_connections_per_address=0,
+        descriptors=1000,
+        first_id=0,
+        **{"max_waiting": 1000, "max_attempts": 0},
+    )
+    new.sockets([], [])
+    # Without a mistake in it the state of an exchange lacks the endpoints that it connects to.
+    with pytest.raises(ValueError, match=r"it is damaged|its format"):
+        new.restore(damaged(random.Random(seed), state) if seed else state, [])
+    new.give_back()
+    assert not any(new.left_behind.values()), new.left_behind
