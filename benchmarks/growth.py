@@ -17,9 +17,10 @@ EACH = 100
 FRONTEND, BACKEND = 0, 1
 
 
-def _peer(exchange: Exchange, side: int, kind: bytes) -> int:
+def _peer(exchange: Exchange, side: int, kind: bytes, identity: bytes = b"") -> int:
     """Connect one; its number."""
     ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    ready += b"\x08Identity" + len(identity).to_bytes(4, "big") + identity
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
     number = exchange.connect(side)
     exchange.feed(number, greeting + bytes([4, len(ready)]) + ready)
@@ -84,6 +85,32 @@ def clients_leave(n: int) -> tuple[Callable[[], None], int]:
     return lambda: _close(exchange, askers), 10 * n
 
 
+def extra_replies(n: int) -> tuple[Callable[[], None], int]:
+    """A DEALER answers what was answered before; n others were lost, all of them asked in one name."""
+    exchange = Exchange(max_waiting=0, max_attempts=0)
+    asker = _peer(exchange, FRONTEND, b"DEALER", b"me")
+    lost = _peer(exchange, BACKEND, b"DEALER")
+    for number in range(n):
+        exchange.feed(asker, b"\x01\x04" + number.to_bytes(4, "big") + _request())
+    exchange.output(lost)
+    exchange.steer(1)
+    exchange.close(lost)
+    serving = _peer(exchange, BACKEND, b"DEALER")
+    extra = (b"\x01\x02me" + b"\x01\x05extra" + _request()) * 2000
+    return lambda: exchange.feed(serving, extra), 2000
+
+
+def left_unanswered(n: int) -> tuple[Callable[[], None], int]:
+    """DEALERs never answer what they are given, and the oldest of it is forgotten."""
+    exchange = Exchange(max_waiting=0, max_waiting_bytes=100 * n)
+    asker = _peer(exchange, FRONTEND, b"DEALER")
+    for _ in range(max(1, n // 100)):
+        _peer(exchange, BACKEND, b"DEALER")
+    exchange.feed(asker, _request(bytes(30)) * n * 2)
+    more = _request(bytes(30)) * 2000
+    return lambda: exchange.feed(asker, more), 2000
+
+
 @dataclass(frozen=True)
 class Scene:
     name: str
@@ -96,6 +123,8 @@ SCENES = (
     Scene("given after two losses", twice_lost, 40),
     Scene("oldest dropped", oldest_dropped, 2000),
     Scene("clients leave", clients_leave, 20),
+    Scene("extra replies", extra_replies, 80),
+    Scene("left unanswered", left_unanswered, 400),
 )
 
 
