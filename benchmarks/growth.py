@@ -86,7 +86,7 @@ def clients_leave(n: int) -> tuple[Callable[[], None], int]:
 
 
 def extra_replies(n: int) -> tuple[Callable[[], None], int]:
-    """A DEALER answers what was answered before; n others were lost, all of them asked in one name."""
+    """A DEALER answers once more; n others that one client had asked were lost."""
     exchange = Exchange(max_waiting=0, max_attempts=0)
     asker = _peer(exchange, FRONTEND, b"DEALER", b"me")
     lost = _peer(exchange, BACKEND, b"DEALER")

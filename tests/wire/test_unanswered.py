@@ -18,6 +18,7 @@ from tests.wire.exchange import (
     worker,
 )
 from tests.wire.raw import RawPeer
+from tests.zqueued import Zqueued
 from zqueue.engine.wire.exchange import Exchange
 
 # -- how much of it ------------------------------------------------------------------------------
@@ -333,3 +334,30 @@ def test_half_of_a_request_is_not_begun_and_it_is_so_in_the_next_process() -> No
     assert death["frames"][0] == b"1"
     assert following.counters["waiting"] == 1
     assert_nothing_is_left(following)
+
+
+# -- with a daemon -------------------------------------------------------------------------------
+
+
+def test_a_queue_and_a_worker_are_drained_though_nobody_answers(zqueued: Zqueued) -> None:
+    with (
+        RawPeer(zqueued.backend(), "DEALER") as serving,
+        RawPeer(zqueued.backend(), "ROUTER") as other,
+        RawPeer(zqueued.frontend(), "DEALER") as asker,
+    ):
+        for number in range(4):
+            asker.send(b"one way %d" % number)
+        for each in (serving, other):
+            assert [each.receive()[1][:7] for _ in range(2)] == [b"one way"] * 2
+        assert zqueued.queue().in_flight == 4
+        with zqueued.client() as control:
+            first = min(each.id for each in control.workers().workers)
+        done = zqueued.ctl("drain", "--worker", str(first), "--timeout", "20s")
+        assert (done.returncode, done.stdout) == (0, "default: drained\n")
+        assert zqueued.queue().in_flight == 2
+        done = zqueued.ctl("drain", "--timeout", "20s")
+        assert (done.returncode, done.stdout) == (0, "default: drained\n")
+        assert zqueued.queue().in_flight == 0
+        ends = zqueued.queue().ends
+        assert ends is not None
+        assert ends.unanswered == 4

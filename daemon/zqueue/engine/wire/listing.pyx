@@ -79,7 +79,7 @@ cdef void _write_down(Dispatcher* it, Peer* peer, ConnectionRow* row) noexcept n
         memcpy(row.id, client.id, client.id_size)
     if worker != NULL:
         row.requests, row.replies = worker.given, worker.answered
-        row.in_flight = worker.count
+        row.in_flight = worker.live + worker.one_way
         row.ahead = 0 if worker.credit == UNLIMITED else worker.credit
         row.service = <int64_t> worker.service
         row.p50, row.p99 = recent_share(&worker.took, 0.5), recent_share(&worker.took, 0.99)
