@@ -322,7 +322,7 @@ def test_what_was_refused_leaves_nothing_behind(seed: int) -> None:
         max_connections_per_address=0,
         descriptors=1000,
         first_id=0,
-        **{"max_waiting": 1000, "max_attempts": 0},
+        max_waiting=1000,
     )
     new.sockets([], [])
     # Without a mistake in it the state of an exchange lacks the endpoints that it connects to.

@@ -690,7 +690,7 @@ cdef int _restore_broker_id(Dispatcher* it, saved) except -1:
     """Whoever is connected knows us by that one. An older version has none."""
     if not isinstance(saved, str):
         raise _Damaged("broker_id is no text")
-    encoded: bytes = saved.encode()
+    encoded: bytes = saved.encode(errors="replace")
     if not encoded:
         return 0
     if not is_broker_id(<const uint8_t*> <char*> encoded, len(encoded)):
