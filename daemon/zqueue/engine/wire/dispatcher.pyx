@@ -108,6 +108,8 @@ cdef enum:
     # Anybody may say that it is one.
     BROKERS_LOOKED_AT = 64
     RETURNED_FROM = 1 << 20
+    RETURNED_AT_LATEST = 256 << 20
+    MUCH_A_TURN = 64 << 10
 
 # More than any message can have, and far from where 64 bits end.
 cdef uint64_t ENDLESS = <uint64_t> 1 << 62
@@ -174,10 +176,14 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
 cdef void dispatcher_trim(Dispatcher* it) noexcept nogil:
     """Give back part of the memory that was kept for later and has not been needed; call it again
     and again."""
-    it.given_back += pool_trim(&it.pool) + spares_trim(&it.spare_requests, it.request_size)
-    if it.given_back >= RETURNED_FROM:
-        # The C library gives the kernel only what lies above all that is in use, and there is always
-        # something that came last and stays. A quarter of a millisecond for each MiB.
+    cdef size_t given_back = pool_trim(&it.pool) + spares_trim(&it.spare_requests, it.request_size)
+    it.given_back += given_back
+    # The C library gives the kernel only what lies above all that is in use, and there is always
+    # something that came last and stays. Told to give back all, it goes through all that is free, also
+    # what it has given back before, and nothing passes meanwhile: so it is told once that is over.
+    if it.given_back >= RETURNED_FROM and (
+        given_back < MUCH_A_TURN or it.given_back >= RETURNED_AT_LATEST
+    ):
         zq_return_memory()
         it.given_back = 0
 
