@@ -46,7 +46,7 @@ _STALLED_AFTER = 3.0
 _END_WITHIN = 10.0
 _LOOKS = 3
 
-SOCKETS_WITHIN = 5.0
+SOCKETS_WITHIN = 3.0
 """How long, in seconds, a caller waits at most while a reload replaces sockets."""
 
 
@@ -369,13 +369,17 @@ class Daemon:
             statuses = await asyncio.gather(*(queue.fresh() for queue in queues))
             if self._there.is_set() and queues == list(self.queues.values()):
                 break  # else some of them have ended meanwhile
-            await self.until_there(SOCKETS_WITHIN)
+            if not await self.until_there(SOCKETS_WITHIN):
+                break  # one of them still waits for what it has handed out to get out
         return list(statuses)
 
-    async def until_there(self, within: float) -> None:
-        """Wait, at most ``within`` seconds, while a reload replaces the sockets of queues."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._there.wait(), within)
+    async def until_there(self, within: float) -> bool:
+        """Wait while a reload replaces the sockets of queues; False if it does after ``within``
+        seconds, too."""
+        try:
+            return await asyncio.wait_for(self._there.wait(), within)
+        except TimeoutError:
+            return False
 
     # -- reload ----------------------------------------------------------------------------------
 
