@@ -65,6 +65,7 @@ class Model:
         self.ids: dict[bytes, Client] = {}
         self.absent: list[Client] = []
         self.claims: list[Peer] = []
+        self.untaken: list[Request] = []
         self.made_ids = 0
         self.given = 0
         self.requests: list[Request] = []
@@ -113,9 +114,8 @@ class Model:
         client = peer.client
         assert client is not None
         peer.leaving = True
-        peer.out.clear()
         client.leaving.append(peer)
-        self.is_away(client, peer.kind)
+        self.is_away(client, peer)
         self.unstall_itself(peer)
 
     def end(self, peer: Peer) -> None:
@@ -167,7 +167,7 @@ class Model:
                 # It waits whether that leaves, too, which is asked for a sign of life.
                 self.claims.append(peer)
                 if holder.peer.version == (3, 1) and len(holder.peer.out) < PONGS_UNSENT:
-                    holder.peer.out += command(b"PING", bytes(2))
+                    self.say(holder.peer, command(b"PING", bytes(2)), False)
                 return
             self.leaves(holder.peer)
             holder = self.ids.get(identity)
@@ -180,6 +180,11 @@ class Model:
             holder = None
         client = Client(identity, named, peer)
         peer.client = self.ids[identity] = client
+        peer.parts = [(len(peer.out), bytes(peer.out), False)]
+
+    def say(self, peer: Peer, raw: bytes, is_message: bool) -> None:
+        peer.out += raw
+        peer.parts.append((len(raw), raw, is_message))
 
     def may_return(self, client: Client, kind: bytes) -> bool:
         return client.named and kind != b"REQ" and self.settings.client_grace > 0
@@ -188,39 +193,69 @@ class Model:
         assert client.absence is not None
         absence, client.absence = client.absence, None
         self.absent.remove(client)
-        for request in absence.answered:
-            self.counters["kept"] -= 1
-            request.fate = ""
-            self.finish(request, "replied")
-        peer.out += absence.out
+        peer.parts = [(len(peer.out), bytes(peer.out), False)]
+        for raw in absence.messages:
+            self.say(peer, raw, True)
+        client.unsent = absence.answered
         client.peer, peer.client = peer, client
 
     def client_left(self, peer: Peer) -> None:
         client = peer.client
         assert client is not None
         if not peer.leaving:
-            self.is_away(client, peer.kind)
+            self.is_away(client, peer)
             return
         client.leaving.remove(peer)
         for each in (*client.leaving[:1], client.peer):
             if each is not None:
                 self.unstall_itself(each)
 
-    def is_away(self, client: Client, kind: bytes) -> None:
+    def is_away(self, client: Client, peer: Peer) -> None:
+        """What is not written to its end is kept whole if the client may be back for it."""
         client.peer = None
-        if self.ids.get(client.id) is client and self.may_return(client, kind):
-            client.absence = Absence(self.now)
-            self.absent.append(client)
-        else:
+        unsent, client.unsent = client.unsent, []
+        if self.ids.get(client.id) is client and self.may_return(client, peer.kind):
+            whole = [raw for _, raw, is_message in peer.parts if is_message]
+            if whole or self.has_asked(client):
+                client.absence = Absence(self.now)
+                client.absence.out += b"".join(whole)
+                client.absence.messages = whole
+                client.absence.weight += sum(map(len, whole))
+                if whole:
+                    client.absence.answered, unsent = unsent, []
+                self.absent.append(client)
+        peer.parts.clear()
+        peer.out.clear()
+        self.not_claimed(unsent)
+        if client.absence is None:
             self.gone_for_good(client)
 
-    def absence_over(self, client: Client) -> None:
-        assert client.absence is not None
-        for request in client.absence.answered:
+    def has_asked(self, client: Client) -> bool:
+        """Whether something is to come for it yet, or may be."""
+        asked = [*self.waits, *(task.request for task in self.tasks()), *self.untaken]
+        return bool(client.leaving) or any(request.client is client for request in asked)
+
+    def not_claimed(self, answered: list[Request]) -> None:
+        for request in answered:
             self.counters["kept"] -= 1
             self.counters["dropped_replies"] += 1
             request.fate = ""
             self.finish(request, "unclaimed")
+
+    def tidy(self) -> None:
+        """Nobody is remembered to whom nothing is owed, nor all if they take too much memory."""
+        for client in list(self.absent):
+            assert client.absence is not None
+            if not client.absence.out and not self.has_asked(client):
+                self.absence_over(client)
+        while len(self.absent) > 1 and self.settings.max_waiting_bytes < sum(
+            client.absence.weight for client in self.absent if client.absence
+        ):
+            self.absence_over(self.absent[0])
+
+    def absence_over(self, client: Client) -> None:
+        assert client.absence is not None
+        self.not_claimed(client.absence.answered)
         client.absence = None
         self.absent.remove(client)
         self.gone_for_good(client)
@@ -257,14 +292,16 @@ class Model:
             if len(client.absence.out) > self.settings.client_unsent:
                 return ""
             client.absence.out += raw
+            client.absence.messages.append(raw)
+            client.absence.weight += len(raw) + 128
             return "kept"
         assert client.peer is not None
         if len(client.peer.out) > self.settings.client_unsent:
             self.counters["slow_clients"] += 1
             self.end(client.peer)
             return ""
-        client.peer.out += raw
-        return "sent"
+        self.say(client.peer, raw, True)
+        return "kept" if self.may_return(client, client.peer.kind) else "sent"
 
     # -- admission ---------------------------------------------------------------------------
 
@@ -319,12 +356,32 @@ class Model:
         """So much of what was for it has gone out."""
         del peer.out[:size]
         peer.sent += size
+        if peer.client is not None:
+            self.is_written(peer, peer.client, size)
         self.unstall_itself(peer)
         if peer.worker is not None:
             if self.mode == DRAIN or peer.worker.draining:
                 self.finish_one_way(peer)
             if peer.worker.place is None:
                 self.place(peer)
+
+    def is_written(self, peer: Peer, client: Client, size: int) -> None:
+        """What is written whole counts as replied."""
+        whole = 0
+        while size:
+            left, raw, is_message = peer.parts[0]
+            taken = min(size, left)
+            size -= taken
+            if taken < left:
+                peer.parts[0] = (left - taken, raw, is_message)
+            else:
+                del peer.parts[0]
+                whole += is_message
+        for request in client.unsent[: whole if peer.out else None]:
+            self.counters["kept"] -= 1
+            request.fate = ""
+            self.finish(request, "replied")
+            client.unsent.remove(request)
 
     def drain_worker(self, peer: Peer) -> None:
         assert peer.worker is not None
@@ -467,6 +524,7 @@ class Model:
         self.died[cause] += 1
         self.tell(request, cause)
         client = request.client
+        self.untaken.append(request)
         self.deaths.append(
             {
                 "number": request.number,
@@ -498,6 +556,7 @@ class Model:
 
     def turn(self) -> None:
         while True:
+            self.tidy()
             for task in list(self.one_way):
                 over = task.given_at + nanoseconds(ONE_WAY) <= self.now
                 if over or (self.mode == DRAIN and task.has_left):
@@ -938,8 +997,8 @@ class Model:
             self.counters["dropped_replies"] += 1
         if sent == "kept":
             assert client is not None
-            assert client.absence is not None
-            client.absence.answered.append(request)
+            answered = client.absence.answered if client.absence else client.unsent
+            answered.append(request)
             self.finish(request, "kept")
         else:
             self.finish(request, "replied" if sent else "unclaimed")

@@ -38,6 +38,8 @@ class Absence:
     since: int
     out: bytearray = field(default_factory=bytearray)
     answered: list[Request] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    weight: int = 1024
 
 
 @dataclass(eq=False)
@@ -54,6 +56,7 @@ class Client:
     latest: Request | None = None
     forgotten: tuple[int, bytes] | None = None
     leaving: list[Peer] = field(default_factory=list)
+    unsent: list[Request] = field(default_factory=list)
 
     @property
     def is_req(self) -> bool:
@@ -170,6 +173,8 @@ class Peer:
     client: Client | None = None
     worker: Worker | None = None
     out: bytearray = field(default_factory=bytearray)
+    # A client's: what there is in ``out``, each with how much of it, and whether it is a message.
+    parts: list[tuple[int, bytes, bool]] = field(default_factory=list)
     sent: int = 0
     spoke: bool = False
     items: list[tuple[bytes, list[bytes]]] = field(default_factory=list)

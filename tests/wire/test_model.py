@@ -508,6 +508,10 @@ class Queue(RuleBasedStateMachine):
         assert self.died == model.deaths
         self.died.clear()
         model.deaths.clear()
+        model.untaken.clear()
+        # Nothing is owed any more to a client whose last request that was.
+        self.exchange.advance(0)
+        model.settle()
         self.is_due_as_the_model_says()
         self.clients = [speaker for speaker in self.clients if not speaker.peer.ended]
         self.workers = [speaker for speaker in self.workers if not speaker.peer.ended]

@@ -205,7 +205,9 @@ def test_who_left_first_is_given_up_first_also_in_the_next_process() -> None:
     settings = {**SETTINGS, "client_grace": 10.0}
     old = Exchange(**settings)
     for name in (b"b", b"a", b"d", b"c"):
-        client(old, identity=name).close()
+        asker = client(old, identity=name)
+        asker.send(b"", b"x")
+        asker.close()
         old.advance(1)
     new = handed_over(old, **settings)
     for there in (3, 2, 1, 0):

@@ -24,6 +24,8 @@ cdef Client* client_absent(Dispatcher* it, const uint8_t* id, size_t size) noexc
 cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept nogil
 cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil
+cdef void absences_tidied(Dispatcher* it) noexcept nogil
+cdef void client_is_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
 cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil
 cdef int client_send(

@@ -1,6 +1,6 @@
 """See clients.pxd."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from zqueue.engine.wire.admission cimport leave_stalled, unstall_itself
@@ -8,17 +8,25 @@ from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport BY_ITSELF, FLOWS, IN_LINE, LET_GO
 from zqueue.engine.wire.memory cimport (
     Outgoing,
+    Segment,
+    body_bytes,
+    body_drop,
+    body_new,
     outgoing_append,
     outgoing_clear,
     outgoing_copy,
+    outgoing_refer,
+    outgoing_sent,
     outgoing_share,
 )
 from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
 from zqueue.engine.wire.peers cimport (
     can_be_told,
     is_gone,
+    is_owed,
     is_unused,
     make_dirty,
+    owe_no_more,
     peer_end,
     peer_is_ready,
 )
@@ -33,10 +41,14 @@ from zqueue.engine.wire.routing_ids cimport (
     make_id,
 )
 from zqueue.engine.wire.session cimport session_ask, session_ready, session_refuse
-from zqueue.engine.wire.zmtp cimport REQ
+from zqueue.engine.wire.zmtp cimport REQ, unit_size
 
 cdef enum:
     CLAIM_WAIT = 50_000_000
+    # What one that is away takes at least, whatever is kept for it.
+    ABSENCE = 1024
+    # And for each message beside its bytes.
+    MESSAGE_KEPT = 128
     CLAIM_PATIENCE = 2_000_000_000
 
 
@@ -90,10 +102,16 @@ cdef bint _is_known_as(
         peer_end(it, peer, b"there is no memory for another client")
         return False
     client.named = named
-    client.peer = peer
-    peer.client = client
+    _begins(client, peer)
     know_client(it, client)
     return True
+
+
+cdef inline void _begins(Client* client, Peer* peer) noexcept nogil:
+    client.peer = peer
+    peer.client = client
+    # The handshake, as far as it has not gone out yet.
+    peer.ahead = peer.session.out.size
 
 
 # -- routing ids that are in use -----------------------------------------------------------------
@@ -207,12 +225,10 @@ cdef bint _returned(Dispatcher* it, Peer* peer, Client* client) noexcept nogil:
         it.notices, it.now, CLIENT_RETURNED, peer.side, peer.number, peer.name, b"",
         absence.replies, it.now - absence.since,
     )
-    it.counters.kept -= absence.replies
-    it.counters.replied += absence.replies
+    _begins(client, peer)
+    client.unsent = absence.replies
     outgoing_append(&peer.session.out, &absence.kept)
     _forget_absence(it, absence)
-    client.peer = peer
-    peer.client = client
     make_dirty(it, peer)
     return True
 
@@ -229,11 +245,10 @@ cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept
         return
     peer.leaving = peer.deaf = peer.readable = True
     peer.farewell = reason
-    outgoing_clear(&it.pool, &peer.session.out)
     while place[0] != NULL:
         place = &place[0].leaving_next
     place[0] = peer
-    _is_away(it, client, peer.session.peer_type)
+    _is_away(it, client, peer)
     if peer.stalled == FLOWS and not peer.ended:
         peer_is_ready(it, peer)
     elif peer.stalled == BY_ITSELF:
@@ -245,7 +260,7 @@ cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil:
     cdef Client* client = peer.client
     cdef Peer** place = &client.leaving
     if not peer.leaving:
-        _is_away(it, client, peer.session.peer_type)
+        _is_away(it, client, peer)
         return
     while place[0] != peer:
         place = &place[0].leaving_next
@@ -259,17 +274,150 @@ cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil:
         unstall_itself(it, client.leaving)
     if client.peer != NULL and client.peer.stalled == BY_ITSELF:
         unstall_itself(it, client.peer)
+    owe_no_more(it, client)
 
 
-cdef void _is_away(Dispatcher* it, Client* client, int peer_type) noexcept nogil:
+cdef void _is_away(Dispatcher* it, Client* client, Peer* peer) noexcept nogil:
     """It may come back, or what it asked for is done all the same, or what no worker has yet is
     withdrawn."""
-    cdef bint may_return = client.named and peer_type != REQ
-    if client_with(it, client.id, client.id_size) != client:
-        may_return = False  # another has its routing id
+    cdef Outgoing whole = Outgoing(NULL, NULL, 0)
+    cdef uint64_t unsent = client.unsent
     client.peer = NULL
-    if not (it.settings.client_grace and may_return and absence_begins(it, client)):
+    client.unsent = 0
+    if _may_return(it, client, peer) and client_with(it, client.id, client.id_size) == client:
+        _take_whole(it, peer, &whole)
+        if whole.first != NULL or client.requests or client.leaving != NULL:
+            if absence_begins(it, client):
+                if whole.first != NULL:
+                    client.absence.replies, unsent = unsent, 0
+                client.absence.weight += whole.size
+                it.absent_bytes += whole.size
+                outgoing_append(&client.absence.kept, &whole)
+    outgoing_clear(&it.pool, &whole)
+    outgoing_clear(&it.pool, &peer.session.out)
+    peer.ahead = peer.begun = 0
+    _count_unclaimed(it, unsent)
+    if client.absence == NULL:
         _gone_for_good(it, client)
+
+
+cdef inline bint _may_return(Dispatcher* it, Client* client, Peer* peer) noexcept nogil:
+    """Whether what is for it reaches it on its next connection, too."""
+    return it.settings.client_grace > 0 and client.named and peer.session.peer_type != REQ
+
+
+cdef void _take_whole(Dispatcher* it, Peer* peer, Outgoing* whole) noexcept nogil:
+    """The messages that are not written, or not to their end: of that one a peer makes nothing. None if
+    there is no memory."""
+    cdef Outgoing* out = &peer.session.out
+    cdef Segment* segment
+    cdef uint8_t* data
+    cdef size_t at, begin, start
+    cdef bint is_message = False
+    if peer.boundary_lost:
+        return
+    if peer.begun:
+        # Its beginning is still there, before what is left of it.
+        out.first.begin -= peer.begun
+        out.size += peer.begun
+    else:
+        outgoing_sent(&it.pool, out, peer.ahead)
+    segment = out.first
+    while segment != NULL:
+        data = body_bytes(segment.body)
+        at = begin = segment.begin
+        while at < segment.end:
+            start = at
+            at += unit_size(data + at, segment.end - at, &is_message)
+            if is_message and at < segment.end:
+                continue
+            # A command is nothing to another connection.
+            if is_message:
+                start = at
+            if start > begin and not _keep(it, whole, segment.body, begin, start):
+                outgoing_clear(&it.pool, whole)
+                return
+            begin = at
+        segment = segment.next
+
+
+cdef bint _keep(
+    Dispatcher* it, Outgoing* kept, Body* body, size_t begin, size_t end
+) noexcept nogil:
+    """Append a range of ``body``; a block is not held for less than half of it. False if there is no
+    memory."""
+    if 2 * (end - begin) >= body.capacity:
+        return outgoing_refer(&it.pool, kept, body, begin, end)
+    return _keep_copy(it, kept, body_bytes(body) + begin, end - begin)
+
+
+cdef bint _keep_copy(
+    Dispatcher* it, Outgoing* kept, const uint8_t* data, size_t size
+) noexcept nogil:
+    cdef Body* body = body_new(&it.pool, size)
+    cdef bint taken
+    if body == NULL:
+        return False
+    memcpy(body_bytes(body), data, size)
+    taken = outgoing_refer(&it.pool, kept, body, 0, size)
+    body_drop(&it.pool, body)
+    return taken
+
+
+cdef void client_is_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
+    """So many bytes of what it is to be sent go out now. What is written whole counts as replied."""
+    cdef Client* client = peer.client
+    cdef uint64_t whole
+    if size == peer.session.out.size:
+        peer.ahead = peer.begun = 0
+        peer.boundary_lost = False
+        whole = client.unsent
+    else:
+        whole = min(_whole_with(peer, size), client.unsent)
+    client.unsent -= whole
+    it.counters.kept -= whole
+    it.counters.replied += whole
+
+
+cdef uint64_t _whole_with(Peer* peer, size_t size) noexcept nogil:
+    """How many messages are written whole when so many bytes more are; and where the next one begins.
+    Each lies in one block."""
+    cdef Segment* segment = peer.session.out.first
+    cdef size_t at = peer.ahead, start = 0, before = 0, here
+    cdef uint64_t whole = 0
+    cdef bint is_message = False
+    if peer.boundary_lost:
+        return 0
+    if size < at:
+        peer.ahead -= size
+        if peer.begun:
+            peer.begun += size
+        return 0
+    if peer.begun:
+        whole = peer.begun_message
+    while at < size:
+        here = segment.end - segment.begin
+        if at - before >= here:
+            before += here
+            segment = segment.next
+            continue
+        start = at
+        at += unit_size(
+            body_bytes(segment.body) + segment.begin + (at - before), here - (at - before), &is_message
+        )
+        if at <= size:
+            whole += is_message
+    peer.ahead = at - size
+    peer.begun = size - start if at > size else 0
+    peer.begun_message = is_message
+    return whole
+
+
+cdef inline void _count_unclaimed(Dispatcher* it, uint64_t replies) noexcept nogil:
+    """They were kept for one that does not come for them."""
+    it.counters.kept -= replies
+    it.counters.unclaimed += replies
+    it.counters.dropped_replies += replies
 
 
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil:
@@ -279,6 +427,8 @@ cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil:
         return False
     client.absence = absence
     absence.client, absence.since = client, it.now
+    absence.weight = ABSENCE
+    it.absent_bytes += ABSENCE
     absence.previous = it.absent_last
     if it.absent_last != NULL:
         it.absent_last.next = absence
@@ -291,15 +441,36 @@ cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil:
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil:
     """It did not come back in time, or not as one that can use what was kept for it."""
     cdef Client* client = absence.client
-    it.counters.kept -= absence.replies
-    it.counters.unclaimed += absence.replies
-    it.counters.dropped_replies += absence.replies
+    _count_unclaimed(it, absence.replies)
     outgoing_clear(&it.pool, &absence.kept)
     _forget_absence(it, absence)
     _gone_for_good(it, client)
 
 
+cdef void absences_tidied(Dispatcher* it) noexcept nogil:
+    """Forget those to whom nothing is owed, and the oldest ones if all take more memory than what waits
+    may; of one alone there is ``max_unsent`` at most."""
+    while it.unowed != NULL:
+        if is_owed(it.unowed.client):
+            _leave_unowed(it, it.unowed)
+        else:
+            absence_over(it, it.unowed)
+    while it.absent_bytes > it.settings.max_waiting_bytes and it.absent_first != it.absent_last:
+        absence_over(it, it.absent_first)
+
+
+cdef void _leave_unowed(Dispatcher* it, Absence* absence) noexcept nogil:
+    cdef Absence** place = &it.unowed
+    while place[0] != absence:
+        place = &place[0].unowed_next
+    place[0] = absence.unowed_next
+    absence.unowed = False
+
+
 cdef void _forget_absence(Dispatcher* it, Absence* absence) noexcept nogil:
+    if absence.unowed:
+        _leave_unowed(it, absence)
+    it.absent_bytes -= absence.weight
     absence.client.absence = NULL
     if absence.next != NULL:
         absence.next.previous = absence.previous
@@ -369,15 +540,22 @@ cdef int client_send(
             return REFUSED_BY_CLIENT
     else:
         return REFUSED_BY_CLIENT
-    if owner != NULL:
+    if client.absence != NULL and owner != NULL:
+        taken = _keep(it, out, owner, begin, begin + size)
+    elif client.absence != NULL:
+        taken = _keep_copy(it, out, data, size)
+    elif owner != NULL:
         taken = outgoing_share(&it.pool, out, owner, begin, begin + size)
     else:
         taken = outgoing_copy(&it.pool, out, data, size)
     if client.absence != NULL:
+        if taken:
+            client.absence.weight += size + MESSAGE_KEPT
+            it.absent_bytes += size + MESSAGE_KEPT
         return KEPT if taken else REFUSED_BY_CLIENT
     make_dirty(it, client.peer)
     if taken:
         client.answered += 1
-        return SENT
+        return KEPT if _may_return(it, client, client.peer) else SENT
     peer_end(it, client.peer, b"there is no memory for its reply")
     return REFUSED_BY_CLIENT

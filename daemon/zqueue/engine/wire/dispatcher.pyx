@@ -12,10 +12,12 @@ from zqueue.engine.wire.admission cimport (
 )
 from zqueue.engine.wire.clients cimport (
     absence_over,
+    absences_tidied,
     claim_holder,
     claim_over,
     claim_settled,
     client_arrived,
+    client_is_sent,
     client_leaves,
     client_left,
 )
@@ -197,6 +199,7 @@ cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil:
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
     """Give out what waits, and let clients go on that were held back, as far as there is room."""
     while True:
+        absences_tidied(it)
         _take_what_is_let_go(it)
         if it.one_way.first != NULL:
             expire_one_way(it)
@@ -311,10 +314,11 @@ cdef void peer_hung_up(Dispatcher* it, Peer* peer) noexcept nogil:
 cdef void peer_deaf(Dispatcher* it, Peer* peer) noexcept nogil:
     """Nothing can be sent to it any more. What it sent before is still read."""
     peer.hung_up = peer.deaf = peer.readable = True
-    outgoing_clear(&it.pool, &peer.session.out)
-    if peer.client != NULL and not peer.ended:
+    if peer.client == NULL:
+        outgoing_clear(&it.pool, &peer.session.out)
+    elif not peer.ended:
         client_leaves(it, peer, NULL)
-    elif peer.worker != NULL:
+    if peer.worker != NULL:
         place_worker(it, peer.worker)
     if peer.stalled == FLOWS:
         peer_is_ready(it, peer)
@@ -411,6 +415,8 @@ cdef size_t _take(Dispatcher* it, Peer* peer, const uint8_t* data, size_t size) 
 cdef void peer_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
     """So many bytes of ``peer.session.out`` have gone out."""
     peer.sent_bytes += size
+    if peer.client != NULL:
+        client_is_sent(it, peer, size)
     outgoing_sent(&it.pool, &peer.session.out, size)
     if peer.stalled == BY_ITSELF:
         unstall_itself(it, peer)

@@ -149,6 +149,10 @@ cdef struct Absence:
     int64_t since
     Outgoing kept
     uint64_t replies
+    # What it counts in ``absent_bytes``; whether it is in ``unowed``.
+    size_t weight
+    bint unowed
+    Absence* unowed_next
 
 cdef struct Line:
     Request* first
@@ -177,6 +181,8 @@ cdef struct Client:
     uint64_t waiting_bytes
     uint64_t asked
     uint64_t answered
+    # How many replies of those that are to reach it on this connection or its next are not written yet.
+    uint64_t unsent
     Request* latest
     uint64_t forgotten
     uint32_t requests
@@ -338,6 +344,12 @@ cdef struct Peer:
     # that lives. It has sent READY, and has not had ours.
     Client* claim
     int64_t claims_since
+    # Where the messages to a client begin in what it is yet to be sent: behind ``ahead`` bytes. These are
+    # the rest of one of which ``begun`` have gone out, or, if none have, of the handshake.
+    size_t ahead
+    size_t begun
+    bint begun_message
+    bint boundary_lost
     int stalled
     Body* held
     size_t held_begin
@@ -414,6 +426,9 @@ cdef struct Dispatcher:
     Line by_wait
     Absence* absent_first
     Absence* absent_last
+    # Those of clients to which nothing is owed any more, and the memory that all of them take.
+    Absence* unowed
+    size_t absent_bytes
     Death* died_first
     Death* died_last
     uint32_t died_count

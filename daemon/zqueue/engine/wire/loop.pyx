@@ -280,7 +280,9 @@ cdef void _flush(Loop* loop, Peer* peer) noexcept nogil:
             peer_deaf(it, peer)
             return
     if peer.deaf:
-        outgoing_clear(&it.pool, &peer.session.out)
+        # What is for a client may be for its next connection.
+        if peer.client == NULL or peer.leaving:
+            outgoing_clear(&it.pool, &peer.session.out)
     elif peer.waits_to_write:
         _watch_writing(loop, peer, False)
 

@@ -56,6 +56,9 @@ cdef bint outgoing_copy(
 cdef bint outgoing_share(
     Pool* pool, Outgoing* queue, Body* body, size_t begin, size_t end
 ) noexcept nogil
+cdef bint outgoing_refer(
+    Pool* pool, Outgoing* queue, Body* body, size_t begin, size_t end
+) noexcept nogil
 cdef void outgoing_append(Outgoing* queue, Outgoing* more) noexcept nogil
 cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil
 cdef void outgoing_clear(Pool* pool, Outgoing* queue) noexcept nogil

@@ -157,9 +157,16 @@ cdef bint outgoing_share(
     Pool* pool, Outgoing* queue, Body* body, size_t begin, size_t end
 ) noexcept nogil:
     """Append a range of ``body``, which gets one holder more, or a copy of it if it is small."""
-    cdef Segment* segment
     if end - begin <= COPIED_UP_TO:
         return outgoing_copy(pool, queue, body_bytes(body) + begin, end - begin)
+    return outgoing_refer(pool, queue, body, begin, end)
+
+
+cdef bint outgoing_refer(
+    Pool* pool, Outgoing* queue, Body* body, size_t begin, size_t end
+) noexcept nogil:
+    """Append a range of ``body``, which gets one holder more."""
+    cdef Segment* segment
     segment = _segment(pool, queue, body)
     if segment == NULL:
         return False

@@ -41,6 +41,19 @@ cdef inline bint is_unused(Client* client) noexcept nogil:
         and client.leaving == NULL
     )
 
+# Whether something is kept, or to come, for a client that is away.
+cdef inline bint is_owed(Client* client) noexcept nogil:
+    return (
+        client.requests > 0 or client.leaving != NULL or client.absence.kept.first != NULL
+    )
+
+# Nothing is owed to a client that is away: it is forgotten in this turn.
+cdef inline void owe_no_more(Dispatcher* it, Client* client) noexcept nogil:
+    if client.absence != NULL and not client.absence.unowed and not is_owed(client):
+        client.absence.unowed = True
+        client.absence.unowed_next = it.unowed
+        it.unowed = client.absence
+
 cdef void peer_is_ready(Dispatcher* it, Peer* peer) noexcept nogil
 cdef void leave_ready(Dispatcher* it, Peer* peer) noexcept nogil
 cdef Peer* peer_numbered(Dispatcher* it, int64_t number) noexcept nogil

@@ -227,7 +227,10 @@ cdef void _pass_on(
     if sent == REFUSED_BY_CLIENT:
         finish(it, request, &it.counters.unclaimed)
     elif sent == KEPT:
-        client.absence.replies += 1
+        if client.absence != NULL:
+            client.absence.replies += 1
+        else:
+            client.unsent += 1
         finish(it, request, &it.counters.kept)
     else:
         finish(it, request, &it.counters.replied)

@@ -27,7 +27,7 @@ from zqueue.engine.wire.linux cimport zq_check
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
 from zqueue.engine.wire.memory cimport body_drop
-from zqueue.engine.wire.peers cimport is_unused
+from zqueue.engine.wire.peers cimport is_unused, owe_no_more
 from zqueue.engine.wire.spares cimport spare_keep, spare_take
 from zqueue.engine.wire.zmtp cimport MORE, REQ
 
@@ -100,6 +100,8 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
         if is_unused(client):
             it.clients_out -= 1
             free(client)
+        elif client.absence != NULL:
+            owe_no_more(it, client)
     while request.history != NULL:
         attempt = request.history
         request.history = attempt.next

@@ -54,8 +54,11 @@ from zqueue.engine.wire.memory cimport (
     Outgoing,
     Segment,
     body_bytes,
+    body_drop,
     body_new,
+    outgoing_clear,
     outgoing_copy,
+    outgoing_refer,
 )
 from zqueue.engine.wire.peers cimport has_arrived, is_gone, is_unused, make_dirty
 from zqueue.engine.wire.recent cimport RECENT, RECENT_BUCKETS, Recent
@@ -275,12 +278,14 @@ cdef int _save_client(_Writer writer, Client* client) except -1:
     writer.number(client.answered)
     writer.number(client.forgotten)
     writer.number(client.broker)
+    writer.number(client.unsent)
     return writer.end()
 
 
 cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
     cdef Worker* worker = peer.worker
     cdef uint64_t service
+    cdef Segment* first
     writer.begin()
     writer.number(peer.side)
     writer.number(peer.number)
@@ -343,6 +348,15 @@ cdef int _save_peer(_Writer writer, Peer* peer, dict clients) except -1:
         writer.data(NULL, 0)
     writer.number(peer.claims_since)
     writer.data(peer.session.peer_broker_id, strlen(peer.session.peer_broker_id))
+    writer.number(peer.boundary_lost)
+    writer.number(peer.ahead)
+    if peer.begun:
+        first = peer.session.out.first
+        writer.data(body_bytes(first.body) + first.begin - peer.begun, peer.begun)
+    else:
+        writer.data(NULL, 0)
+    writer.number(peer.begun_message)
+    writer.number(True)
     return writer.end()
 
 
@@ -586,6 +600,8 @@ cdef dict _there(Dispatcher* it):
         absence = absence.next
     while peer != NULL:
         connected[peer.side] += has_arrived(peer)
+        if peer.client != NULL and not peer.leaving:
+            kept += peer.client.unsent
         peer = peer.next
     return {
         "waiting": it.counters.waiting,
@@ -747,10 +763,13 @@ cdef int _restore_client(Dispatcher* it, _Reader reader, list clients) except -1
             raise _Damaged("what is kept for a client is not whole messages")
         if size and not outgoing_copy(&it.pool, &client.absence.kept, found, size):
             raise MemoryError
+        client.absence.weight += size
+        it.absent_bytes += size
     client.asked = reader.number()
     client.answered = reader.number()
     client.forgotten = reader.number()
     client.broker = reader.flag("whether a client is a broker")
+    client.unsent = reader.upto(_MOST, "how many replies a client has yet to read")
     reader.finish()
     return 0
 
@@ -847,6 +866,16 @@ cdef Peer* _restore_peer(
     know_broker(it, peer)
     if peer.worker != NULL:
         worker_is_of_kind(it, peer)
+    peer.boundary_lost = reader.flag("whether a message's beginning is lost")
+    peer.ahead = reader.number()
+    found = reader.data(&size)
+    if peer.ahead > peer.session.out.size or (size and not peer.ahead):
+        raise _Damaged("where a message to a client begins")
+    if size:
+        _restore_begun(it, peer, found, size)
+    peer.begun_message = reader.flag("whether a message has begun")
+    # An older version did not know where messages begin.
+    peer.boundary_lost = not reader.flag("whether it is known where messages begin") or peer.boundary_lost
     if of_client:
         client = _client(clients, of_client - 1)
         if peer.side != FRONTEND:
@@ -923,6 +952,27 @@ cdef int _restore_worker(Dispatcher* it, _Reader reader, Worker* worker) except 
     if total != worker.took.total or total >= RECENT:
         raise _Damaged("how long a worker took does not add up")
     worker.id_size = <uint8_t> reader.copy(worker.id, LONGEST_ID)
+    return 0
+
+
+cdef int _restore_begun(Dispatcher* it, Peer* peer, const uint8_t* begun, size_t size) except -1:
+    """Put before what a peer is yet to be sent how that began."""
+    cdef Segment* segment = peer.session.out.first
+    cdef Outgoing out = Outgoing(NULL, NULL, 0)
+    cdef size_t rest = peer.session.out.size
+    cdef Body* body = body_new(&it.pool, size + rest)
+    cdef bint taken
+    if body == NULL:
+        raise MemoryError
+    memcpy(body_bytes(body), begun, size)
+    memcpy(body_bytes(body) + size, body_bytes(segment.body) + segment.begin, rest)
+    taken = outgoing_refer(&it.pool, &out, body, size, size + rest)
+    body_drop(&it.pool, body)
+    if not taken:
+        raise MemoryError
+    outgoing_clear(&it.pool, &peer.session.out)
+    peer.session.out = out
+    peer.begun = size
     return 0
 
 

@@ -120,6 +120,7 @@ cdef inline bint frame_at(
     """Whether a whole frame lies at ``at`` within ``size`` bytes; where its ``body`` is."""
     return head_at(data, size, at, body, length) and length[0] <= size - body[0]
 
+cdef size_t unit_size(const uint8_t* data, size_t room, bint* is_message) noexcept nogil
 cdef int intake_next(
     Intake* intake,
     Pool* pool,

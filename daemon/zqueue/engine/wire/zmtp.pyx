@@ -229,6 +229,29 @@ cdef bint _same_name(const uint8_t* data, size_t size, const char* name) noexcep
     return True
 
 
+cdef size_t unit_size(const uint8_t* data, size_t room, bint* is_message) noexcept nogil:
+    """The size of the whole message, or the command, that ``data`` begins with; ``room`` if it is not
+    whole there."""
+    cdef size_t at = 0, size
+    cdef uint8_t flags
+    is_message[0] = not data[0] & COMMAND_FLAG
+    while True:
+        if room - at < 2:
+            return room
+        flags = data[at]
+        if not flags & LONG:
+            size, at = data[at + 1], at + 2
+        else:
+            if room - at < 9:
+                return room
+            size, at = <size_t> big_endian(data + at + 1, 8), at + 9
+        if size > room - at:
+            return room
+        at += size
+        if not flags & MORE or flags & COMMAND_FLAG:
+            return at
+
+
 cdef bint read_ready(const uint8_t* data, size_t size, Introduction* said) noexcept nogil:
     """Read the body of a READY command; False if it is not well-formed. Properties that mean
     nothing to us are passed over. An identity may be longer than one may be."""
