@@ -10,6 +10,7 @@ from posix.unistd cimport close
 from zqueue.engine.wire.dispatcher cimport peer_open
 from zqueue.engine.wire.entities cimport BACKEND, FRONTEND, Peer
 from zqueue.engine.wire.hosts cimport host_came, host_connections
+from zqueue.engine.wire.instants cimport earlier
 from zqueue.engine.wire.linux cimport (
     AF_INET,
     AF_INET6,
@@ -380,4 +381,5 @@ cdef void retry_later(Loop* loop, Connecting* connector) noexcept nogil:
     """Try again after a pause that grows."""
     cdef SocketOptions* options = &loop.options[connector.side]
     connector.next_at = loop.dispatcher.now + connector.pause
+    loop.connect_at = earlier(loop.connect_at, connector.next_at)
     connector.pause = min(2 * connector.pause, max(options.reconnect_max, options.reconnect))

@@ -160,7 +160,7 @@ cdef class DataPath:
         if len(secret) != sizeof(Secret):
             raise ValueError("a secret is 16 bytes")
         memcpy(&hidden, <char*> secret, sizeof(Secret))
-        loop.hosts.secret = hidden
+        loop.hosts[FRONTEND].secret = loop.hosts[BACKEND].secret = hidden
         if not dispatcher_open(&loop.dispatcher, &settings, &loop.notices, first_id, hidden):
             raise MemoryError
         loop.buffer = <uint8_t*> malloc(BUFFER)
@@ -265,7 +265,7 @@ cdef class DataPath:
             loop.connecting_count += 1
             connector.side, connector.fd = side, -1
             connector.pause = loop.options[<int> side].reconnect
-            connector.next_at = 1
+            connector.next_at = loop.connect_at = 1
             name_into(connector.name, name)
         self._connecting = [[side, name] for side, name in connecting]
 

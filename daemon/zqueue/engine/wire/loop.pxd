@@ -92,6 +92,8 @@ cdef struct Loop:
     uint8_t* buffer
     int64_t armed
     int64_t gates_at
+    # When the first of ``connecting`` is to be tried, at the earliest.
+    int64_t connect_at
     int64_t write_at
     # From which number of a descriptor on a side gets no more connections; how many there may be, in
     # all and from one address to each side, 0 for any number, and how many of all are a side's own.

@@ -372,15 +372,13 @@ cdef void _close_peer(Loop* loop, Peer* peer) noexcept nogil:
 cdef void _keep_time(Loop* loop) noexcept nogil:
     """Do what is due, and have the timer wake us for what is due next."""
     cdef Dispatcher* it = &loop.dispatcher
-    cdef int place
     cdef Peer* peer
     while (peer := dispatcher_pulse(it)) != NULL:
         _look_at(loop, peer)
     if loop.gates_at and loop.gates_at <= it.now:
         open_gates(loop)
-    for place in range(loop.connecting_count):
-        if not loop.closing and 0 < loop.connecting[place].next_at <= it.now:
-            connect_now(loop, &loop.connecting[place])
+    if 0 < loop.connect_at <= it.now and not loop.closing:
+        _connect_due(loop)
     # What is over by time makes room, or has to go to another worker.
     if (
         it.dirty != NULL or it.ended != NULL or it.let_go != NULL or can_give(it) or _can_admit(it)
@@ -405,13 +403,22 @@ cdef void _look_at(Loop* loop, Peer* peer) noexcept nogil:
 cdef int64_t _next_due(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef int64_t due = earlier(dispatcher_due(it), loop.gates_at)
-    cdef int place
     due = earlier(due, loop.write_at)
     if loop.closing:
         return earlier(due, loop.close_by)
+    return earlier(due, loop.connect_at)
+
+
+cdef void _connect_due(Loop* loop) noexcept nogil:
+    """Try those that are due, and see which is due next."""
+    cdef Connecting* connector
+    cdef int place
+    loop.connect_at = 0
     for place in range(loop.connecting_count):
-        due = earlier(due, loop.connecting[place].next_at)
-    return due
+        connector = &loop.connecting[place]
+        if 0 < connector.next_at <= loop.dispatcher.now:
+            connect_now(loop, connector)
+        loop.connect_at = earlier(loop.connect_at, connector.next_at)
 
 
 cdef void _set_timer(Loop* loop, int64_t due) noexcept nogil:
