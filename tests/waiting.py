@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 20.0
-"""Seconds within which anything that a test waits for must have happened."""
+DEADLINE = 20.0 * float(os.environ.get("ZQUEUE_PATIENCE", 1))
+"""Seconds within which anything that a test waits for must have happened. With sanitizers all takes
+longer: ``ZQUEUE_PATIENCE`` says how many times."""
 
 
 def wait_for(what: Callable[[], T], about: str = "", within: float = DEADLINE) -> T:

@@ -90,6 +90,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "ASAN_OPTIONS": f"{ASAN}:log_path={folder / 'found'}",
         "UBSAN_OPTIONS": f"{UBSAN}:log_path={folder / 'found'}",
         "ZQUEUE_FOUND": str(folder),
+        "ZQUEUE_PATIENCE": "6",
     }
 
 
