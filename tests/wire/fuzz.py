@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import mmap
 import os
@@ -627,7 +628,7 @@ def _spoil(rng: random.Random, told: dict[str, Any]) -> None:
     elif type(told[name]) is int and rng.random() < 0.3:
         told[name] += rng.choice((1, -1))
     else:
-        told[name] = rng.choice(_WRONG)
+        told[name] = copy.deepcopy(rng.choice(_WRONG))
 
 
 def _take_up_damaged(
