@@ -131,7 +131,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
 _ENDS = {
     "waiting": "no worker has it yet",
     "in_flight": "a worker has it",
-    "kept": "it was answered while its client was away, which may come back (client_grace)",
+    "kept": "it was answered, and waits for its client, which may come back (client_grace)",
     "replied": "its reply went to its client",
     "unclaimed": "it was answered, and its client had left",
     "withdrawn": "its client left before a worker had answered it",
