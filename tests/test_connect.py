@@ -71,3 +71,43 @@ def test_a_name_that_is_known_nowhere_is_tried_on(start_zqueued: StartZqueued) -
     zqueued = start_zqueued(CONFIG.format(endpoint="tcp://no-such-host.invalid:5"))
     assert zqueued.queue().state == "running"
     assert zqueued.ctl("terminate").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("tcp://127.0.0.1:{port}", "Connection refused"),
+        ("ipc://{folder}/mistyped", "No such file or directory"),
+        ("tcp://nobody.invalid:5555", "name"),
+    ],
+)
+def test_an_endpoint_that_does_not_come_up_is_told(
+    endpoint: str, why: str, start_zqueued: StartZqueued, tmp_path: Path
+) -> None:
+    endpoint = endpoint.format(port=free_port(), folder=tmp_path)
+    zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
+    warned = zqueued.wait_event("peer.connect_retried", level="warning")
+    assert why in warned["error"]
+    zqueued.wait_events("peer.connect_retried", 12)
+    assert len(zqueued.events("peer.connect_retried", level="warning")) == 1
+    assert why in zqueued.queue().not_connected[endpoint]
+    assert f"{endpoint} cannot be connected to: " in zqueued.ctl("status").stdout
+    shown = zqueued.ctl("doctor").stdout
+    assert f"{endpoint} cannot be connected to: " in shown
+    assert "connect to connect" not in shown
+
+
+def test_an_endpoint_where_something_else_is(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    with context.socket(zmq.PUB) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        endpoint = f"tcp://127.0.0.1:{port}"
+        zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
+        zqueued.wait_event("peer.connect_retried", level="warning")
+        assert zqueued.queue().not_connected[endpoint]
+    with context.socket(zmq.REP) as right:
+        right.linger = 0
+        right.bind(endpoint)
+        wait_for(lambda: zqueued.queue().workers.connected == 1)
+        wait_for(lambda: not zqueued.queue().not_connected)

@@ -406,3 +406,33 @@ def on_a_terminal(program: list[str], env: dict[str, str]) -> str:
                 written += read
     os.close(ours)
     return written.decode()
+
+
+def test_a_worker_that_speaks_another_protocol(
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    with context.socket(zmq.DEALER) as pirate:
+        pirate.linger = 0
+        pirate.connect(zqueued.backend())
+        pirate.send(b"\x01")
+        for _ in range(8):
+            pirate.send(b"\x02")
+        found = finds(zqueued, "has sent 9 messages that answer nothing", "bad")
+    assert "it speaks another protocol" in found["what"]
+    assert any("Paranoid Pirate" in line for line in found["do"])
+
+
+def test_a_worker_that_never_answers_is_told_first(
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    with context.socket(zmq.DEALER) as silent, context.socket(zmq.DEALER) as client:
+        silent.linger = client.linger = 0
+        silent.connect(zqueued.backend())
+        wait_for(lambda: zqueued.queue().workers.connected == 1)
+        client.connect(zqueued.frontend())
+        for _ in range(5):
+            client.send_multipart([b"", b"x"])
+        finds(zqueued, "and has never answered", "warn")
+        first = examined(zqueued)[0]
+    assert "has never answered" in first["what"]
+    assert "start more workers" not in first["do"]

@@ -390,8 +390,9 @@ _KINDS = (
     Kind(
         "peer.connect_retried",
         "debug",
-        ("side", "endpoint", "error"),
-        "a connect endpoint is not there yet",
+        ("side", "endpoint", "error", "tries"),
+        "a connect endpoint is not there; after five tries in a row it is a warning, once",
+        loudest="warning",
     ),
     Kind(
         "listener.closed_gate",

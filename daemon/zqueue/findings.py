@@ -141,6 +141,10 @@ def _of_state(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
 
 def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
     name, waiting = queue.name, queue.waiting or 0
+    for endpoint, why in queue.not_connected.items():
+        what = f"{endpoint} cannot be connected to: {why}"
+        do = ("see whether the endpoint is right, and whether a ZeroMQ peer binds to it",)
+        yield Finding("bad", name, what, "operator", do)
     wait = expected_wait(queue)
     look = f"zqueuectl workers {name}"
     there = where(queue, Side.BACKEND)
@@ -187,9 +191,11 @@ def _of_silence(queue: QueueStatus) -> Finding:
     name, look = queue.name, f"zqueuectl workers {queue.name}"
     if queue.service is None or queue.service.p99 >= RATED_OVER:
         what = f"{_waiting(queue.waiting)}, and none was answered in the last seconds"
+        do: tuple[str, ...] = (look, "see whether they answer at all", "start more workers")
         if queue.service is not None:
             what += f"; one takes up to {queue.service.p99:.1f} s"
-        return Finding("warn", name, what, "workers", (look, "start more workers"))
+            do = (look, "start more workers")
+        return Finding("warn", name, what, "workers", do)
     what = f"{_waiting(queue.waiting)}, and no worker answers"
     return Finding("bad", name, what, "workers", (look, "restart those that hang"))
 

@@ -56,7 +56,7 @@ def _peers_at(side: Side) -> Callable[[Engine], tuple[Sequence[Any], int]]:
 
 
 _OF_CLOSED = ("closed_for", "reason")
-_OF_WORKERS = ("ahead", "service", "p50", "p99")
+_OF_WORKERS = ("ahead", "service", "p50", "p99", "unasked")
 
 LISTS: Mapping[bytes, tuple[Callable[[Engine], tuple[Sequence[Any], int]], tuple[str, ...]]] = {
     b"WORKERS": (_peers_at(Side.BACKEND), _columns(Connection, "side", "waiting", *_OF_CLOSED)),

@@ -700,6 +700,7 @@ class Queue:
             since=standing.told_since,
             by=standing.by,
             reason=standing.reason,
+            not_connected=self._engine.not_connected if self._engine is not None else {},
             frontend=self.claims.endpoints(Side.FRONTEND),
             backend=self.claims.endpoints(Side.BACKEND),
             capture=config.capture,

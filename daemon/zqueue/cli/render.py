@@ -336,6 +336,8 @@ def _notes(queue: QueueStatus) -> Iterator[str]:
     if letters.failure:
         unwritten = counted(letters.unwritten, "dead letter is", "dead letters are")
         yield f"{unwritten} not written: {letters.failure}"
+    for endpoint, why in queue.not_connected.items():
+        yield f"{endpoint} cannot be connected to: {why}"
     if queue.stale:
         yield "it did not answer in time; these are its last known figures"
 

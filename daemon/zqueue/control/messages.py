@@ -460,8 +460,9 @@ class QueueStatus(Message):
     ``engine_reason`` says why ``engine = "auto"`` did not take the wire engine. ``queueing`` is how
     long requests waited for a worker, ``service`` how long a worker had them; ``None`` like
     ``ends``, ``died`` and ``incidents`` where the engine cannot know. ``not_promised`` is what the
-    other engine would do and this one cannot. ``stale``: the queue did not answer in time, and
-    these are its last known figures.
+    other engine would do and this one cannot. ``not_connected``: endpoints to connect to that do
+    not come up, and why. ``stale``: the queue did not answer in time, and these are its last known
+    figures.
     """
 
     name: str
@@ -495,6 +496,7 @@ class QueueStatus(Message):
     estimated: bool = True
     clients: Peers = Peers()
     workers: Peers = Peers()
+    not_connected: dict[str, str] = {}
     stale: bool = False
 
     @property
@@ -559,7 +561,8 @@ class Worker(_Peer):
     than ``service_timeout``, and gets no more until it answers. ``ahead`` is how many requests it
     may have at once, ``None`` for no limit. Seconds: ``service``, what a request takes it of late,
     ``p50`` and ``p99``, what half of its latest thousands took, and 99 of 100; ``None``: not known
-    yet.
+    yet. ``unasked``: its messages that answered nothing and were dropped, since this process has
+    its connection.
     """
 
     state: Literal["ready", "draining", "aside"]
@@ -567,6 +570,7 @@ class Worker(_Peer):
     service: float | None
     p50: float | None
     p99: float | None
+    unasked: int = 0
 
 
 class Client(_Peer):
@@ -595,6 +599,7 @@ class Connection(_Peer):
     p99: float | None
     closed_for: float | None
     reason: str
+    unasked: int = 0
 
 
 class OpenRequest(Message):

@@ -48,7 +48,8 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
         if not queue.tells_peers_apart:
             continue
         try:
-            found += peers.of_queue(zqueued, queue, config)
+            # What is known of single peers comes before what follows from it.
+            found = [*peers.of_queue(zqueued, queue, config), *found]
         except Refused:  # it does not answer now
             continue
     return addressed(worst_first(found), call, unit.removesuffix(".service"))

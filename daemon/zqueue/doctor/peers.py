@@ -24,6 +24,7 @@ _LONG_WHERE_NOTHING_IS_KNOWN = 60.0
 _TIMES_LONGER = 100
 _LONG_AT_LEAST = 1.0
 _PEERS_NAMED = 3
+_UNASKED_AT_LEAST = 3
 _PLACES = {"control": "queue's PAIR"}
 _WHOSE: Mapping[str, Literal["clients", "workers"]] = {"frontend": "clients", "backend": "workers"}
 
@@ -117,6 +118,7 @@ def of_queue(
         Refused: it cannot.
     """
     workers = zqueued.workers(queue.name).workers
+    yield from _strangers(workers, queue)
     yield from _stuck(workers, queue)
     yield from _busy(workers, queue)
     yield from _uneven(workers, queue)
@@ -136,6 +138,43 @@ def of_queue(
     ).requests
     if oldest and oldest[0].state_for > _long(queue):
         yield _old(oldest[0], queue)
+
+
+def _strangers(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+    """Workers that say what answers nothing, or never answer."""
+    for worker in workers:
+        who = f"worker {worker.id} ({worker.peer}, {worker.type})"
+        answered = worker.replies - worker.unasked
+        if worker.unasked >= _UNASKED_AT_LEAST and worker.unasked > answered:
+            sent = counted(worker.unasked, "message that answers", "messages that answer")
+            what = f"{who} has sent {sent} nothing, and answered "
+            what += f"{counted(answered, 'request')}: it speaks another protocol"
+            do: tuple[str, ...] = (
+                "a worker of Paranoid Pirate (READY, heartbeats) or Majordomo (MDPW01) needs the "
+                "broker of its own guide; zqueued dispatches by itself, and needs neither",
+                "have it answer each request with the frames before the empty one as they came, an "
+                "empty frame, and the reply",
+                f"zqueuectl tap {queue.name} shows what it sends",
+                f"zqueuectl kick {worker.id} -q {queue.name}",
+            )
+            yield Finding("bad", queue.name, what, "workers", do)
+        elif _has_never_answered(worker):
+            given = counted(worker.requests, "request")
+            what = f"{who} was given {given}, and has never answered"
+            do = (
+                "look at that process: does it read, and does it send the frames before the empty "
+                "one back?",
+                f"zqueuectl requests {queue.name} --filter worker={worker.id}",
+                "restart it",
+            )
+            long = worker.silent_for > _LONG_WHERE_NOTHING_IS_KNOWN
+            yield Finding("bad" if long else "warn", queue.name, what, "workers", do)
+
+
+def _has_never_answered(worker: Worker) -> bool:
+    """Nothing was heard of it, though it has had the time to answer."""
+    quiet = worker.silent_for > _LONG_AT_LEAST
+    return worker.replies == worker.unasked and worker.in_flight > 0 and quiet
 
 
 def _stuck(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
@@ -184,7 +223,10 @@ def _busy(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
     if queue.waiting and ready and len(busy) == len(ready) and queue.state == "running":
         count = "the only worker is" if len(ready) == 1 else f"all {len(ready)} workers are"
         what = f"{count} busy, and {counted(queue.waiting, 'request waits', 'requests wait')}"
-        yield Finding("warn", queue.name, what, "workers", ("start more workers",))
+        # More of those that never answer would not help.
+        silent = all(map(_has_never_answered, busy))
+        do = ("look at the workers first: none has ever answered",) if silent else ()
+        yield Finding("warn", queue.name, what, "workers", (*do, "start more workers"))
 
 
 def _uneven(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:

@@ -313,9 +313,10 @@ class Connection:
 
     ``requests`` have come from a client, or were given to a worker; ``replies`` went to it, or came
     from it. ``broker``: which queue of a zqueued it is, empty if it is none. ``waiting`` is of a
-    client alone. ``ahead`` is how many requests a worker may have at once, ``None`` for no limit;
-    ``service`` how long a request takes it of late, ``p50`` and ``p99`` what half of its latest
-    thousands took, and 99 of 100. ``unsent_bytes`` are on their way to it.
+    client alone. ``unasked`` are messages of a worker that answered nothing and were dropped, since
+    this process has its connection. ``ahead`` is how many requests a worker may have at once,
+    ``None`` for no limit; ``service`` how long a request takes it of late, ``p50`` and ``p99`` what
+    half of its latest thousands took, and 99 of 100. ``unsent_bytes`` are on their way to it.
     """
 
     id: int
@@ -341,6 +342,7 @@ class Connection:
     closed_for: float | None
     reason: str
     broker: str = ""
+    unasked: int = 0
 
 
 @dataclass(frozen=True)
@@ -469,6 +471,10 @@ class Engine(Protocol):
 
     def forward(self) -> None:
         """Pass requests again. Idempotent."""
+
+    @property
+    def not_connected(self) -> dict[str, str]:
+        """Endpoints to connect to that have not come up for some tries, and why."""
 
     @property
     def held(self) -> bool:

@@ -83,7 +83,11 @@ class Connecting:
                 name.pause = max(name.pause, min(2 * name.pause, self._options.reconnect_max))
                 yield Report(
                     "peer.connect_retried",
-                    {"side": self._side, "endpoint": name.asked, "error": name.lookup.failure},
+                    {
+                        "side": self._side,
+                        "endpoint": name.asked,
+                        "error": f"its name is not known: {name.lookup.failure}",
+                    },
                 )
             elif now >= name.next_try:
                 name.next_try = 0.0

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from zqueue import endpoints
 from zqueue.engine import ConnectionCounts, Report, Side
+from zqueue.engine.connects import Connects
 from zqueue.engine.reasons import of_libzmq, told
 from zqueue.gates import Gates
 from zqueue.listeners import Listener
@@ -35,6 +37,7 @@ _WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _EVENTS_A_READ = 2000
+_PROBED_FOR = 0.2
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _LEFT = "it left, or was turned away, before its handshake was done"
@@ -68,6 +71,7 @@ class Connections:
         self._shaking: dict[int, _Connection] = {}
         self._ready: dict[int, _Connection] = {}
         self._handshake_failure: str | None = None
+        self.connects = Connects()
         self._gates = Gates(listeners, many=many)
         self.counts = ConnectionCounts()
         self.monitor = open_monitor(watched, f"inproc://monitor-{side}", _WATCHED, listeners)
@@ -108,6 +112,7 @@ class Connections:
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             connection = self._shaken_hands(endpoint)
             if connection is not None:
+                self.connects.came_up(connection.peer)
                 yield Report("peer.connected", {"side": side, "peer": connection.peer})
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self._handshake_failure = of_libzmq(value)
@@ -121,10 +126,10 @@ class Connections:
         elif event == zmq.EVENT_ACCEPT_FAILED:
             yield from self._accept_failed(value)
         elif event == zmq.EVENT_CONNECT_RETRIED:
-            yield Report(
-                "peer.connect_retried",
-                {"side": side, "endpoint": endpoint, "error": f"tried again in {value} ms"},
-            )
+            error = self.connects.last_error(endpoint) or "it cannot be connected to"
+            if self.connects.is_due(endpoint):
+                error = _why_not(endpoint) or error
+            yield self.connects.failed(side, endpoint, error, f"tried again in {value} ms")
 
     def _shaken_hands(self, endpoint: str) -> _Connection | None:
         """Count as ready the one that has been shaking hands longest at ``endpoint``, or at all."""
@@ -190,6 +195,23 @@ class Connections:
                 endpoint = event["endpoint"].decode(errors="replace")
                 yield from self._report(event["event"], event["value"], endpoint)
                 return
+
+
+def _why_not(endpoint: str) -> str:
+    """Why nothing can be connected to there, which libzmq does not say: found by trying once."""
+    parsed = endpoints.parse(endpoint, "connect")
+    try:
+        if parsed.transport == "ipc":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_PROBED_FOR)
+                probe.connect("\0" + parsed.address[1:] if parsed.abstract else parsed.address)
+        else:
+            socket.create_connection((parsed.host, parsed.port or 0), _PROBED_FOR).close()
+    except TimeoutError:
+        return "nothing answers there"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def peer_name(descriptor: int, endpoint: str) -> str:

@@ -268,6 +268,8 @@ class LibzmqEngine:
                 if report.event == "peer.connect_retried":
                     report.fields["endpoint"] = connecting.asked(report.fields["endpoint"])
                     connecting.retried(report.fields["endpoint"])
+                elif report.event == "peer.connected":
+                    connections.connects.came_up(connecting.asked(report.fields["peer"]))
                 yield report
             if side is Side.BACKEND and connections.counts.disconnected > had:
                 self._worker_left()
@@ -302,7 +304,9 @@ class LibzmqEngine:
         for connections in self._connections.values():
             yield from connections.reopen_gates()
         for side, connecting in self._connecting.items():
-            yield from connecting.reports()
+            connects = self._connections[side].connects
+            for report in connecting.reports():
+                yield connects.failed(side, report.fields["endpoint"], report.fields["error"])
             sock = self._frontend if side is Side.FRONTEND else self._backend
             for move in connecting.moves():
                 if self._thread.work_on(functools.partial(move.make, sock)):
@@ -408,6 +412,14 @@ class LibzmqEngine:
 
     def connection_counts(self) -> dict[Side, ConnectionCounts]:
         return {side: connections.counts for side, connections in self._connections.items()}
+
+    @property
+    def not_connected(self) -> dict[str, str]:
+        down: dict[str, str] = {}
+        for side, connections in self._connections.items():
+            asked = self._connecting[side].asked
+            down |= {asked(endpoint): why for endpoint, why in connections.connects.down.items()}
+        return down
 
     def connections(self, side: Side | None = None) -> list[Connection]:
         raise LookupError("the libzmq engine cannot tell connections apart")

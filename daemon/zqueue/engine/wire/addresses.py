@@ -22,6 +22,12 @@ class Address:
         else:
             self.find()
 
+    @property
+    def error(self) -> str:
+        """Why its name was not found the last time, or nothing."""
+        failure = self._lookup.failure if self._lookup is not None else ""
+        return f"its name is not known: {failure}" if failure else ""
+
     def find(self) -> None:
         """Look it up, anew if it was found before: names move."""
         if self._lookup is not None:

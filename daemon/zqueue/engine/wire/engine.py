@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import zmq
 
@@ -34,12 +35,13 @@ from zqueue.engine import (
     Tapped,
     Traffic,
 )
+from zqueue.engine.connects import Connects
 from zqueue.engine.wire.addresses import Address
 from zqueue.engine.wire.copies import Copies
 from zqueue.engine.wire.datapath import DataPath
 from zqueue.engine.wire.latency import latency
 from zqueue.engine.wire.records import connection, dead_request, open_request
-from zqueue.engine.wire.reports import CONNECT_RETRIED, report
+from zqueue.engine.wire.reports import CONNECT_RETRIED, CONNECTED, REJECTED, report
 from zqueue.threads import name_this_thread
 
 _MODES = {"forward": 0, "hold": 1, "drain": 2}
@@ -73,6 +75,8 @@ class WireEngine:
         self._nudged_at = time.monotonic()
         self._lost_notices = 0
         self._submitted: int | None = None
+        self._connects = Connects()
+        self._connecting: list[tuple[Side, str]] = []
         self._queueing: Latency | None = None
         self._service: Latency | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -104,6 +108,7 @@ class WireEngine:
             for number, (_, side) in enumerate(sides)
             for endpoint in side.connect
         ]
+        self._connecting = [(_SIDES[number], endpoint) for number, endpoint in connecting]
         self._path.sockets(listening, connecting)
         self._find_addresses()
         self._mode = "hold" if hold else "forward"
@@ -239,14 +244,39 @@ class WireEngine:
 
     def reports(self) -> Iterator[Report]:
         for notice in self._path.notices():
+            place = notice["number"]
             if notice["kind"] == CONNECT_RETRIED:
-                self._addresses[notice["number"]].find()
-            yield report(notice)
+                address = self._addresses[place]
+                again = f"tried again in {notice['one'] // 1_000_000} ms"
+                error = address.error or notice["detail"]
+                side, endpoint = self._connecting[place]
+                yield self._connects.failed(side, endpoint, error, again)
+                address.find()
+                continue
+            told = report(notice)
+            yield told
+            yield from self._of_connects(notice, told)
         lost = self._path.notices_lost
         if lost > self._lost_notices:
             yield Report("queue.events_lost", {"events": lost - self._lost_notices})
             self._lost_notices = lost
         yield from self._copies.reports()
+
+    def _of_connects(self, notice: dict[str, Any], told: Report) -> Iterator[Report]:
+        """What a connection of ours has come to, which has the name of its endpoint."""
+        if not self._connecting or notice["kind"] not in (CONNECTED, REJECTED):
+            return
+        for side, endpoint in self._connecting:
+            if notice["name"] and endpoint.startswith(notice["name"]):
+                if notice["kind"] == CONNECTED:
+                    self._connects.came_up(endpoint)
+                else:
+                    yield self._connects.failed(side, endpoint, str(told.fields["reason"]))
+                return
+
+    @property
+    def not_connected(self) -> dict[str, str]:
+        return self._connects.down
 
     def tap(self, most: int | None) -> None:
         self._copies.tap(most)

@@ -295,6 +295,7 @@ cdef struct Worker:
     bint told_drained
     uint64_t given
     uint64_t answered
+    uint64_t unasked
     int64_t answered_at
     double service
     Recent took

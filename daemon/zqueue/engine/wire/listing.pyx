@@ -79,6 +79,7 @@ cdef void _write_down(Dispatcher* it, Peer* peer, ConnectionRow* row) noexcept n
         memcpy(row.id, client.id, client.id_size)
     if worker != NULL:
         row.requests, row.replies = worker.given, worker.answered
+        row.unasked = worker.unasked
         row.in_flight = worker.live + worker.one_way
         row.ahead = 0 if worker.credit == UNLIMITED else worker.credit
         row.service = <int64_t> worker.service
@@ -179,6 +180,7 @@ cdef list connections_told(Listing* listing):
             "unsent_bytes": row.unsent_bytes,
             "requests": row.requests,
             "replies": row.replies,
+            "unasked": row.unasked,
             "waiting": row.waiting,
             "in_flight": row.in_flight,
             "ahead": row.ahead,

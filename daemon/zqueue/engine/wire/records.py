@@ -22,6 +22,7 @@ def connection(row: dict[str, Any]) -> Connection:
         silent_for=_seconds(row["silent_for"]),
         requests=row["requests"],
         replies=row["replies"],
+        unasked=row["unasked"],
         waiting=row["waiting"],
         in_flight=row["in_flight"],
         ahead=row["ahead"] or None,

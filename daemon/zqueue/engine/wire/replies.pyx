@@ -293,6 +293,7 @@ cdef void _tell_of_slowness(
 
 cdef void _drop(Dispatcher* it, Worker* worker, const char* why, Piece* piece) noexcept nogil:
     it.counters.dropped_replies += 1
+    worker.unasked += 1
     notice(
         it.notices, it.now, STRAY, BACKEND, worker.peer.number, worker.peer.name, why, piece.size, 0
     )

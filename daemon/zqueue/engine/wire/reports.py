@@ -102,9 +102,6 @@ def _slowness(notice: dict[str, Any]) -> dict[str, Any]:
 def _of_a_socket(kind: int, side: Side, notice: dict[str, Any]) -> Report:
     endpoint = {"side": side, "endpoint": notice["name"]}
     detail = notice["detail"]
-    if kind == CONNECT_RETRIED:
-        again = f"{detail}; tried again in {notice['one'] // 1_000_000} ms"
-        return Report("peer.connect_retried", endpoint | {"error": again})
     if kind == GATE_CLOSED:
         what = "connections" if detail == "max_connections" else "descriptors"
         return Report(

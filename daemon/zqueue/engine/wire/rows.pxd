@@ -7,7 +7,8 @@ from zqueue.engine.wire.zmtp cimport LONGEST_BROKER_ID
 # Times are nanoseconds on the monotonic clock, ``service``, ``p50`` and ``p99`` durations, 0 where
 # that is not known. ``closed_at`` is 0 while it is open. ``requests`` and ``replies`` are those of a
 # client since its routing id is known, and of a worker since it is connected. ``broker_id`` tells which other
-# broker it is; empty if it is none.
+# broker it is; empty if it is none. ``unasked`` are messages of a worker that were dropped, since this
+# process has its connection.
 cdef struct ConnectionRow:
     int64_t number
     int side
@@ -26,6 +27,7 @@ cdef struct ConnectionRow:
     uint64_t unsent_bytes
     uint64_t requests
     uint64_t replies
+    uint64_t unasked
     uint64_t waiting
     uint64_t in_flight
     uint64_t ahead
