@@ -227,7 +227,7 @@ def test_requests_that_died(start_zqueued: StartZqueued, peers: Peers) -> None:
         client.connect(zqueued.frontend())
         client.send(b"x")
         client.recv()
-    finds(zqueued, "1 requests that died are kept; since the start have died: deadline 1", "note")
+    finds(zqueued, "1 request that died is kept; since the start have died: deadline 1", "note")
 
 
 # -- peers -------------------------------------------------------------------------------------

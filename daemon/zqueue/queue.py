@@ -353,8 +353,11 @@ class Queue:
     def _submit(self, client: bytes, frames: Sequence[bytes]) -> None:
         """Ask again for what has died; see :meth:`zqueue.engine.Engine.submit`."""
         self._must_be_able(State.DRAINING)  # that is: it runs or is paused
-        with _engine_may_refuse():
+        try:
             self._running_engine().submit(client, frames)
+        except LookupError as error:
+            # BlockingIOError is no refusal: the caller waits for room and goes on.
+            raise Refused(str(error)) from error
 
     def _terminate(self, by: str, reason: str) -> bool:
         if self._machine.state is State.STOPPED:

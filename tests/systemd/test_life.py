@@ -236,7 +236,7 @@ def test_the_doctor_knows_what_systemd_knows(machine: Machine) -> None:
     before = main_pid(machine)
     machine.run(f"kill -9 {before}")
     wait_until_back(machine, before)
-    again = "systemd had to start zqueue.service again 1 times: it had ended by itself"
+    again = "systemd had to start zqueue.service again 1 time: it had ended by itself"
     assert again in what()
     machine.write("/etc/zqueue.toml", CONFIG + 'frontnd = "x"\n')
     machine.run("systemctl restart zqueue", check=False)

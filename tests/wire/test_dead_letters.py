@@ -513,7 +513,7 @@ def test_what_is_shown(start_zqueued: StartZqueued, connect: Connect) -> None:
     listed_json = json.loads(zqueued.ctl("dead", "list", "--json").stdout)["letters"]
     assert [(each["id"], each["sizes"]) for each in listed_json] == [(letter.id, [0, 13, 3, 5000])]
     assert "content" not in listed_json[0]
-    assert "1 dead letters: zqueuectl dead list default" in zqueued.ctl("status").stdout
+    assert "1 dead letter: zqueuectl dead list default" in zqueued.ctl("status").stdout
     assert "dead letters 1 of " in zqueued.ctl("stats").stdout
     assert ": max_waiting_time 1" in zqueued.ctl("stats", "--explain").stdout
 
@@ -610,7 +610,7 @@ def test_a_letter_of_many_mib(
     client.send_multipart([b"", body + body])
     wait_for(lambda: incidents(zqueued).unrecorded == 1)
     assert letters(zqueued) == []
-    assert "1 requests died of which no dead letter could be kept" in zqueued.ctl("status").stdout
+    assert "1 request died of which no dead letter could be kept" in zqueued.ctl("status").stdout
 
 
 # -- bounds and files ------------------------------------------------------------------------------
@@ -746,7 +746,7 @@ def test_a_lock_is_an_event_and_requests_pass_on(
         event = zqueued.wait_event("dead_letters.failed", unwritten=1)
         assert "another program keeps it locked" in event["error"]
         assert zqueued.queue().dead_letters.unwritten == 1
-        assert "1 dead letters are not written" in zqueued.ctl("status").stdout
+        assert "1 dead letter is not written" in zqueued.ctl("status").stdout
         peers.worker(zqueued.backend())
         assert len(peers.client(zqueued.frontend(), requests=20).finish()) == 20
         other.execute("ROLLBACK")
