@@ -201,6 +201,19 @@ def test_what_one_sent_whose_routing_id_is_taken_over_is_read() -> None:
     assert_nothing_is_left(exchange)
 
 
+def test_who_is_held_back_and_has_sent_nothing_ends_when_its_routing_id_is_taken_over() -> None:
+    exchange = Exchange(handover=True, client_grace=60)
+    exchange.steer(DRAIN)
+    silent = client(exchange, identity=b"me")
+    assert exchange.held_back(silent.number)
+    back = client(exchange, identity=b"me")
+    assert not silent.is_there
+    exchange.steer(FORWARD)
+    back.feed(requests(2))
+    assert serve_all(worker(exchange)) == numbered(2)
+    assert_nothing_is_left(exchange)
+
+
 @pytest.mark.parametrize("how", [{"keep_for_gone_clients": True}, {"client_grace": 60}])
 def test_it_may_come_and_go_many_times(how: dict[str, Any]) -> None:
     exchange = Exchange(max_waiting=2, prefetch=1, **how)
@@ -309,6 +322,26 @@ def test_what_came_before_a_reset_is_done_too(start_zqueued: StartZqueued) -> No
     with RawPeer(zqueued.backend(), "REP") as serving:
         assert serving.serve(3000) == numbered(3000)
         wait_for(lambda: zqueued.queue().clients.connected == 0)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_who_is_held_back_and_has_sent_nothing_more_is_gone_at_once(
+    transport: str, reset: bool, start_zqueued: StartZqueued
+) -> None:
+    """It needs no room, for there is nothing to read."""
+    zqueued = start_zqueued(config(transport, "keep_for_gone_clients = true"))
+    with RawPeer(zqueued.frontend(), "DEALER") as other:
+        asker = RawPeer(zqueued.frontend(), "DEALER")
+        asker.say(requests(100))
+        wait_for(lambda: zqueued.queue().waiting == 100)
+        other.send(b"", b"held back")
+        if reset:
+            asker.reset()
+        else:
+            asker.close()
+        wait_for(lambda: zqueued.queue().clients.connected == 1)
+        assert zqueued.queue().waiting == 100
 
 
 def test_one_that_comes_back_gets_all_replies(start_zqueued: StartZqueued) -> None:

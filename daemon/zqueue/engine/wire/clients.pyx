@@ -249,10 +249,11 @@ cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept
         place = &place[0].leaving_next
     place[0] = peer
     _is_away(it, client, peer)
-    if peer.stalled == FLOWS and not peer.ended:
-        peer_is_ready(it, peer)
-    elif peer.stalled == BY_ITSELF:
+    if peer.stalled == BY_ITSELF:
         unstall_itself(it, peer)
+    if peer.held == NULL and not peer.ended:
+        # Held back or not: it ends if it has sent nothing that is not read.
+        peer_is_ready(it, peer)
 
 
 cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil:

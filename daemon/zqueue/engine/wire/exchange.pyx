@@ -271,7 +271,7 @@ cdef class Exchange:
             while self._it.ready != NULL:
                 peer = self._it.ready
                 leave_ready(&self._it, peer)
-                if peer.leaving and not peer.hung_up and peer.stalled == FLOWS:
+                if peer.leaving and not peer.hung_up and peer.held == NULL:
                     # Here nothing is left in the kernel.
                     peer_end(&self._it, peer, NULL)
             peer = self._it.peers

@@ -37,7 +37,7 @@ from zqueue.engine.wire.dispatcher cimport (
     peer_take,
     peer_was_read,
 )
-from zqueue.engine.wire.entities cimport Death, Dispatcher, HOLD, Peer
+from zqueue.engine.wire.entities cimport Death, Dispatcher, FLOWS, HOLD, Peer
 from zqueue.engine.wire.giving cimport can_give
 from zqueue.engine.wire.hosts cimport host_came, host_left, hosts_free
 from zqueue.engine.wire.instants cimport earlier
@@ -53,10 +53,13 @@ from zqueue.engine.wire.linux cimport (
     FIONREAD,
     MSG_NOSIGNAL,
     SIOCOUTQ,
+    SOL_SOCKET,
+    SO_ERROR,
     TFD_TIMER_ABSTIME,
     epoll_ctl,
     epoll_event,
     epoll_wait,
+    getsockopt,
     ioctl,
     iovec,
     msghdr,
@@ -66,6 +69,7 @@ from zqueue.engine.wire.linux cimport (
     recv,
     send,
     sendmsg,
+    socklen_t,
     timerfd_settime,
     zq_fence,
     zq_get,
@@ -193,16 +197,19 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef uint8_t* room = NULL
     cdef size_t missing, asked, spare
+    cdef bint is_read
     cdef ssize_t got
     cdef iovec parts[2]
     if loop.closing or peer.ended:
         return
-    if not peer_reads(it, peer):
+    is_read = peer.leaving and peer.held == NULL and _has_been_read(peer)
+    if is_read and (peer.stalled != FLOWS or not peer.hung_up):
+        peer_end(it, peer, _failure(peer))
+        return
+    # Reading the end of what hung up needs no room.
+    if not is_read and not peer_reads(it, peer):
         if peer.hung_up:
             peer_hung_up(it, peer)
-        return
-    if peer.leaving and not peer.hung_up and _has_been_read(peer):
-        peer_end(it, peer, NULL)
         return
     missing = peer_room(it, peer, &room)
     # What is read before it is known where it belongs has to be copied there.
@@ -215,7 +222,9 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
     else:
         got = recv(peer.fd, loop.buffer, spare, 0)
     if got > 0:
-        peer.unread -= got
+        if peer.unread > 0:
+            # What came since is read with it, and is not what is waited for.
+            peer.unread = max(peer.unread - got, <int64_t> 0)
         if missing:
             peer_take(it, peer, room, min(missing, <size_t> got))
             if <size_t> got > missing:
@@ -240,13 +249,21 @@ cdef void _read_once(Loop* loop, Peer* peer) noexcept nogil:
 
 
 cdef bint _has_been_read(Peer* peer) noexcept nogil:
-    """Whether all is read that had come when it was to leave. What it goes on to send is not waited
-    for: that might never end."""
+    """Whether all is read that had come when it was to leave, or hung up. What it goes on to send is
+    not waited for: that might never end."""
     cdef int unread = 0
-    if peer.unread < 0:
+    if peer.unread < 0 or peer.hung_up:
         ioctl(peer.fd, FIONREAD, &unread)
         peer.unread = unread
     return peer.unread <= 0
+
+
+cdef const char* _failure(Peer* peer) noexcept nogil:
+    """Of what its connection has ended, NULL if of nothing that the kernel knows."""
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    getsockopt(peer.fd, SOL_SOCKET, SO_ERROR, &error, &size)
+    return strerror(error) if error else NULL
 
 
 cdef void _read_again(Loop* loop, Peer* peer) noexcept nogil:
