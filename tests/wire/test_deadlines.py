@@ -181,6 +181,7 @@ def test_one_that_comes_back_has_waited_since_it_came_back() -> None:
     asker, lost = client(exchange), worker(exchange)
     asker.send(b"1", b"", b"x")
     asker.send(b"2", b"", b"x")
+    assert lost.hear() != [], "what it never had is no attempt"
     exchange.advance(4)
     lost.close()
     exchange.advance(1)
