@@ -25,7 +25,7 @@ cdef void client_leaves(Dispatcher* it, Peer* peer, const char* reason) noexcept
 cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil
 cdef void absences_tidied(Dispatcher* it) noexcept nogil
-cdef void client_is_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil
+cdef void client_is_sent_part(Dispatcher* it, Peer* peer, size_t size) noexcept nogil
 cdef void absence_over(Dispatcher* it, Absence* absence) noexcept nogil
 cdef Client* client_instead(Dispatcher* it, Client* client) noexcept nogil
 cdef int client_send(
@@ -37,3 +37,12 @@ cdef inline Client* who_hears(Dispatcher* it, Client* client) noexcept nogil:
     if client.absence != NULL or can_be_told(client.peer):
         return client
     return client_instead(it, client)
+
+
+cdef inline void client_is_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
+    """So many bytes of what it is to be sent go out now. What is written whole counts as replied."""
+    if size == peer.session.out.size and not peer.client.unsent:
+        peer.ahead = peer.begun = 0
+        peer.boundary_lost = False
+    else:
+        client_is_sent_part(it, peer, size)

@@ -365,8 +365,8 @@ cdef bint _keep_copy(
     return taken
 
 
-cdef void client_is_sent(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
-    """So many bytes of what it is to be sent go out now. What is written whole counts as replied."""
+cdef void client_is_sent_part(Dispatcher* it, Peer* peer, size_t size) noexcept nogil:
+    """As :c:func:`client_is_sent`, whatever is counted."""
     cdef Client* client = peer.client
     cdef uint64_t whole
     if size == peer.session.out.size:

@@ -199,11 +199,13 @@ cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil:
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
     """Give out what waits, and let clients go on that were held back, as far as there is room."""
     while True:
-        absences_tidied(it)
-        _take_what_is_let_go(it)
+        if it.unowed != NULL or it.absent_bytes > it.settings.max_waiting_bytes:
+            absences_tidied(it)
+        if it.let_go != NULL:
+            _take_what_is_let_go(it)
         if it.one_way.first != NULL:
             expire_one_way(it)
-        if it.mode != HOLD:
+        if it.counters.waiting and it.mode != HOLD:
             give_all(it)
         if not (it.stalled and has_room(it) and _serve_stalled(it)):
             break

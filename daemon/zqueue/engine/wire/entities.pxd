@@ -175,7 +175,6 @@ cdef struct Client:
     Peer* peer
     Peer* leaving
     Absence* absence
-    Client* next
     Line line
     uint64_t waiting
     uint64_t waiting_bytes
@@ -187,10 +186,11 @@ cdef struct Client:
     uint64_t forgotten
     uint32_t requests
     uint32_t in_flight
+    Client* next
     uint32_t hash
-    bint named
-    bint broker
-    bint lasting
+    uint8_t named
+    uint8_t broker
+    uint8_t lasting
     uint8_t id_size
     uint8_t id[1]
 
@@ -313,25 +313,19 @@ cdef struct Ring:
     int clean
     int connected
 
+# What is looked at for each message comes first, so that it is few lines of the cache.
 cdef struct Peer:
-    Session session
-    int side
-    int64_t number
-    char name[NAME]
     Client* client
     Worker* worker
-    Peer* dirty_next
-    Peer* dirty_previous
-    Peer* ready_next
-    Peer* ready_previous
-    Peer* stalled_next
-    Peer* stalled_previous
-    Peer* ended_next
-    Peer* next
-    Peer* previous
-    # Other brokers, the latest first.
-    Peer* broker_next
-    Peer* broker_previous
+    int side
+    # For whoever moves its bytes. ``sends_large``: its last message was, and the next may be, too.
+    # ``deaf``: what is sent to it does not arrive any more.
+    int fd
+    bint readable
+    bint sends_large
+    bint hung_up
+    bint deaf
+    bint waits_to_write
     bint dirty
     bint ready
     bint ended
@@ -339,39 +333,46 @@ cdef struct Peer:
     bint spoke
     # Of a client: it has left, and what it sent before is read yet. ``farewell`` is why, if it is known.
     bint leaving
-    Peer* leaving_next
-    const char* farewell
+    int stalled
     # Of one that came with the routing id of a client that is there: it waits until it is known whether
     # that lives. It has sent READY, and has not had ours.
     Client* claim
-    int64_t claims_since
+    Peer* dirty_next
+    Peer* dirty_previous
+    uint64_t received_bytes
+    uint64_t sent_bytes
+    # How much of what came before it was to leave is to be read yet; below 0: that is not known.
+    int64_t unread
     # Where the messages to a client begin in what it is yet to be sent: behind ``ahead`` bytes. These are
     # the rest of one of which ``begun`` have gone out, or, if none have, of the handshake.
     size_t ahead
     size_t begun
     bint begun_message
     bint boundary_lost
-    int stalled
+    Session session
+    Peer* ready_next
+    Peer* ready_previous
+    Peer* stalled_next
+    Peer* stalled_previous
+    Peer* ended_next
+    Peer* next
+    Peer* previous
+    Peer* leaving_next
+    const char* farewell
+    # Other brokers, the latest first.
+    Peer* broker_next
+    Peer* broker_previous
+    int64_t claims_since
     Body* held
     size_t held_begin
     size_t held_end
     int64_t due
     int due_place
     bint looked_at
-    # For whoever moves its bytes. ``sends_large``: its last message was, and the next may be, too.
-    # ``deaf``: what is sent to it does not arrive any more.
-    int fd
     int connector
-    bint readable
-    bint sends_large
-    bint hung_up
-    bint deaf
-    bint waits_to_write
-    # How much of what came before it was to leave is to be read yet; below 0: that is not known.
-    int64_t unread
+    int64_t number
     int64_t opened_at
-    uint64_t received_bytes
-    uint64_t sent_bytes
+    char name[NAME]
     uint8_t address[16]
 
 cdef struct Dispatcher:

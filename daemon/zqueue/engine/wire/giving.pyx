@@ -67,20 +67,42 @@ cdef void give_all(Dispatcher* it) noexcept nogil:
         _tell_if_bereft(it)
 
 
-cdef bint can_give(Dispatcher* it) noexcept nogil:
-    """Whether something waits, and a worker can take it."""
+cdef bint somebody_can_take(Dispatcher* it) noexcept nogil:
+    """As :c:func:`can_give`, where something waits."""
     cdef Worker* worker = NULL
     return _next(it, &worker) != NULL
 
 
 cdef Request* _next(Dispatcher* it, Worker** worker) noexcept nogil:
     """What comes next, and to whom: the oldest that somebody can take; NULL if there is none."""
+    cdef Request* request = it.waiting[OF_CLIENTS].line.first
+    if not it.counters.waiting or it.mode == HOLD:
+        return NULL
+    if request == NULL or not _is_all_in_line(it):
+        return _next_of_several(it, worker)
+    worker[0] = _for(it, request)
+    return request if worker[0] != NULL else NULL
+
+
+cdef inline bint _is_all_in_line(Dispatcher* it) noexcept nogil:
+    """Whether what waits is of clients, was never returned, and has an envelope, as most of it."""
+    return (
+        it.waiting[OF_CLIENTS].returned == NULL
+        and it.waiting[OF_CLIENTS].apart == NULL
+        and it.waiting[OF_CLIENTS].odd.first == NULL
+        and it.waiting[OF_BROKERS].line.first == NULL
+        and it.waiting[OF_BROKERS].returned == NULL
+        and it.waiting[OF_BROKERS].apart == NULL
+        and it.waiting[OF_BROKERS].odd.first == NULL
+    )
+
+
+cdef Request* _next_of_several(Dispatcher* it, Worker** worker) noexcept nogil:
+    """As :c:func:`_next`, whatever waits."""
     cdef Request* oldest[6]
     cdef Request* request
     cdef int place, count
     cdef bint waits = False
-    if not it.counters.waiting or it.mode == HOLD:
-        return NULL
     count = _oldest_of_each(it, oldest)
     for place in range(count):
         request = oldest[place]

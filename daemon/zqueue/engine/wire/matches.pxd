@@ -10,7 +10,8 @@ have been answered by it. See ``giving`` for what becomes of that.
 
 from libc.stdint cimport uint8_t, uint32_t
 from zqueue.engine.wire.entities cimport Dispatcher, Request, Worker
-from zqueue.engine.wire.zmtp cimport Piece
+from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.zmtp cimport Piece, same_frames
 
 cdef void match_add(Dispatcher* it, Request* request) noexcept nogil
 cdef void match_remove(Dispatcher* it, Request* request) noexcept nogil
@@ -21,7 +22,15 @@ cdef Request* match_numbered(
 cdef Request* match_find(
     Dispatcher* it, Worker* worker, const uint8_t* id, size_t id_size, Piece* piece
 ) noexcept nogil
-cdef bint has_envelope_of(Request* request, Piece* piece) noexcept nogil
 cdef Request* oldest_alike(Dispatcher* it, Worker* worker, Request* request) noexcept nogil
 cdef Request* next_alike(Request* request) noexcept nogil
 cdef void pass_doubts(Dispatcher* it, Request* request, bint in_vain) noexcept nogil
+
+
+cdef inline bint has_envelope_of(Request* request, Piece* piece) noexcept nogil:
+    cdef size_t size = piece.scan.envelope - piece.scan.first if piece.scan.envelope else 0
+    if not size or not request.envelope:
+        return not size and not request.envelope
+    return same_frames(
+        piece.data + piece.scan.first, size, body_bytes(request.body), request.envelope
+    )

@@ -72,15 +72,6 @@ cdef void match_replace(Dispatcher* it, Request* request, Request* by) noexcept 
     line_replace(_slot_of(it, request), request, by, BY_MATCH)
 
 
-cdef bint has_envelope_of(Request* request, Piece* piece) noexcept nogil:
-    cdef size_t size = piece.scan.envelope - piece.scan.first if piece.scan.envelope else 0
-    if not size or not request.envelope:
-        return not size and not request.envelope
-    return same_frames(
-        piece.data + piece.scan.first, size, body_bytes(request.body), request.envelope
-    )
-
-
 cdef Request* match_numbered(
     Dispatcher* it, uint32_t connection, uint32_t number, Piece* piece
 ) noexcept nogil:

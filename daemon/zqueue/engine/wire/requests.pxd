@@ -9,6 +9,7 @@ from zqueue.engine.wire.entities cimport (
     BY_ITSELF,
     BY_WAIT,
     IN_TURN,
+    LINE_KINDS,
     OF_BROKERS,
     OF_CLIENT,
     OF_CLIENTS,
@@ -19,6 +20,7 @@ from zqueue.engine.wire.entities cimport (
     Dispatcher,
     Line,
     Lines,
+    Neighbours,
     Request,
     Worker,
 )
@@ -117,7 +119,8 @@ cdef inline Request* request_blank(Dispatcher* it) noexcept nogil:
         request = <Request*> malloc(it.request_size)
         if request == NULL:
             return NULL
-    memset(request, 0, it.request_size)
+    # Its neighbours are written when it gets into a line.
+    memset(request, 0, sizeof(Request) - LINE_KINDS * sizeof(Neighbours))
     it.requests_out += 1
     return request
 

@@ -26,25 +26,24 @@ cdef struct Heartbeat:
     int64_t interval
     int64_t timeout
 
+# What is looked at for each message comes first.
 cdef struct Session:
     int stage
+    # READY has not gone out: the peer's is judged first.
+    bint owes_ready
+    Intake intake
+    Outgoing out
+    const char* fault
+    int64_t heard_at
+    int64_t ttl
     int own_type
     int peer_type
     int major
     int minor
     int greeted
-    uint8_t greeting[GREETING]
-    Intake intake
-    Outgoing out
-    const char* fault
-    # What tells this broker from others, and what tells the peer, if that is one; else empty.
-    const char* broker_id
-    char peer_broker_id[LONGEST_BROKER_ID + 1]
-    int64_t opened_at
-    int64_t heard_at
-    int64_t pinged_at
     bint awaits_pong
-    int64_t ttl
+    int64_t pinged_at
+    int64_t opened_at
     # What the kernel last said of what is on its way to the peer (see session_moved). ``behind``: the PING
     # that is not answered yet stands behind other bytes. ``moved_at``: when the peer last took some.
     int64_t delivered
@@ -53,8 +52,10 @@ cdef struct Session:
     bint looked_at
     bint behind
     int64_t moved_at
-    # READY has not gone out: the peer's is judged first.
-    bint owes_ready
+    uint8_t greeting[GREETING]
+    # What tells this broker from others, and what tells the peer, if that is one; else empty.
+    const char* broker_id
+    char peer_broker_id[LONGEST_BROKER_ID + 1]
 
 cdef bint greeting_fits(const Session* session) noexcept nogil
 cdef bint session_open(Session* session, Pool* pool, int own_type, int64_t now) noexcept nogil

@@ -1,6 +1,7 @@
 """ZMTP's bytes: frames, messages, commands, greetings (RFC 23/ZMTP, 37/ZMTP 3.1). No sockets."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.memory cimport Body, Pool, body_bytes, body_drop, body_grown, body_new, pool_clear
 
@@ -134,9 +135,19 @@ cdef size_t intake_room(Intake* intake, Pool* pool, uint8_t** room) noexcept nog
 cdef void intake_read(Intake* intake, size_t size) noexcept nogil
 cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil
 cdef int scan_whole(Scan* scan, const uint8_t* data, size_t size) noexcept nogil
-cdef bint same_frames(
+cdef bint frames_are_same(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil
+
+cdef inline bint same_frames(
+    const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
+) noexcept nogil:
+    """Whether two rows of whole frames are the same, however their lengths are written."""
+    # Of nothing there need not even be a place.
+    if one_size == other_size and (not one_size or memcmp(one, other, one_size) == 0):
+        return True
+    return frames_are_same(one, one_size, other, other_size)
+
 cdef uint64_t hash_frames(
     const Secret* secret, uint64_t before, const uint8_t* data, size_t size
 ) noexcept nogil

@@ -174,15 +174,12 @@ cdef void intake_clear(Intake* intake, Pool* pool) noexcept nogil:
     intake.have = 0
 
 
-cdef bint same_frames(
+cdef bint frames_are_same(
     const uint8_t* one, size_t one_size, const uint8_t* other, size_t other_size
 ) noexcept nogil:
-    """Whether two rows of whole frames are the same, however their lengths are written."""
+    """See :c:func:`same_frames`."""
     cdef size_t here = 0, there = 0, body_here = 0, body_there = 0
     cdef uint64_t length_here = 0, length_there = 0
-    # Of nothing there need not even be a place.
-    if one_size == other_size and (not one_size or memcmp(one, other, one_size) == 0):
-        return True
     while frame_at(one, one_size, here, &body_here, &length_here) and frame_at(
         other, other_size, there, &body_there, &length_there
     ):
