@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartZqueued
 from tests.peers import Peers
 from tests.waiting import wait_for
-from tests.wire.exchange import FORWARD, assert_nothing_is_left, client, worker
+from tests.wire.exchange import FORWARD, assert_nothing_is_left, worker
 from tests.wire.raw import (
     COMMAND,
     MORE,
@@ -120,18 +120,20 @@ MALFORMED = {
     "value too short": READY + b"\x0bSocket-Type\0\0\0\x04REQ",
     "length of 4 GiB": READY + b"\x0bSocket-Type\xff\xff\xff\xffREQ",
     "an empty name": READY + b"\0\0\0\0\0",
-    "identity too long": READY + b"\x0bSocket-Type\0\0\0\x03REQ\x08Identity\0\0\x01\0" + bytes(256),
 }
+TOO_LONG = READY + b"\x0bSocket-Type\0\0\0\x03REQ\x08Identity\0\0\x01\0" + bytes(256)
 
 
 def test_a_malformed_ready(zqueued: Zqueued) -> None:
-    for how, body in MALFORMED.items():
+    malformed = "its READY is malformed"
+    said = [(how, body, malformed) for how, body in MALFORMED.items()]
+    said.append(("identity too long", TOO_LONG, "its routing id is longer than 255 bytes"))
+    for how, body, why in said:
         with RawPeer(zqueued.frontend(), "REQ", shake=False) as peer:
             peer.say(greeting() + frame(body, COMMAND))
             peer.heard_hello()
-            assert peer.farewell() == "its READY is malformed", how
-            event = zqueued.wait_event("peer.rejected", peer=peer.name)
-            assert event["reason"] == "its READY is malformed"
+            assert peer.farewell() == why, how
+            assert zqueued.wait_event("peer.rejected", peer=peer.name)["reason"] == why
 
 
 def test_a_ready_without_a_type(zqueued: Zqueued) -> None:
@@ -199,8 +201,11 @@ def test_names_of_properties_are_of_any_case_and_in_any_order() -> None:
     said = READY + b"\x08identity\0\0\0\x01i\x0bSOCKET-TYPE\0\0\0\x03REQ"
     exchange.feed(number, greeting() + frame(said, COMMAND))
     assert exchange.counters["connected"] == [1, 0]
-    client(exchange, "REQ", identity=b"i")
-    assert exchange.counters["connected"] == [1, 0], "its routing id is taken"
+    other = exchange.connect(0)
+    exchange.feed(other, hello("REQ", identity=b"i"))
+    exchange.advance(1)
+    assert other not in exchange.peers, "its routing id is taken"
+    assert exchange.counters["connected"] == [1, 0]
     assert_nothing_is_left(exchange)
 
 
