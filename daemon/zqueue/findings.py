@@ -48,7 +48,7 @@ def worst_first(found: list[Finding]) -> list[Finding]:
 
 def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
     """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit, if
-    it has one."""
+    it has one; without one, what does the same by hand."""
     return [replace(each, do=tuple(_addressed(each.do, call, unit))) for each in found]
 
 
@@ -61,6 +61,8 @@ def _addressed(lines: Iterable[str], call: str, unit: str) -> Iterator[str]:
             yield f"{its_unit[1]} {unit}{line[its_unit.end() :]}"
         elif its_unit[1] == "journalctl -u":
             yield f"journalctl -t zqueued{line[its_unit.end() :]}"
+        else:
+            yield f"{call} shutdown, then start zqueued again"
 
 
 _UNIT = re.compile(r"(journalctl -u|systemctl restart) zqueue(?= |$)")

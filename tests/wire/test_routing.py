@@ -47,7 +47,7 @@ def test_ids_that_are_given_and_ids_that_are_made(zqueued: Zqueued) -> None:
     backend, frontend = zqueued.backend(), zqueued.frontend()
     with RawPeer(backend, "DEALER") as serving:
         seen = set()
-        for identity in (b"", b"", b"me", b"x" * 255, b"\0\0\0\0\1", b"\xff"):
+        for identity in (b"", b"", b"me", b"x" * 255, b"\0\0\0\1", b"\xff"):
             with RawPeer(frontend, "DEALER", identity=identity) as asker:
                 asker.send(b"", b"hello")
                 routing_id, *rest = serving.receive()
@@ -61,7 +61,7 @@ def test_ids_that_are_given_and_ids_that_are_made(zqueued: Zqueued) -> None:
 
 
 def test_an_id_that_is_made_is_nobody_else_s() -> None:
-    """Even if a client has given itself the one that would be next."""
+    """A client that gives itself the one that would be next is refused."""
     exchange = Exchange()
     serving = worker(exchange, "DEALER")
     first = client(exchange)
@@ -69,11 +69,14 @@ def test_an_id_that_is_made_is_nobody_else_s() -> None:
     [[address, *_]] = serving.hear()
     made = b"\0" + address[5:9]
     following = b"\0" + (int.from_bytes(made[1:], "big") + 1).to_bytes(4, "big")
-    client(exchange, identity=following)
+    claiming = exchange.connect(0)
+    exchange.feed(claiming, hello("DEALER", identity=following) + message([b"", b"x"]))
+    assert claiming not in exchange.peers
+    assert not serving.hear()
     other = client(exchange)
     other.send(b"", b"")
     [[address, *_]] = serving.hear()
-    assert b"\0" + address[5:9] not in (made, following)
+    assert b"\0" + address[5:9] == following
     assert_nothing_is_left(exchange)
 
 

@@ -63,7 +63,7 @@ def look_at(zqueued: ControlClient, wanted: Wanted, due: bool = True) -> Look:
     elif queues[name].stale:
         refusal = f"{name} does not answer"
     elif not queues[name].tells_peers_apart:
-        refusal = f"{name}: the libzmq engine cannot tell its peers apart"
+        refusal = f"{name}: the libzmq engine cannot tell connections apart"
     else:
         try:
             rows = tuple(wanted.listing.ask(zqueued, name))
