@@ -477,6 +477,26 @@ def test_of_late_replies_that_look_alike_each_is_known(identity: bytes) -> None:
     assert_nothing_is_left(exchange)
 
 
+def test_a_worker_that_comes_back_and_answers_something_else_first_is_late_all_the_same() -> None:
+    """What has another envelope than the request is no reply to that, and uses up nothing."""
+    exchange = Exchange()
+    asker, cut_off = client(exchange, "DEALER"), worker(exchange, "DEALER")
+    asker.send(b"tag", b"", b"one")
+    (late,) = cut_off.hear()
+    cut_off.close()
+    other = worker(exchange, "DEALER")
+    (request,) = other.hear()
+    other.answer(request)
+    assert asker.hear() == [[b"tag", b"", b"one"]]
+    again = worker(exchange, "DEALER")
+    again.send(late[0], b"another", b"", b"of itself")
+    assert asker.hear() == [[b"another", b"", b"of itself"]]
+    again.answer(late)
+    assert asker.hear() == []
+    assert (exchange.counters["late_replies"], exchange.counters["extra_replies"]) == (1, 1)
+    assert_nothing_is_left(exchange)
+
+
 def test_a_late_reply_to_a_client_with_a_name_is_known_by_its_envelope() -> None:
     """It is given to a DEALER as it is, for that may look at it."""
     exchange = Exchange()

@@ -29,9 +29,10 @@ cdef size_t address_frame(
 
 
 cdef inline uint64_t _key_of_number(
-    Dispatcher* it, uint32_t connection, uint32_t number
+    Dispatcher* it, uint32_t connection, uint32_t number, const uint8_t* envelope, size_t size
 ) noexcept nogil:
-    return hash_number(&it.secret, <uint64_t> connection << 32 | number)
+    cdef uint64_t before = hash_number(&it.secret, <uint64_t> connection << 32 | number)
+    return hash_frames(&it.secret, before, envelope, size)
 
 
 cdef inline uint64_t _key_of_envelope(
@@ -48,7 +49,9 @@ cdef void remember_lost(Dispatcher* it, Worker* worker, Request* request) noexce
     if worker.strict or not request.envelope or not lost_open(it):
         return
     if request.numbered:
-        key = _key_of_number(it, connection, request.mark)
+        key = _key_of_number(
+            it, connection, request.mark, body_bytes(request.body), request.envelope
+        )
     else:
         key = _key_of_envelope(
             it,
@@ -123,22 +126,16 @@ cdef bint was_lost(
     """Whether this, which answers nothing that its worker has, answers what one had that was lost, and
     that may have come back as this one. Each is known once. ``address`` is the reply's if that has a
     number, and NULL else."""
+    cdef const uint8_t* envelope = piece.data + piece.scan.first
+    cdef size_t size = piece.scan.envelope - piece.scan.first
     cdef Lost* lost
     if not it.lost_made or not piece.scan.envelope:
         return False
+    # With the number and another envelope it answers something else.
     if address != NULL:
-        lost = _find(it, _key_of_number(it, address.connection, address.number))
+        lost = _find(it, _key_of_number(it, address.connection, address.number, envelope, size))
     else:
-        lost = _find(
-            it,
-            _key_of_envelope(
-                it,
-                id,
-                id_size,
-                piece.data + piece.scan.first,
-                piece.scan.envelope - piece.scan.first,
-            ),
-        )
+        lost = _find(it, _key_of_envelope(it, id, id_size, envelope, size))
     if lost == NULL or <int32_t> (connection_mark(it, worker) - lost.connection) <= 0:
         return False
     lost.count -= 1
