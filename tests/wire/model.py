@@ -1021,25 +1021,21 @@ class Model:
     def advance(
         self,
         nanoseconds_more: int,
-        died: Sequence[dict[str, Any]] = (),
-        given: Sequence[int] = (),
+        died: Sequence[dict[str, Any]],
+        looks: Sequence[int],
     ) -> None:
-        """Let time pass. Of workers that are overdue at once nobody says which comes first; it is
-        told by who ``died`` in the end, in that order."""
+        """Let time pass. Nobody says in which order workers are looked at that are overdue by now,
+        nor in which those end that have waited equally long: that is told by ``looks``, the numbers
+        of connections, and by who ``died``."""
         self.now += nanoseconds_more
         for peer in self.claims:
             # Whoever has the routing id has not left.
             self.end(peer)
         self.claims.clear()
-        last = [each for death in died for each in death["history"][-1:]]
-        order = [each["worker"] for each in last if each["ended_at"] == self.now]
         late = [peer for peer, at in self.overdues() if at <= self.now]
-        for number in dict.fromkeys([*order, *given, *(peer.number for peer in late)]):
-            peer = self.peers[number]
-            if peer in late:
-                late.remove(peer)
-                assert peer.worker is not None
-                self.overdue(peer, peer.worker)
+        for peer in sorted(late, key=lambda peer: looks.index(peer.number)):
+            assert peer.worker is not None
+            self.overdue(peer, peer.worker)
         for request, at in list(self.deadlines()):
             if at <= self.now:
                 self.past_deadline(request)

@@ -469,12 +469,12 @@ class Queue(RuleBasedStateMachine):
                 self.model.now + nanoseconds
             ):
                 self.has_begun_and_is_late(speaker.peer, self.model.now + nanoseconds)
+        looks = self.exchange.looks
         self.exchange.now += nanoseconds
         self.exchange.advance(0)
         died = self.exchange.deaths()
         self.died += died
-        given = sorted(self.exchange.requests()[0], key=lambda row: int(row["number"]))
-        self.model.advance(nanoseconds, died, [row["worker"] for row in given if row["worker"]])
+        self.model.advance(nanoseconds, died, looks)
 
     def has_begun_and_is_late(self, peer: Peer, now: int) -> None:
         assert peer.worker is not None

@@ -359,6 +359,24 @@ def test_what_its_client_has_left_behind_goes_nowhere() -> None:
 # -- a worker hangs ------------------------------------------------------------------------------
 
 
+def test_of_workers_that_are_late_at_once_the_oldest_is_looked_at_first() -> None:
+    """It is the same in each run, and after a hand-over."""
+    exchange = Exchange(service_timeout=1, prefetch=1)
+    asker = client(exchange)
+    numbers = [worker(exchange).number for _ in range(9)]
+    numbers.append(worker(exchange, "DEALER").number)
+    ask(asker, *(b"%d" % number for number in numbers))
+    exchange.notices()
+    assert exchange.looks == numbers
+    after = Exchange(service_timeout=1, prefetch=1)
+    after.now = exchange.now
+    after.restore(exchange.snapshot())
+    for each in (exchange, after):
+        each.advance(1)
+        aside = [number for kind, number, _ in each.notices() if kind == WORKER_SET_ASIDE]
+        assert aside == numbers
+
+
 def test_a_rep_that_hangs_is_set_aside_and_what_it_has_goes_to_others() -> None:
     exchange = Exchange(service_timeout=10, prefetch=2)
     asker, hanging = client(exchange), worker(exchange)

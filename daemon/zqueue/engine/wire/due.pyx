@@ -48,10 +48,15 @@ cdef void schedule_by(Dispatcher* it, Peer* peer, int64_t due) noexcept nogil:
         schedule(it, peer, due)
 
 
+cdef inline bint _is_before(Peer* one, Peer* other) noexcept nogil:
+    """Of those that are due at once the oldest, so that it is the same whatever was before."""
+    return one.due < other.due or (one.due == other.due and one.number < other.number)
+
+
 cdef void _sift(Dispatcher* it, Peer* peer) noexcept nogil:
     """Move it up or down the heap until it is where it belongs."""
     cdef int place = peer.due_place, other
-    while place and it.due[(place - 1) // 2].due > peer.due:
+    while place and _is_before(peer, it.due[(place - 1) // 2]):
         other = (place - 1) // 2
         it.due[place] = it.due[other]
         it.due[place].due_place = place
@@ -60,9 +65,9 @@ cdef void _sift(Dispatcher* it, Peer* peer) noexcept nogil:
         other = 2 * place + 1
         if other >= it.due_count:
             break
-        if other + 1 < it.due_count and it.due[other + 1].due < it.due[other].due:
+        if other + 1 < it.due_count and _is_before(it.due[other + 1], it.due[other]):
             other += 1
-        if it.due[other].due >= peer.due:
+        if _is_before(peer, it.due[other]):
             break
         it.due[place] = it.due[other]
         it.due[place].due_place = place

@@ -227,6 +227,17 @@ cdef class Exchange:
         return dispatcher_due(&self._it)
 
     @property
+    def looks(self) -> list[int]:
+        """The connections that are looked at by themselves, the next one first."""
+        return [
+            number
+            for _, number in sorted(
+                (self._it.due[place].due, self._it.due[place].number)
+                for place in range(self._it.due_count)
+            )
+        ]
+
+    @property
     def now(self) -> int:
         """Its own clock, in nanoseconds."""
         return self._it.now
