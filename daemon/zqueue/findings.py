@@ -10,7 +10,7 @@ from typing import Literal
 
 from zqueue.control.messages import RATED_OVER, QueueStatus, StatusResult
 from zqueue.engine import Side
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _LONG_WAIT = 1.0
 
@@ -46,6 +46,10 @@ def worst_first(found: list[Finding]) -> list[Finding]:
     return sorted(found, key=lambda each: _ORDER.index(each.weight))
 
 
+WITHOUT_SYSTEMD = "or, without systemd: "
+"""Stands before what does the same as the command before it for a daemon that is no unit."""
+
+
 def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
     """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit, if
     it has one; without one, what does the same by hand."""
@@ -56,13 +60,12 @@ def _addressed(lines: Iterable[str], call: str, unit: str) -> Iterator[str]:
     for line in lines:
         its_unit = _UNIT.match(line)
         if its_unit is None:
+            line = line if unit else line.removeprefix(WITHOUT_SYSTEMD)
             yield re.sub(r"^zqueuectl\b", lambda _: call, line)
         elif unit:
             yield f"{its_unit[1]} {unit}{line[its_unit.end() :]}"
         elif its_unit[1] == "journalctl -u":
             yield f"journalctl -t zqueued{line[its_unit.end() :]}"
-        else:
-            yield f"{call} shutdown, then start zqueued again"
 
 
 _UNIT = re.compile(r"(journalctl -u|systemctl restart) zqueue(?= |$)")

@@ -23,7 +23,7 @@ from zqueue.engine.wire import support
 from zqueue.event_history import HistoryState
 from zqueue.figures import Totals
 from zqueue.listeners import Listener
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 from zqueue.states import Standing
 
 FORMAT = 1

@@ -74,12 +74,6 @@ def format_duration(seconds: float) -> str:
     return text + _plain(left) + "s" if left or not text else text
 
 
-def counted(number: int, what: str, many: str = "") -> str:
-    """``1 request``, ``2 requests``; ``many`` is what stands behind the number where that is not 1,
-    if it is not the same with an s: ``counted(n, "request waits", "requests wait")``."""
-    return f"{number} {what}" if number == 1 else f"{number} {many or what + 's'}"
-
-
 def parse_size(text: str) -> int:
     """The bytes in ``text``: a number, with one of the units KiB, MiB, GiB, TiB (powers of 1024),
     kB, MB, GB, TB (powers of 1000), or B.

@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 import zmq
 
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _NO_ANSWER_AFTER = 5.0
 _PLAY_WITHIN = 20.0

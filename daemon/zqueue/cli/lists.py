@@ -80,6 +80,9 @@ def workers(options: Options | None, /, **choice: Any) -> None:
     what one takes of late, by which AHEAD is set. RECEIVED BYTES have come from it, SENT BYTES have
     gone to it, UNSENT BYTES are to go.
 
+    UNASKED are its messages that answered nothing and were dropped. BROKER names the queue of a
+    zqueued that this worker is, if it is one.
+
     STATE is ready; draining if it gets no more; aside if it is at one request for longer than
     service_timeout, and gets no more until it answers.
     """
@@ -103,6 +106,8 @@ def clients(options: Options | None, /, **choice: Any) -> None:
     REQUESTS have come from it, of which some are WAITING for a worker and some IN FLIGHT at one;
     REPLIES went to it. RECEIVED BYTES have come from it, SENT BYTES have gone to it; UNSENT BYTES
     are replies that it has not read yet.
+
+    BROKER names the queue of a zqueued that this client is, if it is one.
 
     STATE is ready; held if it is not read from, because it does not read its replies or as much
     waits as may.

@@ -22,7 +22,7 @@ from zqueue.control.messages import (
     StatusResult,
     Steered,
 )
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _NARROWEST = 100
 _STATE_STYLES = {

@@ -10,7 +10,7 @@ from rich.table import Table
 from zqueue.cli.render import duration, new_console, new_table, short_time
 from zqueue.control.letters import frames
 from zqueue.control.messages import DeadLetter
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _SHOWN_OF_A_FRAME = 4096
 _SHOWN_FRAMES = 100

@@ -12,7 +12,7 @@ import click
 
 from zqueue.cli import completion
 from zqueue.cli.calls import ANSWER_WITHIN, Options, Seconds, called, fail, takes_options
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import click
 
 import zqueue
 from zqueue.errors import ZqueueError
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 

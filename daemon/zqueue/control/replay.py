@@ -12,7 +12,7 @@ import zmq
 from zqueue.control import recording
 from zqueue.control.messages import Message, TappedMessage
 from zqueue.control.recording import Recording
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _MOST_SOCKETS = 256
 _MOST_UNANSWERED = 1000

@@ -27,7 +27,7 @@ from zqueue.event_history import EventHistory
 from zqueue.events import Event, EventBus
 from zqueue.listeners import Listener
 from zqueue.loop_socket import LoopSocket
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 _REQUESTS: TypeAdapter[messages.Request] = TypeAdapter(messages.Request)
 _VERBS = frozenset(

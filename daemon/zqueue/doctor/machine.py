@@ -11,7 +11,7 @@ from typing import Any
 from zqueue import systemd
 from zqueue.control.messages import StatusResult
 from zqueue.findings import Finding
-from zqueue.quantities import counted
+from zqueue.plurals import counted
 
 RAISE_LIMIT = ("LimitNOFILE= in the unit, or ulimit -n", "then restart; connections outlive it")
 """What to do where descriptors run out."""

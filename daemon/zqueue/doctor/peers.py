@@ -14,7 +14,8 @@ from zqueue.doctor.machine import RAISE_LIMIT
 from zqueue.engine import Side
 from zqueue.engine.reasons import reason_named, reason_of
 from zqueue.findings import Finding, where
-from zqueue.quantities import counted, parse_size
+from zqueue.plurals import counted
+from zqueue.quantities import parse_size
 from zqueue.repeats import address_of
 
 _NEARLY_FULL = 0.8

@@ -15,11 +15,11 @@ import zqueue
 from zqueue import config as configs
 from zqueue.control.messages import StatusResult
 from zqueue.errors import ConfigError, EndpointError
-from zqueue.findings import Finding
+from zqueue.findings import WITHOUT_SYSTEMD, Finding
 from zqueue.listeners import listen
 
 _CLOCKS_MAY_DIFFER = 2.0
-_RESTART = ("systemctl restart zqueue", "or, without systemd: zqueued --upgrade")
+_RESTART = ("systemctl restart zqueue", f"{WITHOUT_SYSTEMD}zqueued --upgrade")
 
 
 def clock(status: StatusResult) -> Iterator[Finding]:

@@ -82,13 +82,14 @@ def parse(head: bytes) -> Request:
         if not colon or not key or key != key.strip():
             raise BadRequest(text(400, "a header has no name"))
         headers[key.lower()] = value.strip()
+    if not target.startswith("/"):
+        raise BadRequest(text(400, "the address has to begin with /"))
     try:
-        parts = urlsplit(target)
+        # What begins with two would else be taken for a host's name.
+        parts = urlsplit("http://host" + target)
         query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=16)
     except ValueError:
         raise BadRequest(text(400, "that is no address of a page")) from None
-    if not target.startswith("/"):
-        raise BadRequest(text(400, "the address has to begin with /"))
     path = unquote(parts.path)
     return Request(method, path, {key: values[-1] for key, values in query.items()}, headers)
 
