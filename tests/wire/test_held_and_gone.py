@@ -201,6 +201,25 @@ def test_what_one_sent_whose_routing_id_is_taken_over_is_read() -> None:
     assert_nothing_is_left(exchange)
 
 
+def test_whose_routing_id_was_taken_over_ends_once_it_is_read_also_in_another_process() -> None:
+    how: dict[str, Any] = {"handover": True, "client_grace": 60, "client_waiting": 1}
+    before = Exchange(**how)
+    asker = client(before, identity=b"me")
+    asker.feed(message([b"", b"one"]) + message([b"", b"two"]))
+    taking = client(before, identity=b"me")
+    exchange = Exchange(**how)
+    exchange.now = before.now
+    exchange.restore(before.snapshot())
+    assert exchange.peers == [asker.number, taking.number]
+    serving = worker(exchange)
+    for name in (b"one", b"two"):
+        (request,) = serving.hear()
+        assert request[-1] == name
+        serving.answer(request)
+    assert exchange.peers == [taking.number, serving.number]
+    assert_nothing_is_left(exchange)
+
+
 def test_who_is_held_back_and_has_sent_nothing_ends_when_its_routing_id_is_taken_over() -> None:
     exchange = Exchange(handover=True, client_grace=60)
     exchange.steer(DRAIN)

@@ -60,7 +60,7 @@ from zqueue.engine.wire.memory cimport (
     outgoing_copy,
     outgoing_refer,
 )
-from zqueue.engine.wire.peers cimport has_arrived, is_gone, is_unused, make_dirty
+from zqueue.engine.wire.peers cimport has_arrived, is_gone, is_unused, make_dirty, peer_is_ready
 from zqueue.engine.wire.recent cimport RECENT, RECENT_BUCKETS, Recent
 from zqueue.engine.wire.requests cimport (
     Waiting,
@@ -1170,6 +1170,11 @@ cdef int _set_going(Dispatcher* it, Peer* peer) except -1:
         place_worker(it, peer.worker)
     if peer.held != NULL and peer.client != NULL:
         stall(it, peer)
+    if peer.deaf:
+        # Nothing more need come of it, and then its descriptor does not say that it is to be read.
+        peer.readable = True
+        if peer.held == NULL:
+            peer_is_ready(it, peer)
     if peer.session.out.size:
         make_dirty(it, peer)
     return 0
