@@ -12,16 +12,21 @@ from tests.waiting import DEADLINE
 from zqueue.engine.wire.datapath import DataPath
 
 
-@contextlib.contextmanager
-def data_path(**settings: Any) -> Iterator[tuple[str, str, DataPath]]:
-    """The endpoints of its two sides, and itself; ``settings`` are those of a queue that matter."""
-    path = DataPath(
+def new_data_path(**settings: Any) -> DataPath:
+    """One that has no sockets yet; ``settings`` are those of a queue that matter."""
+    return DataPath(
         max_connections=0,
         max_connections_per_address=0,
         descriptors=1000,
         first_id=0,
         **{"max_waiting": 1000, "max_attempts": 0, **settings},
     )
+
+
+@contextlib.contextmanager
+def data_path(**settings: Any) -> Iterator[tuple[str, str, DataPath]]:
+    """The endpoints of its two sides, and itself; ``settings`` are those of a queue that matter."""
+    path = new_data_path(**settings)
     listening, endpoints = [], []
     for side in (0, 1):
         path.side(

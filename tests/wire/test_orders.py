@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tests.waiting import DEADLINE, wait_for
+from tests.wire.data_path import new_data_path
 from zqueue.engine.wire.datapath import DataPath
 
 HOLD = 1
@@ -23,14 +24,7 @@ def fill(path: DataPath) -> int:
 
 
 def test_an_order_is_carried_out_or_refused() -> None:
-    path = DataPath(
-        max_connections=0,
-        max_connections_per_address=0,
-        descriptors=1000,
-        first_id=0,
-        max_waiting=1000,
-        max_attempts=0,
-    )
+    path = new_data_path()
     path.sockets([], [])
     assert fill(path) > 10
     with pytest.raises(BlockingIOError):
@@ -52,14 +46,7 @@ def test_an_order_is_carried_out_or_refused() -> None:
 
 
 def test_a_data_path_that_does_not_come_round_still_ends() -> None:
-    path = DataPath(
-        max_connections=0,
-        max_connections_per_address=0,
-        descriptors=1000,
-        first_id=0,
-        max_waiting=1000,
-        max_attempts=0,
-    )
+    path = new_data_path()
     path.sockets([], [])
     fill(path)
     path.hold()
