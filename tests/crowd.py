@@ -14,6 +14,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, deque
 from typing import Any
@@ -65,6 +66,41 @@ class Client:
         self._again_at = now + self._crowd.pause
 
 
+class Workers:
+    """REP sockets that answer what they are asked, each a while after, in a thread of their own.
+
+    A REP has one request at a time. A turn of thousands of clients takes tens of milliseconds: if
+    the workers had to wait for it, they would answer fewer than are asked.
+    """
+
+    def __init__(self, sockets: list[zmq.Socket[bytes]], work: float) -> None:
+        self.served: Counter[bytes] = Counter()
+        self._sockets = sockets
+        self._work = work
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        answers: deque[tuple[float, zmq.Socket[bytes], list[bytes]]] = deque()
+        poller = zmq.Poller()
+        for sock in self._sockets:
+            poller.register(sock, zmq.POLLIN)
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            while answers and answers[0][0] <= now:
+                _, worker, frames = answers.popleft()
+                worker.send_multipart(frames)
+            for worker, _ in poller.poll(1):
+                frames = worker.recv_multipart(zmq.DONTWAIT)
+                self.served[frames[-1]] += 1
+                answers.append((time.monotonic() + self._work, worker, frames))
+
+
 class Crowd:
     """All of them, turn by turn."""
 
@@ -76,17 +112,14 @@ class Crowd:
         self._context.set(zmq.MAX_SOCKETS, 60_000)
         self._poller = zmq.Poller()
         self._monitors: dict[Any, None] = {}
-        self._served: Counter[bytes] = Counter()
-        self._answers: deque[tuple[float, Any, list[bytes]]] = deque()
-        self._work: float = options.work
         kinds = (zmq.REQ, zmq.DEALER)
         self._clients: dict[Any, Client] = {}
         for number in range(options.clients):
             client = Client(self, number, options.frontend, kinds[number % 2])
             self._clients[client.socket] = client
-        self._workers = {
-            self.connected(zmq.REP, options.backend): None for _ in range(options.workers)
-        }
+            self._poller.register(client.socket, zmq.POLLIN)
+        workers = [self.connected(zmq.REP, options.backend) for _ in range(options.workers)]
+        self._workers = Workers(workers, options.work)
 
     def connected(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         """A socket whose every disconnect is noticed."""
@@ -94,8 +127,7 @@ class Crowd:
         sock.linger = 0
         monitor = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitors[monitor] = None
-        for each in (sock, monitor):
-            self._poller.register(each, zmq.POLLIN)
+        self._poller.register(monitor, zmq.POLLIN)
         sock.connect(endpoint)
         return sock
 
@@ -111,7 +143,8 @@ class Crowd:
         deadline = time.monotonic() + _DUE_WITHIN
         while self.due and time.monotonic() < deadline:
             self._turn(asking=False)
-        self.noticed["doubled"] += sum(count - 1 for count in self._served.values())
+        self._workers.stop()
+        self.noticed["doubled"] += sum(count - 1 for count in self._workers.served.values())
         return {**self.noticed, "lost": self.due, "longest": round(self.longest, 3)}
 
     @property
@@ -123,17 +156,10 @@ class Crowd:
         if asking:
             for client in self._clients.values():
                 client.ask(now)
-        while self._answers and self._answers[0][0] <= now:
-            _, worker, frames = self._answers.popleft()
-            worker.send_multipart(frames)
         for sock, _ in self._poller.poll(1):
             if sock in self._monitors:
                 sock.recv_multipart()
                 self.noticed["disconnects"] += 1
-            elif sock in self._workers:
-                frames = sock.recv_multipart(zmq.DONTWAIT)
-                self._served[frames[-1]] += 1
-                self._answers.append((time.monotonic() + self._work, sock, frames))
             else:
                 self._clients[sock].hear(time.monotonic())
 
