@@ -183,7 +183,7 @@ BAD = [
     (b"GET / HTTP/2.0\r\n\r\n", 505),
     (b"GET / HTTP/1.1\r\n: nameless\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-    (b"GET //[ HTTP/1.1\r\n\r\n", 400),
+    (b"GET //[ HTTP/1.1\r\n\r\n", 404),
     (b"GET /?" + b"a=1&" * 99 + b" HTTP/1.1\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
     (b"\xff\xff\xff \xff \xff\r\n\r\n", 400),
