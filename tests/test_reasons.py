@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-import zqueue
 from zqueue.engine import Side
 from zqueue.engine.reasons import REASONS, of_libzmq, reason_named, reason_of
 
-WIRE = Path(zqueue.__file__).parent / "engine" / "wire"
+# Not beside the installed modules: what is installed has no source of the extension.
+WIRE = Path(__file__).parents[1] / "daemon" / "zqueue" / "engine" / "wire"
 _SAYS_WHY = re.compile(
     r"(?:_end\(session, \w+, |session_refuse\(session, pool, |session\.fault = "
     r"|_turn_away\(\s*loop, fd, [\w.]+, name,\s*|peer_end\(it, peer, )b\"([^\"]+)\""
