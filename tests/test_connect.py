@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,25 +99,48 @@ def test_an_endpoint_that_does_not_come_up_is_told(
     assert "connect to connect" not in shown
 
 
-def _binds(socket: zmq.Socket[bytes], endpoint: str) -> bool:
+def _binds(sock: zmq.Socket[bytes], endpoint: str) -> bool:
     try:
-        socket.bind(endpoint)
+        sock.bind(endpoint)
     except zmq.ZMQError:
         return False
     return True
 
 
+def _publisher(sock: zmq.Socket[bytes]) -> None:
+    """Its type does not fit."""
+
+
+def _closed_by_curve(sock: zmq.Socket[bytes]) -> None:
+    sock.curve_secretkey = zmq.curve_keypair()[1]
+    sock.curve_server = True
+
+
+def _closed_by_plain(sock: zmq.Socket[bytes]) -> None:
+    sock.plain_server = True
+
+
+@pytest.mark.parametrize(
+    ("type", "made"),
+    [
+        (zmq.PUB, _publisher),
+        (zmq.REP, _closed_by_curve),
+        (zmq.REP, _closed_by_plain),
+    ],
+)
 def test_an_endpoint_where_something_else_is(
-    engine: str, start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+    type: int,
+    made: Callable[[zmq.Socket[bytes]], None],
+    start_zqueued: StartZqueued,
+    peers: Peers,
+    context: zmq.Context[zmq.Socket[bytes]],
 ) -> None:
-    with context.socket(zmq.PUB) as other:
+    """Whatever was there, what is there later is connected to."""
+    with context.socket(type) as other:
+        made(other)
         port = other.bind_to_random_port("tcp://127.0.0.1")
         endpoint = f"tcp://127.0.0.1:{port}"
         zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
-        if engine == "libzmq":
-            # It tries no more where a socket of another type has answered.
-            assert zqueued.wait_event("peer.rejected", level="warning")["side"] == "backend"
-            return
         zqueued.wait_event("peer.connect_retried", level="warning")
         assert zqueued.queue().not_connected[endpoint]
     with context.socket(zmq.REP) as right:
@@ -123,3 +148,37 @@ def test_an_endpoint_where_something_else_is(
         wait_for(lambda: _binds(right, endpoint), "the other socket to be closed")
         wait_for(lambda: zqueued.queue().workers.connected == 1)
         wait_for(lambda: not zqueued.queue().not_connected)
+        client = peers.client(zqueued.frontend(), requests=1)
+        assert right.poll(10_000)
+        right.send(b"yes:" + right.recv())
+        assert len(client.finish()) == 1
+
+
+def test_an_endpoint_where_a_worker_says_more_than_it_may(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    """It fits, and is cut off each time that it has said that."""
+    config = CONFIG.replace(" }}", ', max_message_size = "100B" }}')
+    with context.socket(zmq.DEALER) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        zqueued = start_zqueued(config.format(endpoint=f"tcp://127.0.0.1:{port}"))
+        for times in range(1, 4):
+            assert other.poll(10_000, zmq.POLLOUT)
+            other.send(bytes(2 << 20))
+            zqueued.wait_events("peer.disconnected", times)
+
+
+def test_an_endpoint_where_a_web_server_is(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        endpoint = f"tcp://127.0.0.1:{web.getsockname()[1]}"
+        zqueued = start_zqueued(CONFIG.format(endpoint=endpoint))
+        for _ in range(7):
+            with web.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        zqueued.wait_event("peer.connect_retried", level="warning")
+    with context.socket(zmq.REP) as right:
+        right.linger = 0
+        wait_for(lambda: _binds(right, endpoint), "the other socket to be closed")
+        wait_for(lambda: zqueued.queue().workers.connected == 1)

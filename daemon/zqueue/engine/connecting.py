@@ -1,12 +1,15 @@
-"""The names that a side of the libzmq engine connects to.
+"""The endpoints that a side of the libzmq engine connects to.
 
 libzmq would look a name up in its I/O thread, at each try, and all of the queue would wait for the
-name server. So names are looked up here, and libzmq is told addresses only.
+name server. So names are looked up here, and libzmq is told addresses only. Nor does libzmq try an
+endpoint again where a peer has broken the protocol, such as a socket of a type that does not fit:
+that, too, is done here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import time
 from collections.abc import Iterator
@@ -16,34 +19,43 @@ import zmq
 
 from zqueue import endpoints
 from zqueue.engine import Report, Side, SocketPlan
-from zqueue.engine.lookup import Lookup, is_address
+from zqueue.engine.lookup import Lookup, SocketAddress, is_address
 
 
 @dataclass
-class _Name:
+class _Target:
+    """``asked`` is the endpoint as the config has it, ``address`` as libzmq knows it, or nothing
+    while a name is not known. ``has``: libzmq has it, and tries it by itself. ``failure``: why it
+    failed, to be told. ``next_try``: when it is looked up or connected to again, 0 for not at
+    all."""
+
     asked: str
-    lookup: Lookup
     pause: float
     address: str = ""
+    lookup: Lookup | None = None
+    has: bool = False
+    failure: str = ""
     next_try: float = 0.0
 
 
 @dataclass(frozen=True)
 class Move:
-    """A name has this address now, as an endpoint, and had another ``before``, or none."""
+    """What libzmq is to be told of an endpoint: not to connect to ``before``, but to ``address``,
+    where they are not empty."""
 
     before: str
     address: str
-    ipv6: bool
+    ipv6: bool = False
 
     def make(self, sock: zmq.Socket[bytes]) -> None:
-        """Connect there, and no more where it was before."""
+        """Tell it."""
         if self.before:
             with contextlib.suppress(zmq.ZMQError):
                 sock.disconnect(self.before)
         if self.ipv6:
             sock.ipv6 = True
-        sock.connect(self.address)
+        if self.address:
+            sock.connect(self.address)
 
 
 class Connecting:
@@ -53,55 +65,95 @@ class Connecting:
     def __init__(self, side: Side, sock: zmq.Socket[bytes], plan: SocketPlan) -> None:
         self._side = side
         self._options = plan.options
-        self._names: list[_Name] = []
-        for endpoint in plan.connect:
-            parsed = endpoints.parse(endpoint, "connect")
-            if parsed.transport == "ipc" or is_address(parsed.host):
-                sock.connect(endpoint)
-            else:
-                lookup = Lookup(parsed.host, parsed.port, plan.options.ipv6)
-                self._names.append(_Name(endpoint, lookup, plan.options.reconnect))
+        self._targets = [self._target(endpoint) for endpoint in plan.connect]
+        for target in self._targets:
+            if target.address:
+                sock.connect(target.address)
+                target.has = True
+
+    def _target(self, endpoint: str) -> _Target:
+        parsed, pause = endpoints.parse(endpoint, "connect"), self._options.reconnect
+        if parsed.transport == "ipc":
+            return _Target(endpoint, pause, endpoint)
+        if is_address(parsed.host):
+            return _Target(endpoint, pause, _tcp(parsed.host, parsed.port))
+        lookup = Lookup(parsed.host, parsed.port, self._options.ipv6)
+        return _Target(endpoint, pause, lookup=lookup)
 
     def asked(self, endpoint: str) -> str:
         """What the config calls an endpoint that libzmq names."""
-        return next((name.asked for name in self._names if name.address == endpoint), endpoint)
+        found = self._at(endpoint)
+        return endpoint if found is None else found.asked
+
+    def _at(self, endpoint: str) -> _Target | None:
+        return next((each for each in self._targets if each.address == endpoint), None)
+
+    def came_up(self, endpoint: str) -> None:
+        """Somebody who fits is there."""
+        target = self._at(endpoint)
+        if target is not None:
+            target.pause = self._options.reconnect
 
     def retried(self, asked: str) -> None:
         """A connection to this endpoint failed: it may have moved."""
-        for name in self._names:
-            if name.asked == asked:
-                name.lookup.find()
+        for target in self._targets:
+            if target.asked == asked and target.lookup is not None:
+                target.lookup.find()
+
+    def given_up(self, endpoint: str, why: str) -> None:
+        """libzmq does not try this endpoint any more: have it tried again after a pause."""
+        target = self._at(endpoint)
+        if target is not None and not target.failure:
+            target.failure = why
+            self.retried(target.asked)
 
     def reports(self) -> Iterator[Report]:
-        """Look up again, after a pause, what is not known; tell of each time."""
+        """Tell of the failures that libzmq does not tell of. Look up again, after a pause, what is
+        not known."""
         now = time.monotonic()
-        for name in self._names:
-            if name.address or name.lookup.searching or not name.lookup.failure:
-                continue
-            if not name.next_try:
-                name.next_try = now + name.pause
-                name.pause = max(name.pause, min(2 * name.pause, self._options.reconnect_max))
-                yield Report(
-                    "peer.connect_retried",
-                    {
-                        "side": self._side,
-                        "endpoint": name.asked,
-                        "error": f"its name is not known: {name.lookup.failure}",
-                    },
-                )
-            elif now >= name.next_try:
-                name.next_try = 0.0
-                name.lookup.find()
+        for target in self._targets:
+            lookup = target.lookup
+            if lookup is not None and not target.address and not lookup.searching:
+                if target.next_try:
+                    if now >= target.next_try:
+                        target.next_try = 0.0
+                        lookup.find()
+                elif lookup.failure:
+                    target.failure = f"its name is not known: {lookup.failure}"
+            if target.failure and not target.next_try:
+                target.next_try = now + target.pause
+                target.pause = max(target.pause, min(2 * target.pause, self._options.reconnect_max))
+                fields = {"side": self._side, "endpoint": target.asked, "error": target.failure}
+                yield Report("peer.connect_retried", fields)
+                if not target.address:
+                    target.failure = ""
 
     def moves(self) -> Iterator[Move]:
-        """Those that have another address than before."""
-        for name in self._names:
-            found = name.lookup.take()
-            if found is None:
-                continue
-            family, (host, port, *_) = found
-            ipv6 = family == socket.AF_INET6
-            address = f"tcp://[{host!s}]:{port!s}" if ipv6 else f"tcp://{host!s}:{port!s}"
-            if address != name.address:
-                before, name.address = name.address, address
-                yield Move(before, address, ipv6)
+        """What is to be changed: names that have another address than before, and endpoints that
+        libzmq does not try by itself."""
+        now = time.monotonic()
+        for target in self._targets:
+            found = target.lookup.take() if target.lookup is not None else None
+            address, ipv6 = (target.address, False) if found is None else _endpoint(*found)
+            if address != target.address:
+                yield Move(target.address if target.has else "", address, ipv6)
+                target.address, target.has = address, True
+                target.failure, target.next_try = "", 0.0
+            elif target.failure and target.has:
+                # At once, for what libzmq remembers of it is not to be taken for something newer.
+                yield Move(target.address, "")
+                target.has = False
+            elif target.failure and 0 < target.next_try <= now:
+                yield Move("", target.address)
+                target.failure, target.next_try, target.has = "", 0.0, True
+
+
+def _endpoint(family: socket.AddressFamily, found: SocketAddress) -> tuple[str, bool]:
+    """An address as libzmq names it, and whether it is of IPv6."""
+    host, port, *_ = found
+    return _tcp(str(host), port), family == socket.AF_INET6
+
+
+def _tcp(host: str, port: object) -> str:
+    address = ipaddress.ip_address(host)
+    return f"tcp://[{address}]:{port}" if address.version == 6 else f"tcp://{address}:{port}"

@@ -38,16 +38,21 @@ _WATCHED = (
 )
 _EVENTS_A_READ = 2000
 _PROBED_FOR = 0.2
+_SAYS_WITHIN = 0.1
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _LEFT = "it left, or was turned away, before its handshake was done"
+_BROKE = "what it sent is not a ZMTP frame, or larger than max_message_size"
 
 
 @dataclass
 class _Connection:
+    """``ours``: we connected, and ``endpoint`` is where to."""
+
     peer: str
     endpoint: str
     since: float
+    ours: bool = False
 
 
 class Connections:
@@ -72,6 +77,9 @@ class Connections:
         self._ready: dict[int, _Connection] = {}
         self._handshake_failure: str | None = None
         self.connects = Connects()
+        # Where we connected to, and libzmq has not said yet whether it does again: since when, and
+        # why the connection ended.
+        self._over: dict[str, tuple[float, str]] = {}
         self._gates = Gates(listeners, many=many)
         self.counts = ConnectionCounts()
         self.monitor = open_monitor(watched, f"inproc://monitor-{side}", _WATCHED, listeners)
@@ -97,6 +105,15 @@ class Connections:
         for listener in self._gates.reopen():
             yield Report("listener.opened_gate", {"side": self._side, "endpoint": listener.asked})
 
+    def given_up(self) -> Iterator[tuple[str, str]]:
+        """The endpoints, each once, that libzmq does not connect to any more after the peer there
+        has broken the protocol, and why. Elsewhere it says at once that it tries again."""
+        now = time.monotonic()
+        for endpoint, (since, why) in list(self._over.items()):
+            if now - since > _SAYS_WITHIN:
+                del self._over[endpoint]
+                yield endpoint, why
+
     def close(self) -> None:
         """Stop watching. The socket and its context must be closed next: libzmq may wait for
         somebody to hear it."""
@@ -104,9 +121,12 @@ class Connections:
 
     def _report(self, event: int, value: int, endpoint: str) -> Iterator[Report]:
         side = self._side
+        if event in (zmq.EVENT_CONNECTED, zmq.EVENT_CONNECT_RETRIED):
+            self._over.pop(endpoint, None)
         if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
-            peer = endpoint if event == zmq.EVENT_CONNECTED else peer_name(value, endpoint)
-            self._shaking[value] = _Connection(peer, endpoint, time.monotonic())
+            ours = event == zmq.EVENT_CONNECTED
+            peer = endpoint if ours else peer_name(value, endpoint)
+            self._shaking[value] = _Connection(peer, endpoint, time.monotonic(), ours)
             self.counts.accepted += 1
             yield from self._gates_closed(self._gates.accepted(value), value)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -149,6 +169,9 @@ class Connections:
         if ready is not None and failure is not None and self._shaken_hands(ready.endpoint):
             # The handshake that failed was this one: the success was another's.
             ready = None
+        if connection.ours:
+            why = failure or (_LEFT if ready is None else _BROKE)
+            self._over[connection.endpoint] = time.monotonic(), why
         if ready is not None:
             self.counts.disconnected += 1
             lasted = round(time.monotonic() - connection.since, 3)

@@ -270,6 +270,7 @@ class LibzmqEngine:
                     connecting.retried(report.fields["endpoint"])
                 elif report.event == "peer.connected":
                     connections.connects.came_up(connecting.asked(report.fields["peer"]))
+                    connecting.came_up(report.fields["peer"])
                 yield report
             if side is Side.BACKEND and connections.counts.disconnected > had:
                 self._worker_left()
@@ -305,6 +306,8 @@ class LibzmqEngine:
             yield from connections.reopen_gates()
         for side, connecting in self._connecting.items():
             connects = self._connections[side].connects
+            for endpoint, why in self._connections[side].given_up():
+                connecting.given_up(endpoint, why)
             for report in connecting.reports():
                 yield connects.failed(side, report.fields["endpoint"], report.fields["error"])
             sock = self._frontend if side is Side.FRONTEND else self._backend
