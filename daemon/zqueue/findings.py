@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from zqueue.control.messages import RATED_OVER, QueueStatus, StatusResult
 from zqueue.engine import Side
 from zqueue.plurals import counted
+from zqueue.reach import Reach
 
 _LONG_WAIT = 1.0
 
@@ -32,10 +32,10 @@ class Finding:
     do: tuple[str, ...]
 
 
-def findings(status: StatusResult) -> list[Finding]:
+def findings(status: StatusResult, reach: Reach) -> list[Finding]:
     """All there is to tell, the worst first."""
-    found = [each for queue in status.queues for each in _of_queue(queue, status)]
-    found += _of_log(status)
+    found = [each for queue in status.queues for each in _of_queue(queue, status, reach)]
+    found += _of_log(status, reach)
     if status.state != "running":
         found.insert(0, Finding("warn", "", f"zqueued is {status.state}", "operator", ()))
     return worst_first(found)
@@ -44,44 +44,6 @@ def findings(status: StatusResult) -> list[Finding]:
 def worst_first(found: list[Finding]) -> list[Finding]:
     """What is bad before what is not."""
     return sorted(found, key=lambda each: _ORDER.index(each.weight))
-
-
-WITHOUT_SYSTEMD = "or, without systemd: "
-"""Stands before what does the same as the command before it for a daemon that is no unit."""
-
-
-def addressed(found: list[Finding], call: str, unit: str) -> list[Finding]:
-    """With commands that reach the daemon they are about: ``call`` for zqueuectl, and its unit, if
-    it has one; without one, what does the same by hand."""
-    return [replace(each, do=tuple(_addressed(each.do, call, unit))) for each in found]
-
-
-def _addressed(lines: Iterable[str], call: str, unit: str) -> Iterator[str]:
-    for line in lines:
-        its_unit = _UNIT.match(line)
-        if its_unit is None:
-            line = line if unit else line.removeprefix(WITHOUT_SYSTEMD)
-            yield re.sub(r"^zqueuectl\b", lambda _: call, line)
-        elif unit:
-            yield f"{its_unit[1]} {unit}{line[its_unit.end() :]}"
-        elif its_unit[1] == "journalctl -u":
-            yield f"journalctl -t zqueued{line[its_unit.end() :]}"
-
-
-_UNIT = re.compile(r"(journalctl -u|systemctl restart) zqueue(?= |$)")
-
-
-def in_log(status: StatusResult, queue: str = "", *, warnings: bool = False) -> str:
-    """The command that shows the end of the daemon's log, of a queue's part of it, or of the
-    warnings in that. Where only whoever reads its stderr has the log, what the daemon remembers."""
-    if status.log == "journal":
-        of_queue, only = f" QUEUE={queue}" if queue else "", " -p warning" if warnings else ""
-        return f"journalctl -u zqueue{of_queue}{only} -n 50"
-    if status.log:
-        path = shlex.quote(status.log)
-        return f"grep -w {queue} {path} | tail -n 50" if queue else f"tail -n 50 {path}"
-    of_queue, only = f" -q {queue}" if queue else "", " --level warning" if warnings else ""
-    return f"zqueuectl events{of_queue}{only} -n 50"
 
 
 def expected_wait(queue: QueueStatus) -> float | None:
@@ -95,7 +57,7 @@ def expected_wait(queue: QueueStatus) -> float | None:
     return queue.waiting / rate if rate > 0 else None
 
 
-def _of_log(status: StatusResult) -> Iterator[Finding]:
+def _of_log(status: StatusResult, reach: Reach) -> Iterator[Finding]:
     lost = status.log_lines_lost
     if lost:
         what = f"{counted(lost, 'line')} of the log could not be written since the start: "
@@ -103,11 +65,11 @@ def _of_log(status: StatusResult) -> Iterator[Finding]:
         where = (
             f"df {shlex.quote(status.log)}" if status.log.startswith("/") else "see who reads it"
         )
-        do = (where, "zqueuectl events: the daemon remembers the latest of each kind")
+        do = (where, f"{reach.ctl} events: the daemon remembers the latest of each kind")
         yield Finding("warn", "", what, "this machine", do)
 
 
-def _of_queue(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
+def _of_queue(queue: QueueStatus, status: StatusResult, reach: Reach) -> Iterator[Finding]:
     name = queue.name
     if queue.stale:
         yield Finding(
@@ -115,17 +77,17 @@ def _of_queue(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
             name,
             "its thread does not answer; what is shown of it is old",
             "zqueued",
-            (in_log(status, warnings=True), f"top -H -p {status.pid}"),
+            (reach.log(status, warnings=True), f"top -H -p {status.pid}"),
         )
-    yield from _of_state(queue, status)
+    yield from _of_state(queue, status, reach)
     if queue.state == "running":
-        yield from _of_work(queue, status)
-    yield from _of_deaths(queue)
+        yield from _of_work(queue, status, reach)
+    yield from _of_deaths(queue, reach)
     if queue.engine_reason and queue.type == "queue":  # no other can have the wire engine
         yield Finding("note", name, f"engine libzmq: {queue.engine_reason}", "operator", ())
 
 
-def _of_state(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
+def _of_state(queue: QueueStatus, status: StatusResult, reach: Reach) -> Iterator[Finding]:
     name, why = queue.name, f": {queue.reason}" if queue.reason else ""
     if queue.state == "failed":
         yield Finding(
@@ -133,25 +95,25 @@ def _of_state(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
             name,
             f"it failed{why}; it is tried again by itself",
             "this machine",
-            (in_log(status, name), f"zqueuectl start {name}"),
+            (reach.log(status, name), f"{reach.ctl} start {name}"),
         )
     elif queue.state == "stopped":
         yield Finding(
-            "warn", name, f"{queue.by} stopped it{why}", "operator", (f"zqueuectl start {name}",)
+            "warn", name, f"{queue.by} stopped it{why}", "operator", (f"{reach.ctl} start {name}",)
         )
     elif queue.state in ("paused", "draining"):
         what = f"{queue.by} has {queue.state} it" if queue.state == "paused" else "it is draining"
-        yield Finding("warn", name, f"{what}{why}", "operator", (f"zqueuectl resume {name}",))
+        yield Finding("warn", name, f"{what}{why}", "operator", (f"{reach.ctl} resume {name}",))
 
 
-def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
+def _of_work(queue: QueueStatus, status: StatusResult, reach: Reach) -> Iterator[Finding]:
     name, waiting = queue.name, queue.waiting or 0
     for endpoint, why in queue.not_connected.items():
         what = f"{endpoint} cannot be connected to: {why}"
         do = ("see whether the endpoint is right, and whether a ZeroMQ peer binds to it",)
         yield Finding("bad", name, what, "operator", do)
     wait = expected_wait(queue)
-    look = f"zqueuectl workers {name}"
+    look = f"{reach.ctl} workers {name}"
     there = where(queue, Side.BACKEND)
     if not queue.workers.connected and queue.type == "queue":
         if waiting or queue.in_flight:
@@ -160,7 +122,7 @@ def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
         else:
             yield Finding("warn", name, "no worker is connected", "workers", (there,))
     elif wait is None and waiting:
-        yield _of_silence(queue)
+        yield _of_silence(queue, reach)
     elif wait is not None and wait > _LONG_WAIT:
         what = f"a request that comes now waits {wait:.1f} s"
         if queue.requests.messages_per_second > queue.replies.messages_per_second:
@@ -174,7 +136,7 @@ def _of_work(queue: QueueStatus, status: StatusResult) -> Iterator[Finding]:
         if peers.rejected:
             rejected = counted(peers.rejected, "connection")
             what = f"{rejected} of {side} turned away since the start"
-            see = in_log(status, name, warnings=True)
+            see = reach.log(status, name, warnings=True)
             yield Finding("note", name, what, "clients" if side == "clients" else "workers", (see,))
 
 
@@ -190,10 +152,10 @@ def where(queue: QueueStatus, side: Side) -> str:
     return "; ".join(ways)
 
 
-def _of_silence(queue: QueueStatus) -> Finding:
+def _of_silence(queue: QueueStatus, reach: Reach) -> Finding:
     """Requests wait, and none was answered in the last seconds. Workers that take longer than that
     may well be at work."""
-    name, look = queue.name, f"zqueuectl workers {queue.name}"
+    name, look = queue.name, f"{reach.ctl} workers {queue.name}"
     if queue.service is None or queue.service.p99 >= RATED_OVER:
         what = f"{_waiting(queue.waiting)}, and none was answered in the last seconds"
         do: tuple[str, ...] = (look, "see whether they answer at all", "start more workers")
@@ -209,7 +171,7 @@ def _waiting(count: int | None) -> str:
     return counted(count or 0, "request waits", "requests wait")
 
 
-def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
+def _of_deaths(queue: QueueStatus, reach: Reach) -> Iterator[Finding]:
     letters = queue.dead_letters
     if letters.failure:
         what = f"{counted(letters.unwritten, 'dead letter')} cannot be written: {letters.failure}"
@@ -219,6 +181,6 @@ def _of_deaths(queue: QueueStatus) -> Iterator[Finding]:
         of = ", ".join(f"{cause} {count}" for cause, count in causes.items() if count)
         what = counted(letters.kept, "request that died is kept", "requests that died are kept")
         what += f"; since the start have died: {of}" if of else ""
-        see = f"zqueuectl dead list {queue.name}"
-        again = f"zqueuectl dead retry --all -q {queue.name}"
+        see = f"{reach.ctl} dead list {queue.name}"
+        again = f"{reach.ctl} dead retry --all -q {queue.name}"
         yield Finding("note", queue.name, what, "workers", (see, again))

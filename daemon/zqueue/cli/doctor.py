@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +36,13 @@ def doctor(options: Options | None, path: Path | None) -> None:
     from zqueue.control.client import ControlClient, Refused
     from zqueue.control.location import Unreachable
     from zqueue.doctor import examine, examine_absence
+    from zqueue.reach import call
 
     how = options or Options()
     try:
         within = ANSWER_WITHIN if how.timeout is None else how.timeout
         with ControlClient(how.endpoint, instance=how.instance, timeout=within) as zqueued:
-            found = examine(zqueued, _call(how))
+            found = examine(zqueued, call(how.endpoint, how.instance))
     except Unreachable as error:
         found = examine_absence(str(error), path, how.instance)
     except Refused as error:
@@ -52,13 +52,6 @@ def doctor(options: Options | None, path: Path | None) -> None:
     else:
         _show(found)
     sys.exit(1 if any(each.weight == "bad" for each in found) else 0)
-
-
-def _call(how: Options) -> str:
-    """zqueuectl with what it needs to reach the same daemon again."""
-    if how.endpoint:
-        return f"zqueuectl -e {shlex.quote(how.endpoint)}"
-    return f"zqueuectl --instance {shlex.quote(how.instance)}" if how.instance else "zqueuectl"
 
 
 def _show(found: list[Finding]) -> None:

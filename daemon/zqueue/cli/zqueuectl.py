@@ -152,11 +152,12 @@ def top(
     from zqueue.cli.top import follower, loop
     from zqueue.cli.top.model import Model
     from zqueue.control.client import ControlClient
+    from zqueue.reach import call
 
     with called(options) as (zqueued, how):
         if queue is not None:
             _choose(zqueued.status().queues, (queue,))
-        model = Model(queue=queue, interval=interval)
+        model = Model(queue=queue, interval=interval, ctl=call(how.endpoint, how.instance))
         times = 1 if once else count or 1
         if how.json:
             loop.export_looks(zqueued, model, times)

@@ -10,15 +10,16 @@ from zqueue import findings, systemd
 from zqueue.control.client import ControlClient, Refused
 from zqueue.control.messages import EventReply
 from zqueue.doctor import machine, peers, service
-from zqueue.findings import Finding, addressed, worst_first
+from zqueue.findings import Finding, worst_first
+from zqueue.reach import Reach, reach_of
 
 _EVENTS_LOOKED_AT = 1000
 _LATELY = 3600.0
 
 
-def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
-    """All there is to tell of a daemon that answers, the worst first. ``call`` is how zqueuectl
-    reaches it.
+def examine(zqueued: ControlClient, ctl: str = "") -> list[Finding]:
+    """All there is to tell of a daemon that answers, the worst first. ``ctl`` is zqueuectl with
+    what finds it.
 
     What belongs to the machine (descriptors, systemd's state, the config file) is looked at here,
     so this runs where the daemon does. What this user may not see is left out.
@@ -29,30 +30,30 @@ def examine(zqueued: ControlClient, call: str = "zqueuectl") -> list[Finding]:
     """
     status = zqueued.status()
     config = {value.key: value.value for value in zqueued.config().values}
-    found = findings.findings(status)
+    reach = reach_of(status, ctl)
+    found = findings.findings(status, reach)
     found += service.clock(status)
-    found += service.version(status)
-    found += service.config_file(status, config)
+    found += service.version(status, reach)
+    found += service.config_file(status, config, reach)
     found += service.permissions(zqueued.endpoint, config)
     found += machine.descriptors(status, config)
     found += machine.backlog(config)
-    manager, unit = systemd.unit_of(status.pid)
-    found += machine.unit(unit, manager) if unit else ()
+    found += machine.unit(reach) if reach.unit else ()
     for queue in status.queues:
         if queue.stale or queue.state not in ("running", "paused", "draining"):
             continue
         found += peers.room(queue, config)
-        found += peers.shut_out(_events(zqueued, queue.name), queue)
+        found += peers.shut_out(_events(zqueued, queue.name), queue, reach)
         # The daemon, which knows how long ago they were, tells those of the last hour.
         found += peers.turned_away(_events(zqueued, queue.name, time.time() - _LATELY), queue)
         if not queue.tells_peers_apart:
             continue
         try:
             # What is known of single peers comes before what follows from it.
-            found = [*peers.of_queue(zqueued, queue, config), *found]
+            found = [*peers.of_queue(zqueued, queue, config, reach), *found]
         except Refused:  # it does not answer now
             continue
-    return addressed(worst_first(found), call, unit.removesuffix(".service"))
+    return worst_first(found)
 
 
 def _events(zqueued: ControlClient, queue: str, since: float | None = None) -> list[EventReply]:
@@ -61,12 +62,12 @@ def _events(zqueued: ControlClient, queue: str, since: float | None = None) -> l
 
 def examine_absence(why: str, path: Path | None, instance: str | None) -> list[Finding]:
     """What may be the reason that no daemon answers, which is ``why``."""
-    unit = f"zqueue@{instance}.service" if instance else "zqueue.service"
-    start: tuple[str, ...] = (f"systemctl start {unit}", f"journalctl -u {unit} -n 50")
+    reach = Reach(unit=f"zqueue@{instance}" if instance else "zqueue")
+    start: tuple[str, ...] = (reach.systemctl("start"), f"{reach.journal} -n 50")
     if not systemd.is_here():
         start = (f"zqueued --config {path}" if path else "zqueued",)
     found = [Finding("bad", "", f"no daemon answers: {why}", "operator", start)]
     found += service.unreadable(path)
     found += service.taken_ports(path)
-    found += machine.unit(unit, ())
+    found += machine.unit(reach)
     return worst_first(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from zqueue import systemd
 from zqueue.control.messages import StatusResult
 from zqueue.findings import Finding
 from zqueue.plurals import counted
+from zqueue.reach import Reach
 
 RAISE_LIMIT = ("LimitNOFILE= in the unit, or ulimit -n", "then restart; connections outlive it")
 """What to do where descriptors run out."""
@@ -49,13 +51,13 @@ def backlog(in_force: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warn", "", what, "this machine", do)
 
 
-def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:
-    """What systemd says of a unit; ``manager`` is ``("--user",)`` for a user's."""
-    told = _show(name, manager)
-    log = f"journalctl -u {name} -n 50"
+def unit(reach: Reach) -> Iterator[Finding]:
+    """What systemd says of the unit."""
+    name, told = reach.unit, _show(reach)
+    log = f"{reach.journal} -n 50"
     if told.get("ActiveState") == "failed":
         what = f"{name} has failed: {told.get('Result', '')}"
-        yield Finding("bad", "", what, "this machine", (log, f"systemctl start {name}"))
+        yield Finding("bad", "", what, "this machine", (log, reach.systemctl("start")))
     restarts = told.get("NRestarts", "0")
     if restarts.isdecimal() and restarts != "0":
         times = counted(int(restarts), "time")
@@ -63,17 +65,18 @@ def unit(name: str, manager: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("warn", "", what, "zqueued", (log, f"coredumpctl list {name}"))
     if told.get("UnitFileState") == "disabled":
         what = f"{name} is not started at boot"
-        yield Finding("note", "", what, "operator", (f"systemctl enable {name}",))
+        yield Finding("note", "", what, "operator", (reach.systemctl("enable"),))
     if told.get("NeedDaemonReload") == "yes":
+        reload = shlex.join(("systemctl", *reach.manager, "daemon-reload"))
         what = f"the unit file of {name} has changed, and systemd has not read it"
-        yield Finding("warn", "", what, "operator", ("systemctl daemon-reload",))
+        yield Finding("warn", "", what, "operator", (reload,))
 
 
-def _show(name: str, manager: tuple[str, ...]) -> dict[str, str]:
+def _show(reach: Reach) -> dict[str, str]:
     if not systemd.is_here():
         return {}
     wanted = "ActiveState,Result,NRestarts,UnitFileState,NeedDaemonReload"
-    command = ["systemctl", *manager, "show", f"--property={wanted}", name]
+    command = shlex.split(reach.systemctl(f"show --property={wanted}"))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWERS_WITHIN)
     except (OSError, subprocess.TimeoutExpired):

@@ -16,6 +16,7 @@ from zqueue.engine.reasons import reason_named, reason_of
 from zqueue.findings import Finding, where
 from zqueue.plurals import counted
 from zqueue.quantities import parse_size
+from zqueue.reach import Reach
 from zqueue.repeats import address_of
 
 _NEARLY_FULL = 0.8
@@ -82,7 +83,7 @@ def turned_away(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Fi
         )
 
 
-def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Finding]:
+def shut_out(events: Iterable[EventReply], queue: QueueStatus, reach: Reach) -> Iterator[Finding]:
     """Listening sockets that accept nobody for now."""
     shut: dict[str, EventReply] = {}
     for event in events:
@@ -101,7 +102,7 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
                 why += (
                     f", but for {kept} that the other side has not taken and that are kept for it"
                 )
-            do: tuple[str, ...] = (f"zqueuectl clients {queue.name}",)
+            do: tuple[str, ...] = (f"{reach.ctl} clients {queue.name}",)
         else:
             in_use = counted(event.fields["descriptors"], "descriptor is", "descriptors are")
             why = f"{in_use} in use of {limit}"
@@ -111,7 +112,7 @@ def shut_out(events: Iterable[EventReply], queue: QueueStatus) -> Iterator[Findi
 
 
 def of_queue(
-    zqueued: ControlClient, queue: QueueStatus, in_force: Mapping[str, Any]
+    zqueued: ControlClient, queue: QueueStatus, in_force: Mapping[str, Any], reach: Reach
 ) -> Iterator[Finding]:
     """What an engine that can tell peers apart knows of them.
 
@@ -119,10 +120,10 @@ def of_queue(
         Refused: it cannot.
     """
     workers = zqueued.workers(queue.name).workers
-    yield from _strangers(workers, queue)
-    yield from _stuck(workers, queue)
+    yield from _strangers(workers, queue, reach)
+    yield from _stuck(workers, queue, reach)
     yield from _busy(workers, queue)
-    yield from _uneven(workers, queue)
+    yield from _uneven(workers, queue, reach)
     yield from _brokers(zqueued, workers, queue)
     # It is read from no more once this much is kept for it; others are held for want of room.
     most = parse_size(str(in_force.get(f"queues.{queue.name}.max_unsent") or "0B"))
@@ -132,16 +133,16 @@ def of_queue(
         what = f"client {client.id} ({client.peer}) does not read its replies: "
         kept = counted(client.unsent_bytes, "byte is", "bytes are")
         what += f"{kept} kept for it, and it is not read from"
-        do = ("see what that client does", f"zqueuectl kick {client.id} -q {queue.name}")
+        do = ("see what that client does", f"{reach.ctl} kick {client.id} -q {queue.name}")
         yield Finding("warn", queue.name, what, "clients", do)
     oldest = zqueued.requests(
         queue.name, filter=["state=in_flight"], sort="-state_for", limit=1
     ).requests
     if oldest and oldest[0].state_for > _long(queue):
-        yield _old(oldest[0], queue)
+        yield _old(oldest[0], queue, reach)
 
 
-def _strangers(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+def _strangers(workers: Sequence[Worker], queue: QueueStatus, reach: Reach) -> Iterator[Finding]:
     """Workers that say what answers nothing, or never answer."""
     for worker in workers:
         who = f"worker {worker.id} ({worker.peer}, {worker.type})"
@@ -155,8 +156,8 @@ def _strangers(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Findin
                 "broker of its own guide; zqueued dispatches by itself, and needs neither",
                 "have it answer each request with the frames before the empty one as they came, an "
                 "empty frame, and the reply",
-                f"zqueuectl tap {queue.name} shows what it sends",
-                f"zqueuectl kick {worker.id} -q {queue.name}",
+                f"{reach.ctl} tap {queue.name} shows what it sends",
+                f"{reach.ctl} kick {worker.id} -q {queue.name}",
             )
             yield Finding("bad", queue.name, what, "workers", do)
         elif _has_never_answered(worker):
@@ -165,7 +166,7 @@ def _strangers(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Findin
             do = (
                 "look at that process: does it read, and does it send the frames before the empty "
                 "one back?",
-                f"zqueuectl requests {queue.name} --filter worker={worker.id}",
+                f"{reach.ctl} requests {queue.name} --filter worker={worker.id}",
                 "restart it",
             )
             long = worker.silent_for > _LONG_WHERE_NOTHING_IS_KNOWN
@@ -178,7 +179,7 @@ def _has_never_answered(worker: Worker) -> bool:
     return worker.replies == worker.unasked and worker.in_flight > 0 and quiet
 
 
-def _stuck(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+def _stuck(workers: Sequence[Worker], queue: QueueStatus, reach: Reach) -> Iterator[Finding]:
     for worker in workers:
         if worker.state == "aside":
             what = f"worker {worker.id} ({worker.peer}) is at one request for longer than "
@@ -188,7 +189,10 @@ def _stuck(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
             )
         elif worker.state == "draining":
             what = f"worker {worker.id} ({worker.peer}) was drained: it gets no more"
-            do = ("stop it, or let it connect anew", f"zqueuectl kick {worker.id} -q {queue.name}")
+            do = (
+                "stop it, or let it connect anew",
+                f"{reach.ctl} kick {worker.id} -q {queue.name}",
+            )
             yield Finding("note", queue.name, what, "operator", do)
 
 
@@ -230,7 +234,7 @@ def _busy(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
         yield Finding("warn", queue.name, what, "workers", (*do, "start more workers"))
 
 
-def _uneven(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
+def _uneven(workers: Sequence[Worker], queue: QueueStatus, reach: Reach) -> Iterator[Finding]:
     known = [w for w in workers if w.p50 is not None and w.replies >= _ENOUGH_ANSWERS]
     for worker in known:
         others = [w.p50 for w in known if w is not worker and w.p50 is not None]
@@ -238,7 +242,7 @@ def _uneven(workers: Sequence[Worker], queue: QueueStatus) -> Iterator[Finding]:
         if others and worker.p50 > _TIMES_SLOWER * statistics.median(others):
             times = worker.p50 / statistics.median(others)
             what = f"worker {worker.id} ({worker.peer}) takes {times:.0f} times as long as others"
-            do = (f"zqueuectl workers {queue.name} --sort=-p50", "see what is different there")
+            do = (f"{reach.ctl} workers {queue.name} --sort=-p50", "see what is different there")
             yield Finding("warn", queue.name, what, "workers", do)
 
 
@@ -248,13 +252,13 @@ def _long(queue: QueueStatus) -> float:
     return max(_LONG_AT_LEAST, _TIMES_LONGER * queue.service.p99)
 
 
-def _old(request: OpenRequest, queue: QueueStatus) -> Finding:
+def _old(request: OpenRequest, queue: QueueStatus, reach: Reach) -> Finding:
     what = f"request {request.id} is at worker {request.worker} ({request.worker_peer}) for "
     what += f"{request.state_for:.0f} s"
     do = (
         "look at that process",
-        f"zqueuectl kick {request.worker} -q {queue.name}: it goes to another, or dies (redeliver, "
-        "max_attempts)",
+        f"{reach.ctl} kick {request.worker} -q {queue.name}: it goes to another, or dies "
+        "(redeliver, max_attempts)",
         f"queues.{queue.name}.service_timeout does so by itself",
     )
     return Finding("warn", queue.name, what, "workers", do)

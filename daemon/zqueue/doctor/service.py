@@ -15,11 +15,11 @@ import zqueue
 from zqueue import config as configs
 from zqueue.control.messages import StatusResult
 from zqueue.errors import ConfigError, EndpointError
-from zqueue.findings import WITHOUT_SYSTEMD, Finding
+from zqueue.findings import Finding
 from zqueue.listeners import listen
+from zqueue.reach import Reach
 
 _CLOCKS_MAY_DIFFER = 2.0
-_RESTART = ("systemctl restart zqueue", f"{WITHOUT_SYSTEMD}zqueued --upgrade")
 
 
 def clock(status: StatusResult) -> Iterator[Finding]:
@@ -31,14 +31,17 @@ def clock(status: StatusResult) -> Iterator[Finding]:
         yield Finding("warn", "", what, "this machine", do)
 
 
-def version(status: StatusResult) -> Iterator[Finding]:
+def version(status: StatusResult, reach: Reach) -> Iterator[Finding]:
     """What runs against what is installed."""
     if status.version != zqueue.__version__:
         what = f"zqueued {status.version} runs, and this is zqueuectl {zqueue.__version__}"
-        yield Finding("warn", "", f"{what}; connections outlive a restart", "operator", _RESTART)
+        what += "; connections outlive a restart"
+        yield Finding("warn", "", what, "operator", (reach.restart(status.config),))
 
 
-def config_file(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[Finding]:
+def config_file(
+    status: StatusResult, in_force: Mapping[str, Any], reach: Reach
+) -> Iterator[Finding]:
     """What is in the file against what is in force."""
     path = Path(status.config) if status.config is not None else None
     if path is None:
@@ -59,10 +62,10 @@ def config_file(status: StatusResult, in_force: Mapping[str, Any]) -> Iterator[F
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
         what = f"{path} has changed and is not in force: {shown}"
         restart = any(key in configs.APPLIED_BY_A_RESTART for key in changed)
-        do = _RESTART if restart else ("zqueuectl reload",)
-        yield Finding("warn", "", what, "operator", do)
+        do = reach.restart(status.config) if restart else f"{reach.ctl} reload"
+        yield Finding("warn", "", what, "operator", (do,))
     for warning in configs.check(loaded):
-        yield Finding("warn", "", warning, "operator", (f"edit {path}, then zqueuectl reload",))
+        yield Finding("warn", "", warning, "operator", (f"edit {path}, then {reach.ctl} reload",))
 
 
 def unreadable(path: Path | None) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from zqueue import systemd
 from zqueue.control.messages import Latency, QueueStatus, StatusResult
-from zqueue.findings import Finding, addressed, expected_wait, findings
+from zqueue.findings import Finding, expected_wait, findings
+from zqueue.reach import reach_of
 
 _UNITS = ("", "k", "M", "G", "T")
 _COLUMNS = ("Queue", "State", "Requests/s", "Waits now", "Waiting", "In flight", "Clients")
@@ -20,8 +20,7 @@ _MORE_COLUMNS = ("Workers", "Service p50 · p99")
 
 def render(status: StatusResult) -> str:
     """The page of a status."""
-    _, unit = systemd.unit_of("self")
-    found = addressed(findings(status), "zqueuectl", unit.removesuffix(".service"))
+    found = findings(status, reach_of(status))
     worst = found[0].weight if found else "note"
     verdict = {"bad": "Something is wrong", "warn": "Look at this", "note": "All is well"}[worst]
     return f"""<!doctype html>

@@ -26,6 +26,7 @@ from zqueue.cli.top.screen import Screen
 from zqueue.control.client import ControlClient
 from zqueue.errors import ZqueueError
 from zqueue.findings import findings
+from zqueue.reach import reach_of
 
 _DONE: dict[Verb, str] = {"pause": "paused", "resume": "running", "drain": "drained"}
 _REST_OF_A_KEY = 0.05
@@ -60,7 +61,7 @@ def export_looks(zqueued: ControlClient, model: Model, count: int) -> None:
     """Print what is seen as JSON, a line a look."""
     for look in _looks(zqueued, model, count):
         rows = None if look.refusal else [row.model_dump(mode="json") for row in look.rows]
-        found = [asdict(each) for each in findings(look.status)]
+        found = [asdict(each) for each in findings(look.status, reach_of(look.status, model.ctl))]
         status = look.status.model_dump(mode="json")
         shown = {"status": status, "findings": found, "queue": look.queue, look.listing.name: rows}
         print(json.dumps(shown), flush=True)

@@ -54,7 +54,8 @@ class Sorting:
 class Model:
     """``queue`` and ``row`` are what is selected; ``in_list``: the keys are for the list.
     ``question``: what is done after a y. ``told`` stays until a key is pressed. ``rates``: the
-    requests a second of each queue at each look; ``None`` where it could not be looked at."""
+    requests a second of each queue at each look; ``None`` where it could not be looked at. ``ctl``
+    is zqueuectl with what finds the daemon, if that is known."""
 
     queue: str | None = None
     interval: float = 1.0
@@ -71,6 +72,7 @@ class Model:
     over: bool = False
     rates: dict[str, deque[float | None]] = field(default_factory=dict)
     sortings: dict[str, Sorting] = field(default_factory=dict)
+    ctl: str = ""
 
     # -- what the daemon says --------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from zqueue.cli.top.table import Column, Table, lay_out, plain
 from zqueue.clocks import moment_of
 from zqueue.control.messages import Latency, QueueStatus
 from zqueue.findings import Finding, Weight, findings
+from zqueue.reach import reach_of
 
 _SHORTEST_TREND = 12
 _SILENT_FOR = 2.0
@@ -321,7 +322,7 @@ _MARKS: dict[Weight, tuple[str, str]] = {
 def _found(model: Model) -> list[Finding]:
     if model.look is None:
         return []
-    found = findings(model.look.status)
+    found = findings(model.look.status, reach_of(model.look.status, model.ctl))
     if model.only_selected:
         return [each for each in found if each.queue in ("", model.queue)]
     return found
