@@ -19,6 +19,23 @@ hypothesis.settings.register_profile("zqueue", deadline=None)
 hypothesis.settings.load_profile("zqueue")
 
 
+# What shares something that takes minutes to make: a package and booted machines, a build with
+# sanitizers. One process runs all that shares it, and begins with it.
+_TOGETHER = {"systemd": "tests/systemd/", "sanitized": "tests/wire/test_sanitized.py"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    together = []
+    for group, place in _TOGETHER.items():
+        of_group = [item for item in items if item.nodeid.startswith(place)]
+        for item in of_group:
+            item.add_marker(pytest.mark.xdist_group(group))
+        together += of_group
+    first = {id(item) for item in together}
+    items[:] = together + [item for item in items if id(item) not in first]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report: Any = yield

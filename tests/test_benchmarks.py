@@ -28,7 +28,7 @@ def _benchmarks(*arguments: str, **environment: str) -> subprocess.CompletedProc
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 20.0 * float(os.environ.get("ZQUEUE_PATIENCE", 1))
+DEADLINE = 40.0 * float(os.environ.get("ZQUEUE_PATIENCE", 1))
 """Seconds within which anything that a test waits for must have happened. With sanitizers all takes
 longer: ``ZQUEUE_PATIENCE`` says how many times."""
 

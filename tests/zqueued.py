@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,25 @@ def has_ipv6() -> bool:
     return True
 
 
+def _ports() -> Iterator[int]:
+    """Ports that neither the kernel gives to anybody nor another process of these tests takes."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(10_000 + worker % 20 * 1_000, 11_000 + worker % 20 * 1_000)
+    # Another run of the tests may be under way.
+    begin = os.getpid() % len(ports)
+    return itertools.cycle((*ports[begin:], *ports[:begin]))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
     """A tcp port of the loopback that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable: the ports come round")
 
 
 class Zqueued:
