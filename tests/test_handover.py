@@ -184,6 +184,28 @@ def test_what_waits_and_what_is_in_flight_goes_along(
     assert len(worker.served) == len(set(worker.served)) == 5
 
 
+def test_clients_that_are_held_back_all_get_their_turn(
+    start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]], peers: Peers
+) -> None:
+    """Whose turn it was is not handed over: what each has sent waits in the kernel."""
+    each = 200
+    zqueued = start_zqueued(ONE_QUEUE.format(more="max_waiting = 4\nprefetch = 1"))
+    clients = [context.socket(zmq.DEALER) for _ in range(6)]
+    for client in clients:
+        client.connect(zqueued.frontend())
+        for number in range(each):
+            client.send_multipart([b"", b"%d" % number])
+    wait_for(lambda: zqueued.queue().waiting == 4)
+    peers.worker(zqueued.backend(), work=0.002)
+    for _ in range(3):
+        done = zqueued.queue().replies.messages
+        upgrade(zqueued)
+        wait_for(lambda done=done: zqueued.queue().replies.messages > done)  # type: ignore[misc]
+    for client in clients:
+        got = [client.recv_multipart()[-1] for _ in range(each) if client.poll(20_000)]
+        assert [reply.rpartition(b":")[2] for reply in got] == [b"%d" % n for n in range(each)]
+
+
 def test_the_hand_over_is_no_activity(start_zqueued: StartZqueued, peers: Peers) -> None:
     zqueued = start_zqueued(ONE_QUEUE.format(more=""))
     peers.worker(zqueued.backend())

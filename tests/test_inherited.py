@@ -8,26 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import StartZqueued
 from tests.engines import on_every_engine
+from tests.passing import passing
 from tests.peers import Peers
 from tests.waiting import DEADLINE, wait_for
 from tests.zqueued import Zqueued, free_port
 
 pytestmark = on_every_engine
-
-# What systemd does between fork and exec: descriptors from 3 up, and LISTEN_PID of the new process.
-PASS = """
-import os, sys
-names, *command = sys.argv[1:]
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": names,
-               "LISTEN_FDS": str(len(names.split(":")))}
-os.execv(command[0], command)
-"""
 
 
 @pytest.fixture
@@ -36,26 +27,6 @@ def listening() -> Iterator[socket.socket]:
         sock.bind(("127.0.0.1", 0))
         sock.listen(100)
         yield sock
-
-
-def passing(*sockets: tuple[str, socket.socket]) -> dict[str, Any]:
-    """How to start a zqueued that is passed these sockets by these names."""
-    descriptors = [sock.fileno() for _, sock in sockets]
-
-    def in_place() -> None:
-        copies = [os.dup(descriptor) for descriptor in descriptors]
-        high = [os.dup2(copy, 100 + number) for number, copy in enumerate(copies)]
-        for number, descriptor in enumerate(high):
-            os.dup2(descriptor, 3 + number)
-
-    names = ":".join(name for name, _ in sockets)
-    keep = tuple(range(3, 3 + len(sockets)))
-    return {
-        "prefix": (sys.executable, "-c", PASS, names),
-        "preexec_fn": in_place,
-        "pass_fds": keep,
-        "close_fds": True,
-    }
 
 
 def endpoint(sock: socket.socket) -> str:

@@ -16,7 +16,7 @@ import zqueue
 from zqueue import handover
 from zqueue.errors import HandoverRefused
 from zqueue.event_history import EventHistory
-from zqueue.handover import QueueState, State
+from zqueue.handover import QueueState, State, Unreadable
 from zqueue.inherited import Inherited
 from zqueue.parcel import Parcel
 from zqueue.queue import Emit
@@ -106,6 +106,7 @@ class Arrival:
         self._history = history
         self._state: State | None = None
         self._waiting: dict[str, QueueState] = {}
+        self._lost = 0
 
     async def unpack(self, inherited: Inherited) -> None:
         """Look at what was left; ``inherited`` gets its listening sockets.
@@ -121,9 +122,10 @@ class Arrival:
             return  # a run took it, and was killed before systemd had heard of that
         try:
             self._state = handover.read(parcel.read(), descriptors)
-        except ValueError as error:
+        except Unreadable as error:
+            connections = handover.connections_among(descriptors)
             handover.close(descriptors)
-            self._give_up(f"the state cannot be read: {error}", len(descriptors))
+            self._give_up(f"the state cannot be read: {error}", connections, error.requests)
             return
         inherited.add(self._state.sockets)
         if self._state.events is not None:
@@ -151,7 +153,7 @@ class Arrival:
         if answer["ok"] or before.snapshot is None:
             return refusal(answer)
         handover.close_connections(before)
-        self._give_up(answer["detail"], before.connections, queue.name)
+        self._give_up(answer["detail"], before.connections, before.requests, queue.name)
         return refusal(await queue.ask("START", was.by, paused=paused))
 
     async def settle(self, queues: dict[str, Steering], inherited: Inherited) -> None:
@@ -165,8 +167,9 @@ class Arrival:
             self._waiting.pop(name)
             if left.snapshot is not None:
                 handover.close_connections(left)
-                self._give_up("the config has no such queue any more", left.connections, name)
-        connections = state.connections if state is not None else 0
+                why = "the config has no such queue any more"
+                self._give_up(why, left.connections, left.requests, name)
+        connections = state.connections - self._lost if state is not None else 0
 
         def taken() -> dict[str, Any]:
             paused = round(time.monotonic() - state.frozen_at, 3) if state is not None else 0.0
@@ -182,7 +185,11 @@ class Arrival:
         self._state = replace(state, queues=(), events=None)  # its bytes are of no use any more
         await self._source.gone()
 
-    def _give_up(self, reason: str, connections: int, queue: str | None = None) -> None:
+    def _give_up(
+        self, reason: str, connections: int, requests: int | None, queue: str | None = None
+    ) -> None:
         if self._source.refusable:
             raise HandoverRefused(reason if queue is None else f"queues.{queue}: {reason}")
-        self._emit("handover.lost", queue=queue, reason=reason, connections=connections)
+        self._lost += connections
+        lost = {"connections": connections, "requests": requests}
+        self._emit("handover.lost", queue=queue, reason=reason, **lost)

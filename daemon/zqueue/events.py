@@ -146,7 +146,7 @@ _KINDS = (
     Kind(
         "handover.lost",
         "error",
-        ("reason", "connections"),
+        ("reason", "connections", "requests"),
         "what the process before has left cannot be taken up: connections end, requests are lost",
         "d7728fbe84094c10aa141fb3512310e9",
     ),

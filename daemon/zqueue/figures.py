@@ -79,7 +79,7 @@ class Figures:
             self._before,
             requests=self._total("requests"),
             replies=self._total("replies"),
-            lost=_sum_known(self.lost, lost),
+            lost=sum_known(self.lost, lost),
             estimated=self._now.estimated,
             ends=self._over_runs("ends"),
             died=self._over_runs("died"),
@@ -136,7 +136,7 @@ class Figures:
 
     @property
     def lost(self) -> int | None:
-        return _sum_known(self._before.lost, self._now.lost)
+        return sum_known(self._before.lost, self._now.lost)
 
     @property
     def ends(self) -> messages.Ends | None:
@@ -238,7 +238,7 @@ def _nothing_now(earlier: Totals) -> Statistics:
     return Statistics(estimated=counted and before.estimated and before.ends is None)
 
 
-def _sum_known(*counts: int | None) -> int | None:
+def sum_known(*counts: int | None) -> int | None:
     """Their sum, if each is known."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -9,6 +9,7 @@ the header needs no new :data:`FORMAT`: an older version passes over what it doe
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ from zqueue.engine import Snapshot
 from zqueue.engine.choice import engine_for
 from zqueue.engine.wire import support
 from zqueue.event_history import HistoryState
-from zqueue.figures import Totals
+from zqueue.figures import Totals, sum_known
 from zqueue.listeners import Listener
 from zqueue.plurals import counted
 from zqueue.states import Standing
@@ -53,6 +54,11 @@ class QueueState:
     @property
     def connections(self) -> int:
         return len(self.snapshot.descriptors) if self.snapshot is not None else 0
+
+    @property
+    def requests(self) -> int | None:
+        """How many go along, ``None`` where the version that left them does not say."""
+        return self.snapshot.requests if self.snapshot is not None else 0
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,12 @@ class State:
 
 @dataclass(frozen=True)
 class _Size:
-    """How much of what follows the header is an engine's state, and its connections."""
+    """How much of what follows the header is an engine's state, and its connections; and how many
+    requests are in it, which a version may not say."""
 
     state: int
     connections: int
+    requests: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def write(state: State) -> Iterator[bytes]:
     header = _Header(
         state=replace(state, queues=tuple(replace(queue, snapshot=None) for queue in state.queues)),
         sizes={
-            name: _Size(len(snapshot.state), len(snapshot.descriptors))
+            name: _Size(len(snapshot.state), len(snapshot.descriptors), snapshot.requests)
             for name, snapshot in snapshots.items()
         },
     )
@@ -137,23 +145,31 @@ def write(state: State) -> Iterator[bytes]:
         yield snapshot.state
 
 
+class Unreadable(ValueError):
+    """A state cannot be read; ``requests`` is how many were in it, if that is known."""
+
+    def __init__(self, why: str, requests: int | None = None) -> None:
+        super().__init__(why)
+        self.requests = requests
+
+
 def read(content: bytes, descriptors: Sequence[int]) -> State:
     """What :func:`write` has written.
 
     Raises:
-        ValueError: it cannot be read, for this reason; the descriptors are still the caller's.
+        Unreadable: it cannot be, for this reason; the descriptors are still the caller's.
     """
     begin = len(_MAGIC) + 8
     if not content.startswith(_MAGIC) or len(content) < begin:
-        raise ValueError("it is no state of a zqueued")
+        raise Unreadable("it is no state of a zqueued")
     end = begin + int.from_bytes(content[begin - 8 : begin], "little")
     try:
         format = _FORMAT.validate_json(content[begin:end]).format
         if format not in FORMATS:
-            raise ValueError(f"its format is {format}, and this version reads {FORMAT}")
+            raise Unreadable(f"its format is {format}, and this version reads {FORMAT}")
         header = _HEADER.validate_json(content[begin:end])
     except ValidationError as error:
-        raise ValueError(f"it is damaged: {error.errors(include_url=False)[0]['msg']}") from None
+        raise Unreadable(f"it is damaged: {error.errors(include_url=False)[0]['msg']}") from None
     return _put_together(header, memoryview(content)[end:], list(descriptors))
 
 
@@ -168,13 +184,14 @@ _FORMAT = TypeAdapter(_Format)
 def _put_together(header: _Header, states: memoryview, descriptors: list[int]) -> State:
     state, sizes = header.state, header.sizes
     expected = len(state.sockets) + sum(size.connections for size in sizes.values())
-    if any(size.state < 0 or size.connections < 0 for size in sizes.values()):
-        raise ValueError("it is damaged: nothing has fewer bytes than none")
+    if any(min(size.state, size.connections, size.requests or 0) < 0 for size in sizes.values()):
+        raise Unreadable("it is damaged: nothing has fewer bytes than none")
+    requests = sum_known(*(size.requests for size in sizes.values()))
     if len(descriptors) != expected:
         belong = counted(expected, "descriptor belongs", "descriptors belong")
-        raise ValueError(f"{belong} to it, and {len(descriptors)} came with it")
+        raise Unreadable(f"{belong} to it, and {len(descriptors)} came with it", requests)
     if len(states) != sum(size.state for size in sizes.values()):
-        raise ValueError("it is not all there")
+        raise Unreadable("it is not all there", requests)
     sockets = tuple(
         replace(each, descriptor=descriptors[place]) for place, each in enumerate(state.sockets)
     )
@@ -184,7 +201,8 @@ def _put_together(header: _Header, states: memoryview, descriptors: list[int]) -
         size = sizes.get(queue.name)
         if size is not None:
             own = tuple(next(rest) for _ in range(size.connections))
-            queue = replace(queue, snapshot=Snapshot(bytes(states[: size.state]), own))
+            snapshot = Snapshot(bytes(states[: size.state]), own, size.requests)
+            queue = replace(queue, snapshot=snapshot)
             states = states[size.state :]
         queues.append(queue)
     return replace(state, sockets=sockets, queues=tuple(queues))
@@ -205,13 +223,22 @@ def duplicated(state: QueueState) -> QueueState:
     except OSError:
         close(copies)
         raise
-    return replace(state, snapshot=Snapshot(state.snapshot.state, tuple(copies)))
+    return replace(state, snapshot=replace(state.snapshot, descriptors=tuple(copies)))
 
 
 def close_connections(state: QueueState) -> None:
     """Close those that nobody took."""
     if state.snapshot is not None:
         close(state.snapshot.descriptors)
+
+
+def connections_among(descriptors: Iterable[int]) -> int:
+    """How many of these are connections, and not listening sockets."""
+    count = 0
+    for descriptor in descriptors:
+        with socket.socket(fileno=os.dup(descriptor)) as each:
+            count += not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return count
 
 
 def close(descriptors: Iterable[int]) -> None:

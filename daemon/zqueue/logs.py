@@ -326,7 +326,7 @@ def _message(event: Event) -> str:
 
 
 def _telling(value: Any) -> str:
-    text = _one_line(", ".join(_values(value)).replace("\n", "; "))
+    text = "-" if value is None else _one_line(", ".join(_values(value)).replace("\n", "; "))
     return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}…"
 
 
@@ -353,7 +353,7 @@ def _console(coloured: bool) -> Render:
 
     def render(event: Event) -> str:
         fields = _shown(_queue(event) | event.fields)
-        fields = {name: value for name, value in fields.items() if value not in ("", None)}
+        fields = {name: value for name, value in fields.items() if value != ""}
         head = {
             "time": datetime.fromtimestamp(event.time).strftime("%Y-%m-%d %H:%M:%S"),
             "level": event.level,
@@ -417,6 +417,8 @@ def _text(value: Any) -> Any:
         return ",".join(str(_text(each)) for each in value)
     if isinstance(value, dict):
         return ",".join(f"{_one_line(key)}:{_text(each)}" for key, each in value.items())
+    if value is None:
+        return "-"  # it is not known
     return _one_line(value) if isinstance(value, str) else value
 
 

@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import socket
+import stat
 from array import array
 from collections.abc import Iterable, Sequence
 
@@ -62,10 +63,12 @@ class Parcel:
         return len(self.descriptors) > 1
 
     def read(self) -> bytes:
-        """The bytes."""
-        file = self.descriptors[0]
-        with mmap.mmap(file, 0, prot=mmap.PROT_READ) as content:
-            return content[:]
+        """The bytes; none where the first of its descriptors has none."""
+        try:
+            with mmap.mmap(self.descriptors[0], 0, prot=mmap.PROT_READ) as content:
+                return content[:]
+        except (OSError, ValueError):
+            return b""
 
     def look(self) -> list[int]:
         """Duplicates of the descriptors in it; they stay in it, too.
@@ -76,18 +79,19 @@ class Parcel:
         found: list[int] = []
         for far in self._pairs():
             with far:
-                far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(OSError):  # its end, or it is no pair of ours
+                    far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
                     while some := receive(far, 1, socket.MSG_PEEK)[1]:
                         found += some
-                far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, -1)
+                with contextlib.suppress(OSError):
+                    far.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, -1)
         return found
 
     def empty(self) -> None:
         """Let go of the descriptors in it: nobody can find them there any more, whoever keeps a
         duplicate of this parcel."""
         for far in self._pairs():
-            with far, contextlib.suppress(BlockingIOError):
+            with far, contextlib.suppress(OSError):
                 # With no room given for them, the kernel closes what comes along.
                 while far.recv(1 << 16):
                     pass
@@ -99,9 +103,12 @@ class Parcel:
         self.descriptors = ()
 
     def _pairs(self) -> list[socket.socket]:
-        pairs = [socket.socket(fileno=os.dup(far)) for far in self.descriptors[1:]]
-        for far in pairs:
-            far.setblocking(False)
+        pairs = []
+        for descriptor in self.descriptors[1:]:
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                far = socket.socket(fileno=os.dup(descriptor))
+                far.setblocking(False)
+                pairs.append(far)
         return pairs
 
 

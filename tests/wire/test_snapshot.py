@@ -269,7 +269,7 @@ def test_a_state_with_a_right_checksum_is_refused_or_makes_sense(seed: int) -> N
     assert_nothing_is_left(new)
 
 
-def _with_header(state: bytes, **changed: Any) -> bytes:
+def with_header(state: bytes, **changed: Any) -> bytes:
     rest = state[STATE_HEAD:]
     (size,) = struct.unpack_from("<Q", rest)
     header = json.loads(rest[8 : 8 + size])
@@ -294,7 +294,7 @@ def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
     if name in ("queueing", "service") and wrong == {}:
         return  # nothing has taken any time
     with pytest.raises(ValueError, match="it is damaged: "):
-        _into_another(_with_header(_busy().snapshot(), **{name: wrong}))
+        _into_another(with_header(_busy().snapshot(), **{name: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
 )
 def test_numbers_that_do_not_fit_what_is_there_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="it is damaged: "):
-        _into_another(_with_header(_busy().snapshot(), **changed))
+        _into_another(with_header(_busy().snapshot(), **changed))
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -240,7 +240,10 @@ def reload(result: ReloadResult) -> Iterator[str]:
 def event(reply: EventReply) -> str:
     """One event in a line."""
     queue = f" queue={reply.queue}" if reply.queue else ""
-    fields = "".join(f" {key}={_one_line(value)}" for key, value in reply.fields.items())
+    fields = "".join(
+        f" {key}={'-' if value is None else _one_line(value)}"
+        for key, value in reply.fields.items()
+    )
     missed = (
         f" ({counted(reply.dropped, 'event was', 'events were')} missed before this one)"
         if reply.dropped

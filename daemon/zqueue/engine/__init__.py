@@ -421,11 +421,13 @@ class Snapshot:
     """All there is of a queue that was frozen, for the engine that takes it up.
 
     ``state`` is the engine's own; ``descriptors`` are its connections'. They belong to the engine
-    that was frozen until it is closed: duplicate them to keep them.
+    that was frozen until it is closed: duplicate them to keep them. ``requests`` is how many there
+    are in it, ``None`` where that is not known.
     """
 
     state: bytes
     descriptors: tuple[int, ...]
+    requests: int | None = None
 
 
 class Engine(Protocol):

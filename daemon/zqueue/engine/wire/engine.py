@@ -132,7 +132,9 @@ class WireEngine:
         if self._thread.is_alive():
             raise TimeoutError("the data path does not answer")
         self._frozen = True
-        return Snapshot(*self._path.snapshot())
+        counted = self._path.counters
+        requests = sum(counted[each] for each in ("waiting", "in_flight", "kept"))
+        return Snapshot(*self._path.snapshot(), requests)
 
     def thaw(self) -> None:
         self._frozen = False
