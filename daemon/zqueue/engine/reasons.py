@@ -146,8 +146,10 @@ REASONS = (
     Reason(
         "left_unknown",
         "it left, or was turned away, before its handshake was done",
-        likely_at=_NOT_TOLD,
+        "",
+        (f"if it wants CURVE or PLAIN: {_NULL_ONLY[0]}", *_NULL_ONLY[1:]),
         ports=True,
+        likely_at=_NOT_TOLD,
     ),
     Reason(
         "no_pair",
