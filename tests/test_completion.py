@@ -123,6 +123,9 @@ def test_names_of_queues_are_those_of_the_daemon_on_the_line(
     assert shells.bash(f"zqueuectl pause --endpoint={broker.control} o") == ["orders"]
     assert shells.bash("zqueuectl pause o", ZQUEUE_ENDPOINT=broker.control) == ["orders"]
     assert shells.bash(f"zqueuectl pause o -e {broker.control}/nobody ") == []
+    elsewhere = f"{broker.control}/nobody"
+    assert shells.bash(f"{here} pause o", ZQUEUE_ENDPOINT=elsewhere) == ["orders"]
+    assert shells.bash("zqueuectl --instance no pause ", ZQUEUE_ENDPOINT=broker.control) == []
 
 
 def test_a_verb_is_offered_the_queues_that_it_would_change(shells: Shells, broker: Zqueued) -> None:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import StartZqueued
 from tests.engines import about, on_every_engine
@@ -100,6 +102,65 @@ def test_options_may_stand_before_and_after_the_verb(zqueued: Zqueued) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["queues"]
     assert zqueuectl("--json", "version", ZQUEUE_ENDPOINT=zqueued.control).returncode == 0
+
+
+ARGUMENTS = {
+    "kick": ("1",),
+    "pause": ("--wait",),
+    "shutdown": ("--now",),
+    "dead show": ("1",),
+    "dead retry": ("--all",),
+    "dead drop": ("--all",),
+    "dead export": ("-",),
+    "log-level": ("debug",),
+}
+
+
+def verbs_that_call(group: click.Group, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every verb that talks to a daemon, each with the words of its groups."""
+    found = []
+    for name, command in group.commands.items():
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            found += verbs_that_call(command, words)
+        elif words[0] not in ("demo", "replay", "completion"):
+            found.append(words)
+    return found
+
+
+def test_the_command_line_beats_the_environment_wherever_it_stands(
+    zqueued: Zqueued, tmp_path: Path
+) -> None:
+    from zqueue.cli.zqueuectl import main
+
+    verbs = verbs_that_call(main)
+    assert len(verbs) > 20
+    nobody = f"ipc://{tmp_path}/nobody"
+    run = CliRunner(env={"ZQUEUE_ENDPOINT": zqueued.control}).invoke
+    for words in verbs:
+        arguments = ARGUMENTS.get(" ".join(words), ())
+        for option, expected in (
+            (("-e", nobody), nobody),
+            ((f"--endpoint={nobody}",), nobody),
+            (("--instance", "nobody"), "ipc:///run/zqueue-nobody/control.sock"),
+        ):
+            for place in range(len(words) + 1):
+                line = (*words[:place], *option, *words[place:], *arguments)
+                done = run(main, line)
+                assert done.exit_code == (1 if words == ("doctor",) else 69), (line, done.output)
+                assert expected in done.output, line
+        for line in (
+            ("-e", zqueued.control, *words, *arguments, "--instance", "nobody"),
+            ("--instance", "nobody", *words, *arguments, "-e", zqueued.control),
+            (*words, "-e", zqueued.control, "--instance", "nobody", *arguments),
+        ):
+            done = run(main, line)
+            assert (done.exit_code, "say one of them" in done.output) == (2, True), line
+    assert zqueued.queue().state == "running"
+    zqueued.ctl("pause")
+    assert zqueued.queue().state == "paused"
+    assert run(main, ("resume",)).exit_code == 0
+    assert zqueued.queue().state == "running", "it counts where the line names no daemon"
 
 
 @on_every_engine

@@ -83,10 +83,7 @@ def _options(ctx: click.Context) -> list[tuple[str, str]]:
     for option in ctx.command.get_params(ctx):
         record = option.get_help_record(ctx)
         if isinstance(option, click.Option) and record is not None:
-            text = option.help or ""
-            if isinstance(option.envvar, str):
-                text += f" Without it ${option.envvar} counts."
-            found.append((record[0], text))
+            found.append((record[0], option.help or ""))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -25,16 +26,26 @@ else:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ANSWER_WITHIN = 5.0
+ENVIRONMENT_ENDPOINT = "ZQUEUE_ENDPOINT"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every verb takes, before it or after it."""
+    """What every verb takes, before it or after it. ``endpoint`` and ``instance`` are as given on
+    the command line."""
 
     endpoint: str | None = None
     instance: str | None = None
     timeout: float | None = None
     json: bool = False
+
+    @property
+    def address(self) -> str | None:
+        """The endpoint to connect to, unless it is to be looked for: the environment counts only
+        where the command line names no daemon."""
+        if self.endpoint is None and self.instance is None:
+            return os.environ.get(ENVIRONMENT_ENDPOINT) or None
+        return self.endpoint
 
 
 class Seconds(FloatType):
@@ -60,7 +71,12 @@ class Seconds(FloatType):
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
         if value is not None and value is not False:
-            ctx.obj = replace(ctx.obj or Options(), **{name: value})
+            how = replace(ctx.obj or Options(), **{name: value})
+            if how.endpoint is not None and how.instance is not None:
+                raise click.UsageError(
+                    "--endpoint and --instance each name a daemon; say one of them"
+                )
+            ctx.obj = how
 
     return keep
 
@@ -96,10 +112,9 @@ def takes_options(command: Command) -> Command:
             "-e",
             "--endpoint",
             metavar="ENDPOINT",
-            envvar="ZQUEUE_ENDPOINT",
             expose_value=False,
             callback=_keep("endpoint"),
-            help="The control socket, ipc://…; else it is looked for in the usual places.",
+            help="The control socket, ipc://…. [$ZQUEUE_ENDPOINT, else one of the usual places]",
         ),
     ):
         command = option(command)
@@ -136,7 +151,7 @@ def called(
     if silence is None:
         silence = ANSWER_WITHIN if how.timeout is None else how.timeout
     try:
-        with ControlClient(how.endpoint, instance=how.instance, timeout=silence) as zqueued:
+        with ControlClient(how.address, instance=how.instance, timeout=silence) as zqueued:
             yield zqueued, how
     except ZqueueError as error:
         code = error.code if isinstance(error, Refused) else "unreachable"

@@ -108,14 +108,13 @@ def _names_and_states(zqueued: ControlClient) -> list[tuple[str, str]]:
 
 def _ask(ctx: click.Context, question: Callable[[ControlClient], Iterable[T]]) -> list[T]:
     """What the daemon answers; nothing, if there is none or it may not be asked."""
+    from zqueue.cli.calls import Options  # which imports this file
     from zqueue.control.client import ControlClient
     from zqueue.errors import ZqueueError
 
-    # zqueuectl's Options, unless neither was given; looked at like this, as it imports this file.
-    endpoint = getattr(ctx.obj, "endpoint", None)
-    instance = getattr(ctx.obj, "instance", None)
+    how = ctx.obj if isinstance(ctx.obj, Options) else Options()
     try:
-        with ControlClient(endpoint, instance=instance, timeout=ANSWER_WITHIN) as zqueued:
+        with ControlClient(how.address, instance=how.instance, timeout=ANSWER_WITHIN) as zqueued:
             return list(question(zqueued))
     except (ZqueueError, OSError):
         return []

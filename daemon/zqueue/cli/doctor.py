@@ -41,8 +41,8 @@ def doctor(options: Options | None, path: Path | None) -> None:
     how = options or Options()
     try:
         within = ANSWER_WITHIN if how.timeout is None else how.timeout
-        with ControlClient(how.endpoint, instance=how.instance, timeout=within) as zqueued:
-            found = examine(zqueued, call(how.endpoint, how.instance))
+        with ControlClient(how.address, instance=how.instance, timeout=within) as zqueued:
+            found = examine(zqueued, call(how.address, how.instance))
     except Unreachable as error:
         found = examine_absence(str(error), path, how.instance)
     except Refused as error:
