@@ -358,7 +358,7 @@ def _brief(queue: QueueStatus) -> str:
 
 def state_of(queue: QueueStatus) -> Text:
     stale = "?" if queue.stale else ""
-    return Text(queue.state + stale, style=_STATE_STYLES[queue.state])
+    return Text(queue.state + stale, style=_STATE_STYLES.get(queue.state, ""))
 
 
 def _left(result: Steered) -> str:

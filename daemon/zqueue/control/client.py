@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -487,7 +488,10 @@ class ControlClient:
     def _send(self, request: Message) -> None:
         if self._monitor.poll(0):
             raise _Ended(f"{self.endpoint}: the daemon has ended; connect anew")
-        self._socket.send(request.model_dump_json().encode(), zmq.DONTWAIT)
+        # What has its default is left out: an older daemon may not know it.
+        said = request.model_dump(mode="json", exclude_defaults=True)
+        always = request.model_dump(include={"v", "id", "verb"})
+        self._socket.send(json.dumps(always | said).encode(), zmq.DONTWAIT)
 
     def _ask(
         self, request: messages.Request, result: type[R], on_progress: OnProgress | None = None
@@ -539,11 +543,9 @@ class ControlClient:
             left = _LONGEST_POLL if deadline is None else max(0.0, deadline - time.monotonic())
             ready = dict(self._poller.poll(int(min(left, _LONGEST_POLL) * 1000)))
             if self._socket in ready:
-                frames = self._socket.recv_multipart()
-                try:
-                    return _REPLIES.validate_json(frames[-1])
-                except ValidationError as error:
-                    raise Unreachable(_foreign(self.endpoint)) from error
+                reply = self._read(self._socket.recv_multipart()[-1])
+                if reply is not None:
+                    return reply
             if self._monitor in ready:
                 raise _Ended(f"{self.endpoint}: the daemon ended before it answered")
             if not ready and left <= 0:
@@ -551,6 +553,16 @@ class ControlClient:
                     f"{self.endpoint}: no answer within {silence:g} s; "
                     "the daemon is there but stopped or overloaded"
                 )
+
+    def _read(self, frame: bytes) -> messages.Reply | None:
+        """The reply; ``None`` if it is of a kind that only newer callers know."""
+        try:
+            return _REPLIES.validate_json(frame)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            if any(each["type"] == "union_tag_invalid" for each in problems):
+                return None
+            raise Unreachable(_foreign(self.endpoint)) from error
 
     def _wait_for_end(self, within: float) -> None:
         if not self._monitor.poll(int(within * 1000)):

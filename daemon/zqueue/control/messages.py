@@ -32,21 +32,31 @@ EventLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
 class Message(BaseModel):
-    """What all messages have in common: frozen, and no key that is not named here."""
+    """What all messages have in common: frozen. In a reply a key that is not named here is left
+    out: it is from a newer zqueued."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 # -- requests --------------------------------------------------------------------------------
 
 
-class _Request(Message):
+class _Strict(Message):
+    """A part of a request: a key that is not named here is a mistake, which must not pass for done.
+
+    A caller leaves out what has its default, so that an older zqueued understands it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Request(_Strict):
     v: Literal[1] = PROTOCOL_VERSION
     id: str = Field(min_length=1, max_length=128)
     progress: bool = False
 
 
-class Selection(Message):
+class Selection(_Strict):
     """Which queues a verb is for: some by name, or all. With neither: the only one there is."""
 
     queues: tuple[str, ...] = ()
@@ -207,7 +217,7 @@ class DeadRead(_Request):
     offset: int = Field(default=0, ge=0, le=2**31 - 2)
 
 
-class _SomeLetters(Message):
+class _SomeLetters(_Strict):
     """Either the ids of dead letters, or ``all`` that died of one of ``reasons`` (if any are named)
     and not before ``since``, of some queues or of every one."""
 
@@ -342,6 +352,8 @@ that
 has handed over leaves them to that one."""
 
 # -- results ---------------------------------------------------------------------------------
+#
+# Where a word is one of some, a newer zqueued may have others: ``| str``.
 
 
 RATED_OVER = 2.0
@@ -466,11 +478,11 @@ class QueueStatus(Message):
     """
 
     name: str
-    type: Literal["queue", "forwarder", "streamer"]
-    engine: Literal["libzmq", "wire"]
+    type: Literal["queue", "forwarder", "streamer"] | str
+    engine: Literal["libzmq", "wire"] | str
     engine_reason: str = ""
     not_promised: tuple[str, ...] = ()
-    state: Literal["starting", "running", "paused", "draining", "stopped", "failed"]
+    state: Literal["starting", "running", "paused", "draining", "stopped", "failed"] | str
     since: float
     by: str
     reason: str = ""
@@ -521,7 +533,7 @@ class StatusResult(Message):
     uptime: float
     config: str | None
     control: str
-    state: Phase
+    state: Phase | str
     log_level: str
     log: str = ""
     log_lines_lost: int = 0
@@ -565,7 +577,7 @@ class Worker(_Peer):
     its connection.
     """
 
-    state: Literal["ready", "draining", "aside"]
+    state: Literal["ready", "draining", "aside"] | str
     ahead: int | None
     service: float | None
     p50: float | None
@@ -581,7 +593,7 @@ class Client(_Peer):
     as much waits as may.
     """
 
-    state: Literal["ready", "held"]
+    state: Literal["ready", "held"] | str
     waiting: int
 
 
@@ -590,8 +602,8 @@ class Connection(_Peer):
     ``handshake``, or ``closed`` for ``closed_for`` seconds for this ``reason``; nothing, if the
     peer simply left. The others as in :class:`Worker` and :class:`Client`."""
 
-    side: Literal["frontend", "backend"]
-    state: Literal["handshake", "ready", "held", "draining", "aside", "closed"]
+    side: Literal["frontend", "backend"] | str
+    state: Literal["handshake", "ready", "held", "draining", "aside", "closed"] | str
     waiting: int
     ahead: int | None
     service: float | None
@@ -610,7 +622,7 @@ class OpenRequest(Message):
     """
 
     id: int
-    state: Literal["waiting", "in_flight"]
+    state: Literal["waiting", "in_flight"] | str
     age: float
     state_for: float
     attempts: int
@@ -633,7 +645,7 @@ class TappedMessage(Message):
     many bytes the frame has, ``None`` from a zqueued that does not tell.
     """
 
-    way: Literal["request", "reply"]
+    way: Literal["request", "reply"] | str
     id: int | None
     at: float
     waited: float | None
@@ -703,7 +715,7 @@ class Steered(Message):
     queue: str
     state: str
     changed: bool
-    outcome: Outcome
+    outcome: Outcome | str
     detail: str = ""
     waiting: int | None = None
     in_flight: int | None = None
@@ -725,7 +737,7 @@ class DeadAttempt(Message):
     peer: str
     given_at: float
     ended_at: float
-    reason: Literal["worker_lost", "service_timeout"]
+    reason: Literal["worker_lost", "service_timeout"] | str
 
 
 class DeadLetter(Message):
@@ -745,7 +757,7 @@ class DeadLetter(Message):
     id: str
     queue: str
     broker: str
-    reason: Reason
+    reason: Reason | str
     received_at: float
     died_at: float
     client: str
