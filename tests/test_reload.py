@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 from tests.conftest import StartZqueued
 from tests.crowd import CrowdProcess, assert_undisturbed
 from tests.engines import on_every_engine, on_wire
+from tests.failing_step import STEPS
 from tests.http import SERVED, ask
 from tests.peers import Peers
 from tests.waiting import wait_for
-from tests.zqueued import Zqueued
+from tests.zqueued import Zqueued, free_port
 from zqueue.control.client import Refused
 
 QUEUE = """
@@ -331,3 +333,73 @@ def test_callers_are_answered_while_sockets_are_replaced(
         each.join()
     assert wrong == []
     assert set(seen) == {("still", "moving")}
+
+
+NEXT = (
+    *("RuntimeError", "OSError", "MemoryError", "ZMQError", "KeyError"),
+    *("ZqueueError", "EndpointError", "RecursionError"),
+)
+
+
+@pytest.mark.parametrize("engine", ["wire", "libzmq"], indirect=True)
+def test_after_a_reload_that_failed_the_next_one_has_all(
+    start_zqueued: StartZqueued, peers: Peers, tmp_path: Path, engine: str
+) -> None:
+    """Whatever fails at whatever step: it is an event, those that did not change do not notice, and
+    a reload after that makes everything as the file says."""
+    wanted = tmp_path / "wanted"
+    program = tmp_path / "zqueued"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.failing_step {wanted} "$@"\n')
+    program.chmod(0o755)
+    port = free_port()
+
+    def config_of(number: int) -> str:
+        """Each has a queue of its own, one whose sockets it makes anew, a setting, a service."""
+        side = f'{{ bind = "tcp://127.0.0.1:{port}", handshake_timeout = "{number % 7 + 1}s" }}'
+        changing = queue("changing", f'start = "{("running", "paused")[number % 2]}"')
+        moving = queue("moving").replace('frontend = "tcp://127.0.0.1:*"', f"frontend = {side}")
+        served = "" if number % 2 else SERVED
+        letters = f'dead_letters = "{tmp_path}/{number % 5}.db"' if has_letters else ""
+        return served + queue("still") + changing + moving + queue(f"own-{number}", letters)
+
+    has_letters = engine == "wire"
+    zqueued = start_zqueued(config_of(0), program=program)
+    peers.worker(zqueued.backend("still"))
+    client = peers.client(zqueued.frontend("still"))
+    unreached = []
+    for number, step in enumerate(STEPS, start=1):
+        before = [queue.name for queue in zqueued.status().queues]
+        told = len(zqueued.events("config.refused") + zqueued.events("config.failed"))
+        wanted.write_text(f"{step} {NEXT[number % len(NEXT)]}")
+        zqueued.write(config_of(number))
+        with zqueued.client() as control:
+            refused = False
+            try:
+                control.reload()
+            except Refused:
+                refused = True
+            if refused:
+                now = [queue.name for queue in control.status().queues]
+                refusals = len(zqueued.events("config.refused") + zqueued.events("config.failed"))
+                assert refusals == told + 1, step
+                if zqueued.events("config.refused")[-1:] and not zqueued.events("config.failed"):
+                    assert now == before, (step, "refused, and yet something has changed")
+            if wanted.exists():
+                unreached.append(step)
+                wanted.unlink()
+            result = control.reload()
+            assert result.failed == {}, step
+            queues = control.status().queues
+        assert [each.name for each in queues] == ["still", "changing", "moving", f"own-{number}"]
+        assert {each.state for each in queues if each.name != "changing"} == {"running"}, step
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+    of_letters_and_links = {"zqueue.letter_file:LetterFile.close", "zqueue.steering:Steering.take_up"}
+    assert set(unreached) == (set() if engine == "wire" else of_letters_and_links)
+    # Nothing is left of what was given up: a thread each for the queues that there are.
+    threads = Path(f"/proc/{zqueued.process.pid}/task")
+    names = [(each / "comm").read_text().strip() for each in threads.iterdir()]
+    assert sorted(name for name in names if name.startswith("zq.own")) == [f"zq.own-{number}"]
+    still = zqueued.queue("still")
+    assert (still.clients.accepted, still.workers.accepted) == (1, 1)
+    assert len(client.stop()) == client.asked

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import zqueue
 from zqueue import clocks, descriptors, rebinding, systemd
 from zqueue import config as configuration
 from zqueue.arrival import Arrival, Sent, Stored
-from zqueue.config import APPLIED_BY_A_RESTART, Config, LoadedConfig
+from zqueue.config import APPLIED_BY_A_RESTART, Config, Difference, LoadedConfig
 from zqueue.control import location
 from zqueue.control.messages import Message, Phase, QueueStatus, ReloadResult, Request
 from zqueue.control.server import Caller, ControlServer, Handler
@@ -285,10 +286,20 @@ class Daemon:
         ]
 
     def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
+        self.queues[claims.name] = queue = self._make(claims)
+        if before is not None:
+            queue.take_up(before)
+        return queue
+
+    def _make(self, claims: Claims) -> Steering:
+        """A queue that does nothing yet.
+
+        Raises:
+            zmq.ZMQError, RuntimeError: there is no room for another socket or thread.
+        """
         letters = self._letters.setdefault(claims.name, DeadLetters(claims.name, self.name))
-        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context, before)
-        self.queues[claims.name] = steering = Steering(queue, self._context)
-        return steering
+        queue = Queue(claims, letters, make_engine, self.bus.emit, self._context)
+        return Steering(queue, self._context)
 
     def _say_ready(self) -> None:
         self.phase = "running"
@@ -391,7 +402,7 @@ class Daemon:
         reload.add_done_callback(self._signalled.discard)
 
     async def _reload_quietly(self) -> None:
-        with contextlib.suppress(ZqueueError):
+        with contextlib.suppress(ZqueueError):  # it was told of
             await self.reload("SIGHUP")
 
     async def reload(self, by: str) -> ReloadResult:
@@ -401,7 +412,8 @@ class Daemon:
             ConfigError: the file is refused; nothing has changed.
             EndpointError: an endpoint cannot be had; nothing has changed.
             DeadLettersError: a file for dead letters cannot be had; nothing has changed.
-            ZqueueError: the daemon is shutting down.
+            ZqueueError: the daemon is shutting down, or something unexpected ended it; what it had
+                begun by then is what the next reload goes on from.
         """
         async with self._reloading:
             if self._stop.is_set():
@@ -409,9 +421,6 @@ class Daemon:
             self._notifier.reloading()
             try:
                 result = await self._reload(by)
-            except ZqueueError as error:
-                self.bus.emit("config.refused", by=by, error=str(error))
-                raise
             finally:
                 self._notifier.ready(self._status_line())
             self.bus.emit(
@@ -426,8 +435,33 @@ class Daemon:
             return result
 
     async def _reload(self, by: str) -> ReloadResult:
+        try:
+            change = await self._prepare_change(by)
+        except Exception as error:  # whatever it is, nothing has changed
+            self.bus.emit("config.refused", by=by, error=_described(error))
+            if isinstance(error, ZqueueError):
+                raise
+            raise ZqueueError(f"{_described(error)}; the old config stays in force") from error
+        try:
+            return await self._apply(change, by)
+        except Exception as error:
+            self.bus.emit("config.failed", by=by, error=_described(error))
+            raise ZqueueError(
+                f"{_described(error)}; the config is applied in part: mend the cause, reload again"
+            ) from error
+
+    async def _prepare_change(self, by: str) -> _Change:
+        """Get hold of all that the config file asks for now, and change nothing.
+
+        Raises:
+            Exception: something cannot be had; nothing is left of what could.
+        """
         loaded = configuration.load(self._path)
-        difference = configuration.difference(self.config, loaded.config)
+        # Not the last config: a reload that failed may have left queues as they were before it.
+        present = {name: queue.claims.config for name, queue in self.queues.items()}
+        difference = configuration.difference(
+            self.config.model_copy(update={"queues": present}), loaded.config
+        )
         rebound = [
             name for name, keys in difference.changed.items() if configuration.needs_rebind(keys)
         ]
@@ -442,31 +476,45 @@ class Daemon:
         left_over = self._left_over(loaded)
         if left_over:
             raise ZqueueError("\n".join(left_over))
-        arriving = [
+        wanted = [
             Claims(name, loaded.config.queues[name], self._inherited)
             for name in (*difference.added, *rebound)
         ]
+        arriving: list[Steering] = []
         self._claim_services(loaded.config)
         try:
-            rebinding.claim(arriving, leaving)
+            rebinding.claim(wanted, leaving)
+            try:
+                for claims in wanted:
+                    arriving.append(self._make(claims))
+            except BaseException:
+                await self._end(arriving, by)
+                for claims in wanted:
+                    claims.close()
+                raise
         except BaseException:
             self._unclaim_services()
             raise
+        return _Change(loaded, difference, rebound, leaving, moving, arriving)
 
-        # From here on nothing is refused any more.
+    async def _apply(self, change: _Change, by: str) -> ReloadResult:
+        """Make the change: from here on nothing is refused any more."""
+        loaded, difference, rebound = change.loaded, change.difference, change.rebound
         self.loaded = loaded
         self.log.level = loaded.config.log.level
         self.log.muted = kinds(loaded.config.log.mute)
-        for service in self._services:
-            await service.serve(loaded.config)
         self._rebind_steps += 1
         try:
-            arrived = await self._rebind(leaving, moving, arriving, by)
+            for service in self._services:
+                await service.serve(loaded.config)
+            whys = await self._rebind(change, by)
         finally:
             self._rebind_steps += 1
+            unused = (each for each in change.arriving if self.queues.get(each.name) is not each)
+            await self._end(list(unused), by)
         for name in difference.removed:
             self._letters.pop(name, None)
-        self._warn_of_open_doors(queue for queue, _ in arrived)
+        self._warn_of_open_doors(change.arriving)
         for name, keys in difference.changed.items():
             if name not in rebound:
                 self.queues[name].reconfigure(loaded.config.queues[name])
@@ -479,45 +527,72 @@ class Daemon:
             removed=difference.removed,
             changed=difference.changed,
             rebound=tuple(rebound),
-            failed={queue.name: why for queue, why in arrived if why},
+            failed=whys,
             unchanged=difference.unchanged,
             settings=difference.settings,
             needs_restart=tuple(key for key in difference.settings if key in APPLIED_BY_A_RESTART),
             warnings=(*loaded.warnings, *configuration.check(loaded)),
         )
 
-    async def _rebind(
-        self, leaving: list[Steering], moving: list[Steering], arriving: list[Claims], by: str
-    ) -> list[tuple[Steering, str]]:
-        """End the queues that are ``leaving``, and start those that are ``arriving``, which go on
-        with the connections of those that are ``moving``.
+    async def _rebind(self, change: _Change, by: str) -> dict[str, str]:
+        """End the queues that are leaving, and start those that are arriving, which go on with the
+        connections of those that are moving.
 
-        Returns each that arrived with why it could not be started, or nothing.
+        Returns for each that could not be started why.
         """
+        leaving, moving, arriving = change.leaving, change.moving, change.arriving
         before = {queue.name: queue.status.state for queue in leaving}
         drained = [queue for queue in leaving if queue not in moving]
         async with self._asking_for_time():
-            ends = await self._drain(drained, by)
-            with _clear(self._there):
-                left = await rebinding.freeze(moving, by)
-                failed = [queue for queue in moving if queue.name not in left]
-                ends += await self._drain(failed, by)
-                before |= {name: state.standing.state.value for name, state in left.items()}
-                for queue, end in zip((*drained, *failed), ends, strict=True):
-                    if end["outcome"] == "interrupted" or end["state"] == "stopped":
-                        before[queue.name] = end["state"]  # an operator's wish, since it began
-                for claims in arriving:
-                    for queue in sorted(leaving, key=lambda queue: queue.name != claims.name):
-                        claims.take_over(queue.claims)
-                await self._end(leaving, by, reason="the config was reloaded")
-                arrived = [self._add(claims, left.get(claims.name)) for claims in arriving]
-                whys = await asyncio.gather(
+            with contextlib.ExitStack() as away:
+                try:
+                    ends = await self._drain(drained, by)
+                    away.enter_context(_clear(self._there))
+                    left = await rebinding.freeze(moving, by)
+                    failed = [queue for queue in moving if queue.name not in left]
+                    ends += await self._drain(failed, by)
+                    was = before | {
+                        name: state.standing.state.value for name, state in left.items()
+                    }
+                    for queue, end in zip((*drained, *failed), ends, strict=True):
+                        if end["outcome"] == "interrupted" or end["state"] == "stopped":
+                            was[queue.name] = end["state"]  # an operator's wish, since it began
+                    for queue in arriving:
+                        for old in sorted(leaving, key=lambda old: old.name != queue.name):
+                            queue.claims.take_over(old.claims)
+                except Exception:
+                    await self._stay(change, before, by)
+                    raise
+                problems: list[BaseException] = []
+                try:
+                    await self._end(leaving, by, reason="the config was reloaded")
+                except Exception as error:  # they are no more: it can only go on
+                    problems.append(error)
+                self.queues |= {queue.name: queue for queue in arriving}
+                started = await asyncio.gather(
                     *(
-                        rebinding.start(queue, by, before.get(queue.name), left.get(queue.name))
-                        for queue in arrived
-                    )
+                        rebinding.start(queue, by, was.get(queue.name), left.get(queue.name))
+                        for queue in arriving
+                    ),
+                    return_exceptions=True,
                 )
-        return list(zip(arrived, whys, strict=True))
+                whys = dict(zip(arriving, started, strict=True))
+                broken = {queue: why for queue, why in whys.items() if not isinstance(why, str)}
+                if broken:  # the next reload adds them
+                    problems += broken.values()
+                    await self._end(list(broken), by)
+                if problems:
+                    raise problems[0]
+        return {queue.name: str(why) for queue, why in whys.items() if why}
+
+    async def _stay(self, change: _Change, before: dict[str, str], by: str) -> None:
+        """Have the queues that were about to leave, and have not, go on as they were ``before``."""
+        for queue in change.leaving:
+            for other in change.arriving:
+                queue.claims.take_over(other.claims)
+            await queue.ask("THAW", by)
+            if before[queue.name] == "running":
+                await queue.ask("RESUME", by)
 
     # -- stop ------------------------------------------------------------------------------------
 
@@ -630,16 +705,44 @@ class Daemon:
         ``keep`` is as for the word ``END`` of :class:`~zqueue.queue.Queue`.
         """
         for queue in queues:
-            queue.tell("END", by, reason=reason, keep=keep)
+            with contextlib.suppress(zmq.ZMQError):  # its thread has ended
+                queue.tell("END", by, reason=reason, keep=keep)
         flushed_at = max((queue.flush_until for queue in queues), default=0.0)
         deadline = max(time.monotonic(), flushed_at) + _END_WITHIN
+        problems: list[Exception] = []
         for queue in queues:
-            if not await asyncio.to_thread(queue.join, max(0, deadline - time.monotonic())):
-                self.bus.emit("daemon.stalled", queues=queue.name)
-            if keep == "all":
-                queue.claims.leave()
-            queue.close()
-            self.queues.pop(queue.name, None)
+            try:
+                if not await queue.ended(deadline):
+                    self.bus.emit("daemon.stalled", queues=queue.name)
+                if keep == "all":
+                    queue.claims.leave()
+                queue.close()
+            except Exception as error:  # the others are to be closed all the same
+                problems.append(error)
+            if self.queues.get(queue.name) is queue:
+                del self.queues[queue.name]
+        if problems:
+            raise problems[0]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a reload is about to do, with all that it needs for that in its hands.
+
+    ``arriving`` are made and not started; those of the same name are ``leaving``, as are those that
+    were removed. ``moving`` are those of them whose connections go on.
+    """
+
+    loaded: LoadedConfig
+    difference: Difference
+    rebound: list[str]
+    leaving: list[Steering]
+    moving: list[Steering]
+    arriving: list[Steering]
+
+
+def _described(error: Exception) -> str:
+    return str(error) if isinstance(error, ZqueueError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

@@ -4,11 +4,10 @@ close.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
-
-import zmq
 
 from zqueue import endpoints
 from zqueue.config import Config
@@ -94,16 +93,18 @@ class EndpointService(ABC):
         endpoint = self.wanted(config)
         if endpoint is not None and endpoint == self._present():
             return
-        await self._end(Listener.close)
-        if endpoint is None:
-            return
         try:
+            await self._end(Listener.close)
+            if endpoint is None:
+                return
             self._listener = self._claimed or self._open(endpoint)
             self._claimed = None
             await self.start(self._listener)
-        except (EndpointError, OSError, zmq.ZMQError) as error:
-            await self._end(Listener.close)
-            self.failed(str(error))
+        except Exception as error:  # whatever it is, the rest of a reload does not depend on it
+            self.unclaim()
+            self.failed(str(error) or type(error).__name__)
+            with contextlib.suppress(Exception):
+                await self._end(Listener.close)
             return
         if endpoints.parse(endpoint, "bind").host in ("*", "0.0.0.0", "::"):
             self.bus.emit("daemon.open_to_anyone", endpoints=endpoint)
@@ -124,7 +125,9 @@ class EndpointService(ABC):
         return listener
 
     async def _end(self, close: Callable[[Listener], None]) -> None:
-        await self.stop()
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            close(listener)
+        try:
+            await self.stop()
+        finally:
+            listener, self._listener = self._listener, None
+            if listener is not None:
+                close(listener)

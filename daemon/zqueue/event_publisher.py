@@ -101,7 +101,10 @@ class _PublishingSocket:
         await asyncio.gather(self._watching, return_exceptions=True)
         self._door.close()
         self._socket.close(_LINGER)
-        await asyncio.to_thread(self._context.term)
+        try:
+            await asyncio.to_thread(self._context.term)
+        except RuntimeError:  # there is no thread to have: it takes as long as it lingers
+            self._context.term()
 
 
 def _topic(event: Event) -> bytes:

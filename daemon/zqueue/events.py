@@ -172,6 +172,12 @@ _KINDS = (
         "293cce504f904a46bd1fab687eba7129",
     ),
     Kind(
+        "config.failed",
+        "error",
+        ("by", "error"),
+        "a reload ended midway; the next one goes on from there",
+    ),
+    Kind(
         "log.lines_lost",
         "warning",
         ("lines",),

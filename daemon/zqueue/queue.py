@@ -68,12 +68,14 @@ class Queue:
     "terminate"}``, answered when it has ended, with its ``outcome``), those of
     :data:`zqueue.lists.LISTS`, ``DRAIN_WORKER`` (``{"worker": id}``), ``KICK`` (``{"connection":
     id}``), ``TAP`` (see :meth:`zqueue.taps.Taps.read`), those of :data:`zqueue.deaths.WORDS`,
-    ``FREEZE`` (``{"connections": bool}``), after which :attr:`left` is for whoever takes the queue
-    up, ``THAW``, and ``END`` (``{"reason": str, "keep": "none" | "stored" | "all"}``), after which
-    the thread is no more; ``keep`` says which listening sockets go on: those that systemd keeps, or
+    ``TAKE_UP`` (what is in :attr:`offered`, before the first ``START``), ``FREEZE``
+    (``{"connections": bool}``), after which :attr:`left` is for whoever takes the queue up,
+    ``THAW``, and ``END`` (``{"reason": str, "keep": "none" | "stored" | "all"}``), after which the
+    thread is no more; ``keep`` says which listening sockets go on: those that systemd keeps, or
     all, which another process or queue has by then.
 
-    A queue that has ``taken_up`` what another left is frozen after its ``START``, until ``THAW``.
+    A queue that has taken up what another left is frozen after its ``START``, until ``THAW``. The
+    thread starts with :meth:`begin`.
     """
 
     def __init__(
@@ -83,7 +85,6 @@ class Queue:
         make_engine: Callable[[Plan], Engine],
         emit: Emit,
         context: zmq.Context[zmq.Socket[bytes]],
-        taken_up: QueueState | None = None,
     ) -> None:
         self.name = claims.name
         self.claims = claims
@@ -97,12 +98,11 @@ class Queue:
         self._context = context
         self._make_engine = make_engine
         self._emit: Emit = lambda name, **fields: emit(name, queue=self.name, **fields)
-        stopped = taken_up is not None and taken_up.standing.state is State.STOPPED
-        self._machine = StateMachine(
-            self._state_changed, taken_up.standing if taken_up and stopped else None
-        )
-        self._taken_up = taken_up
-        self._figures = Figures(taken_up.totals if taken_up else None)
+        self._machine = StateMachine(self._state_changed)
+        self.offered: QueueState | None = None
+        """What ``TAKE_UP`` is about."""
+        self._taken_up: QueueState | None = None
+        self._figures = Figures(None)
         self._frozen = False
         self.left: QueueState | None = None
         self._deaths = Deaths(letters, self._emit)
@@ -117,7 +117,7 @@ class Queue:
         self._stays_paused = False
         self._retry_after = _FIRST_RETRY
         self._opened_at = 0.0
-        self._restarts = taken_up.restarts if taken_up else -1
+        self._restarts = -1
         self._lost_at_stop: int | None = 0
         self.flush_until = 0.0
         self._hurried = False
@@ -126,7 +126,18 @@ class Queue:
         self._next_tick = 0.0
         self.status = self._make_status()
         self._thread = threading.Thread(target=self._run, name=f"zq.{self.name}", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: this process may have no more threads.
+        """
         self._thread.start()
+
+    def discard(self) -> None:
+        """Close what a queue has that has not begun."""
+        self._inner.close(0)
 
     @property
     def config(self) -> QueueConfig:
@@ -150,8 +161,6 @@ class Queue:
 
     def _run(self) -> None:
         name_this_thread(self._thread.name)
-        if self._taken_up is not None and self._machine.state is State.STOPPED:
-            self._open_letters()  # it may not be started for long
         while not self._ended:
             try:
                 self._turn()
@@ -306,6 +315,9 @@ class Queue:
                 self._running_engine().kick(connection)
             self._emit("peer.kicked", by=by, id=connection)
             return True
+        if word == "TAKE_UP":
+            self._take_up()
+            return True
         if word == "FREEZE":
             self._freeze(**arguments)
             return True
@@ -402,6 +414,17 @@ class Queue:
         engine.open(hold=hold, taken_up=snapshot, frozen=snapshot is not None)
         self._engine = engine
         return engine
+
+    def _take_up(self) -> None:
+        """Go on as the queue did whose state is :attr:`offered`."""
+        before, self.offered = self.offered, None
+        assert before is not None
+        self._taken_up = before
+        self._figures = Figures(before.totals)
+        self._restarts = before.restarts
+        if before.standing.state is State.STOPPED:
+            self._machine = StateMachine(self._state_changed, before.standing)
+            self._open_letters()  # it may not be started for long
 
     def _freeze(self, connections: bool) -> None:
         """Stand still, with all there is in :attr:`left`; without ``connections`` only tell what
@@ -696,7 +719,7 @@ class Queue:
         return QueueStatus(
             name=self.name,
             type=config.type,
-            engine=self._engine_name,  # type: ignore[arg-type]
+            engine=self._engine_name,
             engine_reason=self._engine_reason,
             not_promised=self._not_promised,
             state=standing.state.value,

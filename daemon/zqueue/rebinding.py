@@ -33,13 +33,15 @@ def claim(arriving: Iterable[Claims], leaving: Iterable[Steering]) -> None:
     arriving, held = list(arriving), [queue.claims for queue in leaving]
     try:
         for claims in arriving:
-            claims.claim_free(held)
-    except EndpointError as error:
+            try:
+                claims.claim_free(held)
+            except EndpointError as error:
+                where = f"queues.{claims.name}"
+                raise EndpointError(error.endpoint, error.reason, error.hint, where) from error
+    except BaseException:
         for each in arriving:
             each.close()
-        raise EndpointError(
-            error.endpoint, error.reason, error.hint, where=f"queues.{claims.name}"
-        ) from error
+        raise
 
 
 async def freeze(queues: Iterable[Steering], by: str) -> dict[str, QueueState]:
@@ -61,6 +63,8 @@ async def start(queue: Steering, by: str, before: str | None, left: QueueState |
 
     Returns why it could not be started, or nothing.
     """
+    if left is not None:
+        queue.take_up(left)
     if before == "stopped":
         queue.claims.release()
         return ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import time
 from typing import Any
 
 import zmq
@@ -18,22 +20,34 @@ from zqueue.queue import Queue
 
 _ANSWER_WITHIN = 15.0
 _STATUS_WITHIN = 0.5
+_LOOKED_AT_EVERY = 0.005
 _ENDED = "the queue has ended"
 
 
 class Steering:
-    """Steers one :class:`~zqueue.queue.Queue` from the event loop. A queue that is stuck costs its
-    caller a wait with an end, and nobody else anything."""
+    """Steers one :class:`~zqueue.queue.Queue`, whose thread it starts, from the event loop. A queue
+    that is stuck costs its caller a wait with an end, and nobody else anything.
+
+    Raises (the constructor):
+        zmq.ZMQError, RuntimeError: there is no room for another socket or thread; nothing is left
+            of the queue.
+    """
 
     def __init__(self, queue: Queue, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._queue = queue
-        pair = context.socket(zmq.PAIR)
-        pair.set_hwm(0)
-        pair.connect(queue.steer_address)
         self._numbers = itertools.count(1)
         self._asked: dict[bytes, asyncio.Future[dict[str, Any]]] = {}
         self._changed = asyncio.Event()
-        self._pair = LoopSocket(pair, self._hear)
+        with contextlib.ExitStack() as undone:
+            undone.callback(queue.discard)
+            pair = context.socket(zmq.PAIR)
+            undone.callback(pair.close, 0)
+            pair.set_hwm(0)
+            pair.connect(queue.steer_address)
+            self._pair = LoopSocket(pair, self._hear)
+            undone.callback(self._pair.stop_reading)
+            queue.begin()
+            undone.pop_all()
 
     @property
     def name(self) -> str:
@@ -68,14 +82,25 @@ class Steering:
         assert self._queue.left is not None
         return self._queue.left
 
+    def take_up(self, before: QueueState) -> None:
+        """Have the queue, which was not started yet, go on as the one that left this."""
+        self._queue.offered = before
+        self.tell("TAKE_UP", "")
+
     def reconfigure(self, config: QueueConfig) -> None:
         self._queue.reconfigure(config)
 
     def hurry(self) -> None:
         self._queue.hurry()
 
-    def join(self, timeout: float) -> bool:
-        return self._queue.join(timeout)
+    async def ended(self, deadline: float) -> bool:
+        """Wait for the end of the queue's thread after ``END``; False if it has not ended by
+        ``deadline`` on the monotonic clock. Takes no thread, of which there may be none to have."""
+        while not self._queue.join(0):
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_LOOKED_AT_EVERY)
+        return True
 
     def close(self) -> None:
         """Close this end, and the listening sockets that nobody took over. Who waits for an answer
