@@ -394,7 +394,10 @@ def test_after_a_reload_that_failed_the_next_one_has_all(
         assert {each.state for each in queues if each.name != "changing"} == {"running"}, step
         with socket.create_connection(("127.0.0.1", port)):
             pass
-    of_letters_and_links = {"zqueue.letter_file:LetterFile.close", "zqueue.steering:Steering.take_up"}
+    of_letters_and_links = {
+        "zqueue.letter_file:LetterFile.close",
+        "zqueue.steering:Steering.take_up",
+    }
     assert set(unreached) == (set() if engine == "wire" else of_letters_and_links)
     # Nothing is left of what was given up: a thread each for the queues that there are.
     threads = Path(f"/proc/{zqueued.process.pid}/task")
