@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartZqueued
+from tests.descriptor_store import Store
 from tests.engines import on_every_engine
 from tests.passing import passing
 from tests.peers import Peers
 from tests.waiting import DEADLINE, wait_for
-from tests.zqueued import Zqueued, free_port
+from tests.zqueued import free_port
 
 pytestmark = on_every_engine
 
@@ -119,43 +121,18 @@ def test_the_control_socket_can_be_passed_too(start_zqueued: StartZqueued, tmp_p
     control.close()
 
 
-class Store:
-    """systemd's descriptor store: what a daemon sends to its NOTIFY_SOCKET with FDSTORE=1."""
-
-    def __init__(self, path: Path) -> None:
-        self.kept: dict[str, socket.socket] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-
-    def read(self) -> dict[str, socket.socket]:
-        while True:
-            try:
-                message, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 10)
-            except BlockingIOError:
-                return self.kept
-            lines = dict(line.split("=", 1) for line in message.decode().splitlines())
-            if "FDSTORE" in lines:
-                self.kept[lines["FDNAME"]] = socket.socket(fileno=descriptors[0])
-            elif "FDSTOREREMOVE" in lines:
-                self.kept.pop(lines["FDNAME"]).close()
-
-    def start(self, start_zqueued: StartZqueued, text: str, path: Path) -> Zqueued:
-        how = passing(*self.read().items()) if self.read() else {}
-        return start_zqueued(text, env=os.environ | {"NOTIFY_SOCKET": str(path)}, **how)
-
-
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "notify")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with contextlib.closing(Store(tmp_path / "notify")) as store:
+        yield store
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_what_it_bound_itself_is_kept_for_the_next_run(
-    end: str, start_zqueued: StartZqueued, peers: Peers, store: Store, tmp_path: Path
+    end: str, start_zqueued: StartZqueued, peers: Peers, store: Store
 ) -> None:
     text = config(f"tcp://127.0.0.1:{free_port()}")
-    first = store.start(start_zqueued, text, tmp_path / "notify")
+    first = store.start(start_zqueued, text)
     frontend, backend = first.frontend(), first.backend()
     wait_for(lambda: len(store.read()) == 2)
     getattr(first, end)()
@@ -165,16 +142,14 @@ def test_what_it_bound_itself_is_kept_for_the_next_run(
         pass
     peers.worker(backend)
     client = peers.client(frontend, requests=3)
-    second = store.start(start_zqueued, text, tmp_path / "notify")
+    second = store.start(start_zqueued, text)
     assert second.frontend() == frontend
     assert len(client.finish()) == 3
 
 
-def test_what_is_closed_is_kept_no_longer(
-    start_zqueued: StartZqueued, store: Store, tmp_path: Path
-) -> None:
+def test_what_is_closed_is_kept_no_longer(start_zqueued: StartZqueued, store: Store) -> None:
     port = free_port()
-    zqueued = store.start(start_zqueued, config(f"tcp://127.0.0.1:{port}"), tmp_path / "notify")
+    zqueued = store.start(start_zqueued, config(f"tcp://127.0.0.1:{port}"))
     wait_for(lambda: len(store.read()) == 2)
     zqueued.ctl("terminate")
     with socket.socket() as probe:
@@ -182,23 +157,21 @@ def test_what_is_closed_is_kept_no_longer(
     # Before systemd has let go of its duplicates the same ports can be had again.
     assert zqueued.ctl("start").returncode == 0
     zqueued.stop()
-    assert {name.partition("/")[2].partition("/")[0] for name in store.read()} == {
-        "default.frontend",
-        "default.backend",
-    }
+    expected = {"default.frontend", "default.backend"}
+    wait_for(lambda: {name.split("/")[1] for name, _ in store.read()} == expected)
 
 
 def test_what_the_next_run_does_not_want_is_given_up(
-    start_zqueued: StartZqueued, store: Store, tmp_path: Path
+    start_zqueued: StartZqueued, store: Store
 ) -> None:
     port = free_port()
-    first = store.start(start_zqueued, config(f"tcp://127.0.0.1:{port}"), tmp_path / "notify")
+    first = store.start(start_zqueued, config(f"tcp://127.0.0.1:{port}"))
     wait_for(lambda: len(store.read()) == 2)
     first.stop()
-    second = store.start(start_zqueued, config("ipc://*"), tmp_path / "notify")
+    second = store.start(start_zqueued, config("ipc://*"))
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
-    assert not [name for name in store.read() if "frontend" in name]
+    wait_for(lambda: not [name for name, _ in store.read() if "frontend" in name])
     assert second.queue().state == "running"
 
 

@@ -178,12 +178,16 @@ class Arrival:
         await self._source.ready(taken)
         inherited.settle()
         if state is None:
-            await self._source.gone()
+            await self._end_of_the_other(inherited)
             return
         await asyncio.gather(*(queue.ask("THAW", "hand-over") for queue in queues.values()))
         self._emit("handover.taken_up", **taken() | {"version": state.version})
         self._state = replace(state, queues=(), events=None)  # its bytes are of no use any more
+        await self._end_of_the_other(inherited)
+
+    async def _end_of_the_other(self, inherited: Inherited) -> None:
         await self._source.gone()
+        inherited.close_the_rest()
 
     def _give_up(
         self, reason: str, connections: int, requests: int | None, queue: str | None = None

@@ -32,7 +32,7 @@ from zqueue.event_history import EventHistory
 from zqueue.event_publisher import EventPublisher
 from zqueue.events import EventBus
 from zqueue.handover import QueueState
-from zqueue.inherited import Inherited
+from zqueue.inherited import Inherited, Wish
 from zqueue.letter_file import LetterFile
 from zqueue.listeners import Listener, listen_control
 from zqueue.logs import Log
@@ -139,8 +139,9 @@ class Daemon:
         self._say_hello()
         try:
             await self._arrival.unpack(self._inherited)
-            self._control = self._open_control()
             self._services = self._make_services(handler)
+            self._inherited.expect(self._wishes())
+            self._control = self._open_control()
             self._claim_services(self.config)
             await self._start_queues()
             await self._arrival.settle(self.queues, self._inherited)
@@ -215,13 +216,21 @@ class Daemon:
         for warning in (*self.loaded.warnings, *configuration.check(self.loaded)):
             self.bus.emit("config.warning", warning=warning)
 
+    def _wishes(self) -> list[Wish]:
+        """What is listened at over tcp, and by the queues."""
+        of_queues = [
+            wish for name, queue in self.config.queues.items() for wish in wishes(name, queue)
+        ]
+        of_services = [wish for each in self._services for wish in each.wishes(self.config)]
+        return of_queues + of_services
+
     def _open_control(self) -> Listener:
         settings = self.config.control
         mode, group = int(settings.mode, 8), location.group(settings.group)
         of_unit = self._inherited.endpoint_of("control")
         known = settings.endpoint or of_unit or self._inherited.last_asked("control")
         endpoint = known or location.choose_to_bind(None)
-        listener = self._inherited.take("control", endpoint, 1024, mode=mode, group=group)
+        listener = self._inherited.take(Wish("control", endpoint), 1024, mode=mode, group=group)
         if listener is None and of_unit is not None:
             raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
         return listener or listen_control(endpoint, mode=mode, group=group)
@@ -481,18 +490,22 @@ class Daemon:
             for name in (*difference.added, *rebound)
         ]
         arriving: list[Steering] = []
-        self._claim_services(loaded.config)
-        try:
-            rebinding.claim(wanted, leaving)
+        in_the_way = [each for queue in leaving for each in queue.claims.listeners()]
+        in_the_way += [each.listener for each in self._services if each.listener is not None]
+        with self._inherited.beside(in_the_way):
+            self._claim_services(loaded.config)
             try:
-                for claims in wanted:
-                    arriving.append(self._make(claims))
+                rebinding.claim(wanted, leaving)
             except BaseException:
-                await self._end(arriving, by)
-                for claims in wanted:
-                    claims.close()
+                self._unclaim_services()
                 raise
+        try:
+            for claims in wanted:
+                arriving.append(self._make(claims))
         except BaseException:
+            await self._end(arriving, by)
+            for claims in wanted:
+                claims.close()
             self._unclaim_services()
             raise
         return _Change(loaded, difference, rebound, leaving, moving, arriving)

@@ -13,8 +13,8 @@ from zqueue import endpoints
 from zqueue.config import Config
 from zqueue.errors import EndpointError
 from zqueue.events import EventBus
-from zqueue.inherited import Inherited
-from zqueue.listeners import Listener, check_address, listen
+from zqueue.inherited import Inherited, Wish
+from zqueue.listeners import Listener
 
 _BACKLOG = 128
 
@@ -63,7 +63,7 @@ class EndpointService(ABC):
     def claim(self, config: Config) -> None:
         """Open what ``config`` wants and is not open yet, for :meth:`serve` to take.
 
-        Where the address is in the way of the present one, it is only checked.
+        It is left to :meth:`serve` where the present one has the same path.
 
         Raises:
             EndpointError: it cannot be had; nothing has changed.
@@ -72,11 +72,7 @@ class EndpointService(ABC):
         if endpoint is None or endpoint == present:
             return
         try:
-            if present is not None and endpoints.overlaps(
-                endpoints.parse(endpoint, "bind"), endpoints.parse(present, "bind")
-            ):
-                check_address(endpoint, ipv6=False)
-            else:
+            if not self._has_path(endpoint):
                 self._claimed = self._open(endpoint)
         except EndpointError as error:
             raise EndpointError(error.endpoint, error.reason, error.hint, where=self.key) from error
@@ -114,15 +110,24 @@ class EndpointService(ABC):
         self.unclaim()
         await self._end(close)
 
+    def wishes(self, config: Config) -> list[Wish]:
+        """What it listens at with ``config``."""
+        endpoint = self.wanted(config)
+        return [] if endpoint is None else [Wish(self.name, endpoint)]
+
     def _present(self) -> str | None:
         return self._listener.asked if self._listener is not None else None
 
+    def _has_path(self, endpoint: str) -> bool:
+        wanted, present = endpoints.parse(endpoint, "bind"), self._present()
+        return (
+            present is not None
+            and wanted.transport == "ipc"
+            and endpoints.overlaps(wanted, endpoints.parse(present, "bind"))
+        )
+
     def _open(self, endpoint: str) -> Listener:
-        listener = self._inherited.take(self.name, endpoint, _BACKLOG)
-        if listener is None:
-            listener = listen(endpoint, backlog=_BACKLOG)
-            self._inherited.keep(self.name, listener)
-        return listener
+        return self._inherited.open(Wish(self.name, endpoint), _BACKLOG)
 
     async def _end(self, close: Callable[[Listener], None]) -> None:
         try:

@@ -13,23 +13,60 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from zqueue import endpoints
-from zqueue.endpoints import Endpoint
+from zqueue.errors import EndpointError
 from zqueue.handover import SocketState
-from zqueue.listeners import Listener, adopt, endpoint_of, matches, set_access
+from zqueue.listeners import (
+    Address,
+    Listener,
+    address_of,
+    address_to_bind,
+    adopt,
+    endpoint_of,
+    listen,
+    matches,
+    set_access,
+)
 
 _KEPT = "kept/"
 """Begins the names of what zqueue itself put into the store."""
 
 
+class Wish(NamedTuple):
+    """A listening socket that a config wants: by which name, and where."""
+
+    name: str
+    endpoint: str
+    ipv6: bool = False
+
+
 @dataclass
-class _Inherited:
+class _OfUnit:
     name: str
     socket: socket.socket
     lent: Listener | None = None
+
+
+@dataclass
+class _Kept:
+    """What systemd has kept under the name ``stored``."""
+
+    stored: str
+    socket: socket.socket
+
+    @property
+    def name(self) -> str:
+        return self.stored.split("/")[1]
+
+    def close(self) -> None:
+        # As long as it listens, whoever holds a duplicate, nobody else can have the port.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
 
 
 @dataclass
@@ -37,9 +74,9 @@ class _HandedOver:
     state: SocketState
     socket: socket.socket
 
-    def is_for(self, name: str, endpoint: str, parsed: Endpoint) -> bool:
-        fits = self.state.asked == endpoint or matches(self.socket, parsed)
-        return self.state.name == name and fits and self.has_its_path()
+    @property
+    def name(self) -> str:
+        return self.state.name
 
     def has_its_path(self) -> bool:
         """Systemd may have removed it with the folder that it was in."""
@@ -48,6 +85,9 @@ class _HandedOver:
         with contextlib.suppress(OSError):
             return os.stat(self.socket.getsockname()).st_ino == self.state.inode
         return False
+
+
+_T = TypeVar("_T", _Kept, _HandedOver)
 
 
 class Inherited:
@@ -66,13 +106,17 @@ class Inherited:
         self._lock = threading.Lock()
         self._store = store
         self._unstore = unstore
-        self._of_units: list[_Inherited] = []
-        self._kept: list[_Inherited] = []
+        self._of_units: list[_OfUnit] = []
+        self._kept: list[_Kept] = []
         self._handed_over: list[_HandedOver] = []
         self._borrowed: list[Listener] = []
+        self._leaving: list[socket.socket] = []
+        self._expected: set[Address] = set()
         for name, sock in sockets:
-            kept = name.startswith(_KEPT)
-            (self._kept if kept else self._of_units).append(_Inherited(name, sock))
+            if name.startswith(_KEPT):
+                self._kept.append(_Kept(name, sock))
+            else:
+                self._of_units.append(_OfUnit(name, sock))
 
     def add(self, handed_over: Iterable[SocketState]) -> None:
         """The sockets of a run before; their descriptors are this object's from now on.
@@ -83,6 +127,33 @@ class Inherited:
             sock = socket.socket(fileno=each.descriptor)
             self._handed_over.append(_HandedOver(each, sock))
 
+    def expect(self, wishes: Iterable[Wish]) -> None:
+        """Everything that will be opened, before any of it is: what systemd has kept for something
+        else is closed now, since it could be in the way."""
+        wishes = list(wishes)
+        wanted: set[Address] = set()
+        chosen_by_kernel: set[tuple[str, Address]] = set()
+        for wish in wishes:
+            with contextlib.suppress(EndpointError):  # it is told when it is opened
+                address = address_to_bind(wish.endpoint, wish.ipv6)
+                if address.chosen_by_kernel:
+                    chosen_by_kernel.add((wish.name, address))
+                else:
+                    wanted.add(address)
+        with self._lock:
+            self._expected = wanted
+            for each in list(self._kept):
+                address = address_of(each.socket)
+                own = (each.name, address.any_port()) in chosen_by_kernel
+                if address not in wanted and not (own and self._is_free(address)):
+                    self._kept.remove(each)
+                    each.close()
+                    self._unstore(each.stored)
+
+    def _is_free(self, address: Address) -> bool:
+        """Whether no explicit endpoint has its port."""
+        return all(address.port != each.port for each in self._expected)
+
     def endpoint_of(self, name: str) -> str | None:
         """Where the first socket of this name of a socket unit listens."""
         for each in self._of_units:
@@ -90,10 +161,9 @@ class Inherited:
                 return endpoint_of(each.socket)
         return None
 
-    def mismatches(self, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The sockets of socket units, as ``(name, endpoint)``, that no ``(name, endpoint)`` of a
-        config is for."""
-        wishes = [(name, endpoints.parse(text, "bind")) for name, text in wanted]
+    def mismatches(self, wanted: Iterable[Wish]) -> list[tuple[str, str]]:
+        """The sockets of socket units, as ``(name, endpoint)``, that no wish of a config is for."""
+        wishes = [(each.name, endpoints.parse(each.endpoint, "bind")) for each in wanted]
         return [
             (each.name, endpoint_of(each.socket))
             for each in self._of_units
@@ -103,26 +173,54 @@ class Inherited:
     def last_asked(self, name: str) -> str | None:
         """The endpoint that the run before had the first socket of this name for."""
         for each in self._handed_over:
-            if each.state.name == name:
+            if each.name == name:
                 return each.state.asked
         return None
 
+    def open(self, wish: Wish, backlog: int, mode: int = 0o660) -> Listener:
+        """A listener for a wish: on a socket that is there already, or a new one, which systemd
+        keeps for the next run.
+
+        ``mode`` is as for :func:`zqueue.listeners.listen`.
+
+        Raises:
+            EndpointError: it cannot be had.
+        """
+        listener = self.take(wish, backlog, mode=mode)
+        if listener is None:
+            with self._lock:
+                # They are closed later, since until then somebody else may go on with them.
+                beside = [each.socket for each in self._handed_over if each.state.is_tcp]
+            beside += self._leaving
+            listener = listen(
+                wish.endpoint, backlog=backlog, ipv6=wish.ipv6, mode=mode, beside=beside
+            )
+            self._keep(wish.name, listener)
+        return listener
+
+    @contextlib.contextmanager
+    def beside(self, leaving: Iterable[Listener]) -> Iterator[None]:
+        """Have these not be in the way of what is opened for as long as this lasts: they listen
+        still, and will be closed."""
+        self._leaving = [each.socket for each in leaving if each.port]
+        try:
+            yield
+        finally:
+            self._leaving = []
+
     def take(
-        self,
-        name: str,
-        endpoint: str,
-        backlog: int,
-        *,
-        mode: int = 0o660,
-        group: str | None = None,
+        self, wish: Wish, backlog: int, *, mode: int = 0o660, group: str | None = None
     ) -> Listener | None:
-        """A listener for ``endpoint`` on a socket that is there already, or ``None``.
+        """A listener for a wish on a socket that is there already, or ``None``.
+
+        One that had another name, as that of a queue that is renamed, serves as well.
 
         ``mode`` and ``group`` are as for :func:`zqueue.listeners.listen`.
 
         Raises:
             EndpointError: it cannot be given to the group.
         """
+        name, endpoint = wish.name, wish.endpoint
         parsed = endpoints.parse(endpoint, "bind")
         with self._lock:
             for each in self._of_units:
@@ -130,47 +228,87 @@ class Inherited:
                 if each.name == name and free and matches(each.socket, parsed):
                     each.lent = adopt(endpoint, each.socket.dup(), ours=False)
                     return each.lent
-            for handed in self._handed_over:
-                if handed.is_for(name, endpoint, parsed):
-                    if handed.state.inode is not None:
-                        set_access(endpoint, handed.socket.getsockname(), mode, group)
-                    self._handed_over.remove(handed)
-                    handed.socket.listen(backlog)
-                    listener = adopt(endpoint, handed.socket, ours=handed.state.ours)
-                    listener.borrowed = True
-                    self._borrowed.append(listener)
-                    return self._keep_listed(name, listener)
-            for each in self._kept:
-                if each.name.startswith(f"{_KEPT}{name}/") and matches(each.socket, parsed):
-                    self._kept.remove(each)
-                    each.socket.listen(backlog)
-                    return self._keep_listed(name, adopt(endpoint, each.socket, ours=True))
+            if not self._handed_over and not self._kept:
+                return None
+            address = address_to_bind(endpoint, wish.ipv6)
+            there = [each for each in self._handed_over if each.has_its_path()]
+            handed = self._find(there, name, address)
+            if handed is not None:
+                if handed.state.inode is not None:
+                    set_access(endpoint, handed.socket.getsockname(), mode, group)
+                self._handed_over.remove(handed)
+                handed.socket.listen(backlog)
+                listener = adopt(endpoint, handed.socket, ours=handed.state.ours)
+                listener.borrowed = True
+                self._borrowed.append(listener)
+                return listener
+            kept = self._find(self._kept, name, address)
+            if kept is not None:
+                self._kept.remove(kept)
+                kept.socket.listen(backlog)
+                listener = adopt(endpoint, kept.socket, ours=True)
+                if kept.name == name:
+                    self._unstore_when_closed(kept.stored, listener)
+                else:
+                    self._unstore(kept.stored)
+                    self._keep(name, listener)
+                return listener
         return None
 
-    def keep(self, name: str, listener: Listener) -> None:
+    def _find(self, sockets: Iterable[_T], name: str, address: Address) -> _T | None:
+        """One at the address, if there is one by this name, else by another. A port that the kernel
+        chose stays with its name: its peers know it."""
+        found: _T | None = None
+        for each in sockets:
+            there = address_of(each.socket)
+            if address.chosen_by_kernel:
+                if each.name == name and self._is_chosen(each, there, address):
+                    return each
+            elif there == address:
+                if each.name == name:
+                    return each
+                found = each
+        return found
+
+    def _is_chosen(self, each: _Kept | _HandedOver, there: Address, address: Address) -> bool:
+        if isinstance(each, _HandedOver) and address.host == "*":  # the path is chosen, too
+            return each.state.asked == "ipc://*"
+        return there.any_port() == address and self._is_free(there)
+
+    def _keep(self, name: str, listener: Listener) -> None:
         """Have systemd keep this tcp listener for the next run, until it is closed."""
         if listener.port:
-            self._store(f"{_KEPT}{name}/{listener.port}", listener.fileno())
-            self._keep_listed(name, listener)
+            stored = _stored(name, listener)
+            self._store(stored, listener.fileno())
+            self._unstore_when_closed(stored, listener)
 
-    def _keep_listed(self, name: str, listener: Listener) -> Listener:
-        number = listener.port
-        if number:
-            listener.on_close = lambda: self._unstore(f"{_KEPT}{name}/{number}")
-        return listener
+    def _unstore_when_closed(self, stored: str, listener: Listener) -> None:
+        listener.on_close = lambda: self._unstore(stored)
 
     def settle(self) -> None:
-        """What a run before had is this one's for good: close what it does not want."""
+        """What a run before had is this one's for good: close what systemd has kept of it and this
+        one does not want."""
         with self._lock:
             for listener in self._borrowed:
                 listener.borrowed = False
+            for each in self._kept:
+                each.close()
+                self._unstore(each.stored)
+            self._borrowed.clear()
+            self._kept.clear()
+            self._expected.clear()
+
+    def close_the_rest(self) -> None:
+        """Close what a run before has handed over and this one does not want. Not before that has
+        ended: libzmq aborts if a socket no longer listens on which it accepts."""
+        with self._lock:
             for handed in self._handed_over:
                 ours = handed.state.ours and handed.has_its_path()
                 adopt(handed.state.asked, handed.socket, ours=ours).close()
-            for each in self._kept:
-                with contextlib.suppress(OSError):
-                    each.socket.shutdown(socket.SHUT_RDWR)
-                each.socket.close()
-                self._unstore(each.name)
-            for gathered in (self._borrowed, self._handed_over, self._kept):
-                gathered.clear()
+            self._handed_over.clear()
+
+
+def _stored(name: str, listener: Listener) -> str:
+    """The name of a tcp listener in systemd's store, in which no two have the same."""
+    host, _, port = listener.endpoint.removeprefix("tcp://").rpartition(":")
+    return f"{_KEPT}{name}/{host.strip('[]').replace(':', '_')}/{port}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import os
@@ -20,10 +19,10 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -66,6 +65,10 @@ class Listener:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def socket(self) -> socket.socket:
+        return self._socket
 
     @property
     def port(self) -> int:
@@ -210,8 +213,49 @@ def _take_from_ttl(sock: socket.socket, least: int) -> None:
     sock.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least)
 
 
+class Address(NamedTuple):
+    """Where a socket listens. ``host`` is a path for ipc, an address for tcp; without a ``port``
+    the kernel chooses one, and ipc has none."""
+
+    family: int
+    host: str
+    port: int | None
+
+    @property
+    def chosen_by_kernel(self) -> bool:
+        return self.host == "*" if self.family == socket.AF_UNIX else self.port is None
+
+    def any_port(self) -> Address:
+        return self._replace(port=None)
+
+
+def address_of(sock: socket.socket) -> Address:
+    """Where a socket listens."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        path = os.path.abspath(name) if isinstance(name, str) else "@" + os.fsdecode(name[1:])
+        return Address(sock.family, path, None)
+    return Address(sock.family, str(name[0]), int(name[1]))
+
+
+def address_to_bind(endpoint: str, ipv6: bool) -> Address:
+    """Where :func:`listen` would listen.
+
+    Raises:
+        EndpointError: its host is not known here.
+    """
+    parsed = endpoints.parse(endpoint, "bind")
+    if parsed.transport == "tcp":
+        family, address = _tcp_address(endpoint, parsed, ipv6)
+        return Address(family, str(address[0]), parsed.port)
+    name = parsed.address
+    path = name if parsed.abstract or name == "*" else os.path.abspath(name)
+    return Address(socket.AF_UNIX, path, None)
+
+
 def matches(sock: socket.socket, wanted: Endpoint) -> bool:
-    """Whether a listening socket is what binding to ``wanted`` would have made."""
+    """Whether a socket unit's socket is one that serves ``wanted``, which may be of either family
+    if it is for all addresses."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         if wanted.transport != "ipc":
@@ -234,11 +278,13 @@ def listen(
     ipv6: bool = False,
     mode: int = 0o660,
     group: str | None = None,
+    beside: Sequence[socket.socket] = (),
 ) -> Listener:
     """Open a listening socket for ``endpoint`` (``tcp://host:port``, ``ipc://path``).
 
-    ``mode`` and ``group`` are for the path of an ipc endpoint. A socket file that a killed process
-    left behind is replaced, that of a living one never.
+    ``beside`` are tcp sockets of this user that still listen and may be in the way, but will be
+    closed soon. ``mode`` and ``group`` are for the path of an ipc endpoint. A socket file that a
+    killed process left behind is replaced, that of a living one never.
 
     Raises:
         EndpointError: it cannot be had; the message says why, by whom, and what to do.
@@ -246,19 +292,7 @@ def listen(
     parsed = endpoints.parse(endpoint, "bind")
     if parsed.transport == "ipc":
         return _listen_ipc(endpoint, parsed, backlog, mode, group)
-    return _listen_tcp(endpoint, parsed, backlog, ipv6)
-
-
-def check_address(endpoint: str, ipv6: bool) -> None:
-    """Find out, as far as that can be known while somebody still listens there, whether
-    :func:`listen` could have this endpoint.
-
-    Raises:
-        EndpointError: it could not.
-    """
-    parsed = endpoints.parse(endpoint, "bind")
-    if parsed.transport == "tcp":
-        _listen_tcp(endpoint, dataclasses.replace(parsed, port=None), 1, ipv6).close()
+    return _listen_tcp(endpoint, parsed, backlog, ipv6, beside)
 
 
 def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
@@ -277,7 +311,13 @@ def listen_control(endpoint: str, *, mode: int, group: str | None) -> Listener:
 # -- tcp -------------------------------------------------------------------------------------
 
 
-def _listen_tcp(endpoint: str, parsed: Endpoint, backlog: int, ipv6: bool) -> Listener:
+def _listen_tcp(
+    endpoint: str,
+    parsed: Endpoint,
+    backlog: int,
+    ipv6: bool,
+    beside: Sequence[socket.socket] = (),
+) -> Listener:
     family, address = _tcp_address(endpoint, parsed, ipv6)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -285,12 +325,26 @@ def _listen_tcp(endpoint: str, parsed: Endpoint, backlog: int, ipv6: bool) -> Li
         if family == socket.AF_INET6:
             any_host = address[0] == "::"
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if any_host else 1)
-        sock.bind(address)
-        sock.listen(backlog)
+        with _sharing_a_port([*beside, sock] if beside else []):
+            sock.bind(address)
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise _tcp_error(endpoint, int(address[1]), error) from error
     return Listener(endpoint, sock, None)
+
+
+@contextlib.contextmanager
+def _sharing_a_port(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let these be bound to one port. Only for as long as this lasts: another process of this user
+    could join them."""
+    try:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        yield
+    finally:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
 def _tcp_address(

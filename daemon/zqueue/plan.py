@@ -10,8 +10,8 @@ from zqueue import endpoints, error_reply
 from zqueue.config import QueueConfig, SocketConfig
 from zqueue.engine import Dispatch, Plan, Side, SocketOptions, SocketPlan
 from zqueue.handover import SocketState, socket_state
-from zqueue.inherited import Inherited
-from zqueue.listeners import Listener, check_address, listen
+from zqueue.inherited import Inherited, Wish
+from zqueue.listeners import Listener
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,10 @@ class _Wanted:
     mode: int = 0o660
 
     def open(self, queue: str, inherited: Inherited) -> Listener:
-        name = f"{queue}.{self.use}"
-        listener = inherited.take(name, self.endpoint, self.backlog, mode=self.mode)
-        if listener is None:
-            listener = listen(self.endpoint, backlog=self.backlog, ipv6=self.ipv6, mode=self.mode)
-            inherited.keep(name, listener)
-        return listener
+        return inherited.open(self.wish(queue), self.backlog, self.mode)
+
+    def wish(self, queue: str) -> Wish:
+        return Wish(f"{queue}.{self.use}", self.endpoint, self.ipv6)
 
 
 class Claims:
@@ -55,18 +53,25 @@ class Claims:
         self._claim(self.wanted())
 
     def claim_free(self, others: Iterable[Claims]) -> None:
-        """As :meth:`claim`, but leave out what ``others`` hold now and will hand over later."""
+        """As :meth:`claim`, but leave out what ``others`` hold now and will hand over later, and
+        paths at which they listen until then."""
         others = list(others)
-        held = [wanted for other in others for wanted in other._held]
-        free = []
-        for wanted in self.wanted():
-            if any(self._may_have(wanted, other) for other in others):
-                continue
-            if any(_overlap(wanted.endpoint, taken.endpoint) for taken in held):
-                check_address(wanted.endpoint, wanted.ipv6)
-            else:
-                free.append(wanted)
-        self._claim(free)
+        paths = [
+            taken.endpoint
+            for other in others
+            for taken, listener in other._held.items()
+            if not listener.port
+        ]
+        self._claim(
+            wanted
+            for wanted in self.wanted()
+            if not any(self._may_have(wanted, other) for other in others)
+            and not any(_overlap(wanted.endpoint, path) for path in paths)
+        )
+
+    def listeners(self) -> list[Listener]:
+        """Those that are held."""
+        return list(self._held.values())
 
     def take_over(self, other: Claims) -> None:
         """Take from ``other`` those of its open sockets that this queue wants just so."""
@@ -181,12 +186,9 @@ class Claims:
         return SocketPlan(listeners, tuple(side.connect), _options(side))
 
 
-def wishes(name: str, config: QueueConfig) -> list[tuple[str, str]]:
-    """What a queue wants of a socket unit: ``(QUEUE.frontend, endpoint)`` and so on."""
-    return [
-        (f"{name}.{wanted.use}", wanted.endpoint)
-        for wanted in Claims(name, config, Inherited()).wanted()
-    ]
+def wishes(name: str, config: QueueConfig) -> list[Wish]:
+    """What a queue wants to listen at."""
+    return [wanted.wish(name) for wanted in Claims(name, config, Inherited()).wanted()]
 
 
 def _side_wanted(use: Side, side: SocketConfig) -> Iterator[_Wanted]:
