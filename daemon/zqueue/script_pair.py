@@ -4,6 +4,9 @@ A PAIR of libzmq's serves one peer. Another that it has accepted meanwhile it le
 without a pipe, for good. So there is one connection at a time: while it lasts the gate is closed,
 and whoever comes tries again. When it ends the socket is made anew, for libzmq frees the
 place of the one that left in its own time.
+
+The context is that of others, too. So the monitor of a socket that was closed is read until libzmq
+has done with both: it would wait for somebody to hear it, and with it all that the context serves.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import itertools
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import zmq
@@ -31,7 +35,9 @@ _WATCHED = (
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_MONITOR_STOPPED
 )
+_CLOSED_WITHIN = 2.0
 _numbers = itertools.count()
 
 
@@ -45,6 +51,7 @@ class ScriptPair:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], listener: Listener) -> None:
         self._context = context
         self._listener = listener
+        self._former: list[zmq.Socket[bytes]] = []
         self._open()
 
     def _open(self) -> None:
@@ -75,12 +82,32 @@ class ScriptPair:
             self._listener.open_gate()
 
     def close(self) -> None:
-        self._monitor.close(0)
+        self._let_go()
+        deadline = time.monotonic() + _CLOSED_WITHIN
+        while self._former and time.monotonic() < deadline:
+            self._former[0].poll(100)
+            self._hear_former()
+        for monitor in self._former:
+            monitor.close(0)
+
+    def _let_go(self) -> None:
         self._pair.close(0)
+        self._former.append(self._monitor)
         self.let_in()
 
+    def _hear_former(self) -> None:
+        """Close the monitors of sockets that are no more."""
+        for monitor in list(self._former):
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    message = monitor.recv_multipart(zmq.DONTWAIT)
+                    if parse_monitor_message(message)["event"] == zmq.EVENT_MONITOR_STOPPED:
+                        self._former.remove(monitor)
+                        monitor.close(0)
+                        break
+
     def pollables(self) -> tuple[zmq.Socket[bytes], ...]:
-        return self._pair, self._monitor
+        return self._pair, self._monitor, *self._former
 
     def words(self, most: int) -> Iterator[list[zmq.Frame]]:
         """Messages of the script that is served, up to so many."""
@@ -90,7 +117,7 @@ class ScriptPair:
             except zmq.Again:
                 if self._left:
                     # All that it had said is read.
-                    self.close()
+                    self._let_go()
                     self._open()
                 return
 
@@ -101,6 +128,7 @@ class ScriptPair:
 
     def reports(self) -> Iterator[Report]:
         """Take in who has come and gone; tell of those that were no script."""
+        self._hear_former()
         for _ in range(_EVENTS_A_READ):
             try:
                 message = self._monitor.recv_multipart(zmq.DONTWAIT)
