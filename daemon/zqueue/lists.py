@@ -134,7 +134,7 @@ def _number(column: str, written: str) -> float | None:
         if column in _DURATIONS:
             return parse_duration(written)
         return float(parse_size(written) if column in _SIZES else int(written))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -234,8 +234,12 @@ class Queue:
                 refusal = {"ok": False, "detail": str(error), "code": error.code}
                 self._answer(number, refusal)
             except Exception as error:
-                self._answer(number, {"ok": False, "detail": f"{type(error).__name__}: {error}"})
-                raise
+                mistake = f"{type(error).__name__}: {error}"
+                self._answer(number, {"ok": False, "detail": mistake})
+                if word not in (*LISTS, *WORDS, b"TAP"):
+                    raise
+                # To look changes nothing: the queue need not be started again for it.
+                self._emit("daemon.error", error=f"{word.decode()}: {mistake}")
             else:
                 self._answer(number, {"ok": True, "changed": changed})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -160,7 +161,7 @@ def passed(parcel: str) -> Passed:
     that which was stored under this name. Asked a second time there is nothing."""
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()) or not _is_small(count):
         return Passed()
     sockets: list[tuple[str, socket.socket]] = []
     parts: dict[int, int] = {}
@@ -170,7 +171,7 @@ def passed(parcel: str) -> Passed:
         place = name.removeprefix(parcel)
         try:
             os.set_inheritable(descriptor, False)
-            if name != place and place.isdecimal():
+            if name != place and _is_small(place):
                 parts[int(place)] = descriptor
                 continue
             passed = socket.socket(fileno=descriptor)
@@ -182,6 +183,11 @@ def passed(parcel: str) -> Passed:
         else:
             passed.close()
     return Passed(tuple(sockets), tuple(parts[place] for place in sorted(parts)))
+
+
+def _is_small(number: str) -> bool:
+    """Whether it is a number, and one that descriptors are counted by."""
+    return re.fullmatch("[0-9]{1,5}", number) is not None
 
 
 @dataclass(frozen=True)

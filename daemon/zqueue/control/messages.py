@@ -40,6 +40,10 @@ class Message(BaseModel):
 
 # -- requests --------------------------------------------------------------------------------
 
+Pattern = Annotated[str, StringConstraints(max_length=1024)]
+"""A condition, or a name with ``*`` in it. To prepare one takes time that grows with the square of
+its length, in the thread of a queue."""
+
 
 class _Strict(Message):
     """A part of a request: a key that is not named here is a mistake, which must not pass for done.
@@ -78,8 +82,8 @@ class _List(_Request, Selection):
     the largest with ``-`` before it. The columns are the fields of the rows.
     """
 
-    filter: tuple[str, ...] = ()
-    sort: str | None = None
+    filter: tuple[Pattern, ...] = Field(default=(), max_length=64)
+    sort: Pattern | None = None
     limit: int | None = Field(default=None, ge=0)
 
 
@@ -128,8 +132,8 @@ class Tap(_Request, Selection):
     verb: Literal["tap"] = "tap"
     tap: str = Field(min_length=1, max_length=128)
     content: int = Field(default=256, ge=0, le=1 << 30)
-    client: str | None = None
-    worker: str | None = None
+    client: Pattern | None = None
+    worker: Pattern | None = None
     smallest: int | None = Field(default=None, ge=0)
     largest: int | None = Field(default=None, ge=0)
     took: float | None = Field(default=None, ge=0)
@@ -203,8 +207,8 @@ class DeadList(_Request):
     letters: tuple[str, ...] = ()
     reasons: tuple[Reason, ...] = ()
     since: float | None = None
-    last: int | None = Field(default=None, ge=1)
-    after: int = Field(default=0, ge=0)
+    last: int | None = Field(default=None, ge=1, le=2**63 - 1)
+    after: int = Field(default=0, ge=0, le=2**63 - 1)
     content: bool = False
 
 
