@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import get_args
 
 import zmq
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -23,10 +22,10 @@ from prometheus_client.utils import floatToGoString
 import zqueue
 from zqueue.control.messages import Latency, Peers, QueueStatus, Worker
 from zqueue.engine import LATENCY_BOUNDS
+from zqueue.states import State
 from zqueue.web import health
 from zqueue.web.looks import Look
 
-_STATES: tuple[str, ...] = get_args(QueueStatus.model_fields["state"].annotation)
 _STEPS = (*map(floatToGoString, LATENCY_BOUNDS), "+Inf")
 
 _Found = Mapping[str, float] | float | None
@@ -69,7 +68,7 @@ def _died(queue: QueueStatus) -> _Found:
 
 
 def _state(queue: QueueStatus) -> _Found:
-    return {state: float(state == queue.state) for state in _STATES}
+    return {state.value: float(state == queue.state) for state in State}
 
 
 _FIGURES = (
@@ -334,6 +333,24 @@ def _of_daemon(look: Look, stalled: list[str]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "zqueue_queues_stalled", "Queues whose thread does not answer", value=len(stalled)
     )
+    for name, meaning, count in (
+        (
+            "zqueue_log_lines_lost_total",
+            "Lines that could not be written to the log",
+            look.status.log_lines_lost,
+        ),
+        (
+            "zqueue_slow_subscribers_total",
+            "How often a subscriber of [events] publish read so slowly that it began to miss some",
+            look.status.slow_subscribers,
+        ),
+        (
+            "zqueue_control_replies_dropped_total",
+            "Answers on the control socket that their caller did not read",
+            look.status.replies_dropped,
+        ),
+    ):
+        yield CounterMetricFamily(name, meaning, value=count)
     yield GaugeMetricFamily(
         "zqueue_look_duration_seconds",
         "How long the queues took to tell their figures for this answer",
