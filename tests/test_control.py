@@ -303,6 +303,28 @@ def test_a_slow_follower_is_told_how_much_it_missed(
     assert "never retrieved" not in zqueued.log_path.read_text()
 
 
+def test_answers_that_nobody_reads_are_counted(
+    zqueued: Zqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    slow = context.socket(zmq.DEALER)
+    slow.set_hwm(1)
+    slow.setsockopt(zmq.RCVBUF, 4096)
+    slow.connect(zqueued.control)
+    assert zqueued.status().replies_dropped == 0
+    asked = 0
+    while not zqueued.status().replies_dropped:
+        for _ in range(500):
+            slow.send(dump(verb="config"))
+        asked += 500
+        assert asked < 20_000
+    dropped = zqueued.status().replies_dropped
+    assert f"{dropped} answer" in zqueued.ctl("doctor").stdout
+    while slow.poll(500):
+        assert json.loads(slow.recv())["kind"] in ("result", "error")
+        asked -= 1
+    assert asked == zqueued.status().replies_dropped
+
+
 def test_callers_without_number_do_not_use_up_the_descriptors(
     start_zqueued: StartZqueued,
 ) -> None:

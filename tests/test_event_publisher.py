@@ -214,6 +214,8 @@ def test_one_who_does_not_read_costs_nobody_anything(
     while deaf.socket.poll(500):
         missed -= deaf.socket.recv_multipart()[0].startswith(b"peer.")
     assert missed > 0, "what it did not read was not kept for it"
+    assert zqueued.status().slow_subscribers == 1
+    assert "a subscriber of [events] publish missed events, 1 time" in zqueued.ctl("doctor").stdout
 
 
 def test_rubbish_costs_nobody_anything(start_zqueued: StartZqueued, context: Context) -> None:

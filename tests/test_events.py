@@ -152,7 +152,9 @@ while True:
 ```
 
 Nobody waits for a subscriber. For one that does not read, 1000 events are kept besides what its
-connection holds; what comes then it misses. So does one that is not connected: a PUB sends only
+connection holds; what comes then it misses. `zqueuectl status --json` (`slow_subscribers`), `/metrics`
+(`zqueue_slow_subscribers_total`) and `doctor` count how often that began; how many events it misses is
+not known, for ZeroMQ does not say. One that is not connected misses events, too: a PUB sends only
 what happens just now. Over a reload that does not move the socket subscribers stay connected; over
 a restart or an upgrade ZeroMQ connects them anew. What was missed, `zqueuectl events --since` has.
 

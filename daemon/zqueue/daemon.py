@@ -104,6 +104,8 @@ class Daemon:
         self._signalled: set[asyncio.Task[None]] = set()
         self._control: Listener | None = None
         self._services: tuple[EndpointService, ...] = ()
+        self._publisher: EventPublisher | None = None
+        self._server: ControlServer | None = None
 
     @property
     def uptime(self) -> float:
@@ -122,6 +124,16 @@ class Daemon:
     def in_force(self) -> list[tuple[str, Any, str]]:
         """Every key, the value that it has now, and where that is from."""
         return [self._until_restart.get(each[0], each) for each in self.loaded.effective()]
+
+    @property
+    def slow_subscribers(self) -> int:
+        """How often a subscriber of events read so slowly that it began to miss some."""
+        return self._publisher.overtaken if self._publisher is not None else 0
+
+    @property
+    def replies_dropped(self) -> int:
+        """How many answers a caller of the control socket did not read."""
+        return self._server.dropped if self._server is not None else 0
 
     @property
     def control_endpoint(self) -> str:
@@ -241,7 +253,8 @@ class Daemon:
 
         what = self.config, self.bus, self._inherited
         web = WebService(ask, self._stalled, lambda: self._rebind_steps, *what)
-        return web, EventPublisher(*what)
+        self._publisher = EventPublisher(*what)
+        return web, self._publisher
 
     def _claim_services(self, config: Config) -> None:
         """Claim what they want of ``config``.
@@ -325,8 +338,8 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _serving(self, control: Listener, handler: Handler) -> AsyncIterator[None]:
-        serving = ControlServer(control, handler, self.bus, self.history).serve()
-        server = asyncio.create_task(serving)
+        self._server = ControlServer(control, handler, self.bus, self.history)
+        server = asyncio.create_task(self._server.serve())
         server.add_done_callback(self._server_ended)
         try:
             yield

@@ -25,7 +25,8 @@ _LINGER = 100
 
 class EventPublisher(EndpointService):
     """Sends each event as ``[topic][JSON]`` to those who subscribe. Who reads too slowly misses
-    some, and holds up nobody."""
+    some, and holds up nobody; ``overtaken`` counts how often that began. How many events it misses
+    then libzmq does not tell."""
 
     name = "events"
     key = "events.publish"
@@ -34,6 +35,7 @@ class EventPublisher(EndpointService):
         super().__init__(config, bus, inherited)
         self._loop = asyncio.get_running_loop()
         self._socket: _PublishingSocket | None = None
+        self.overtaken = 0
         self._unsubscribe: Callable[[], None] = lambda: None
 
     def wanted(self, config: Config) -> str | None:
@@ -63,7 +65,8 @@ class EventPublisher(EndpointService):
     def _publish(self, event: Event) -> None:
         if self._socket is not None:
             happened = messages.Happened.model_validate(event, from_attributes=True)
-            self._socket.send([_topic(event), happened.model_dump_json().encode()])
+            sent = self._socket.send([_topic(event), happened.model_dump_json().encode()])
+            self.overtaken += not sent
 
 
 class _PublishingSocket:
@@ -81,6 +84,9 @@ class _PublishingSocket:
         publisher.set(zmq.MAXMSGSIZE, _LONGEST_READ)
         publisher.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_WITHIN)
         publisher.set(zmq.SNDHWM, _QUEUED_A_SUBSCRIBER)
+        # It tells then that somebody's line is full.
+        publisher.set(zmq.XPUB_NODROP, 1)
+        self._publisher = publisher
         door = Door(publisher, listener, bus.emit, "events")
         try:
             listener.attach(publisher)
@@ -91,10 +97,20 @@ class _PublishingSocket:
         self._socket = LoopSocket(publisher, lambda subscription: None)
         self._watching = asyncio.create_task(door.watch())
 
-    def send(self, frames: list[bytes]) -> None:
+    def send(self, frames: list[bytes]) -> bool:
+        """Send to all who have room for it; False if somebody had none."""
         # What cannot be published must not become the next event to publish.
         with contextlib.suppress(zmq.ZMQError):
-            self._socket.send(frames)
+            try:
+                self._socket.send(frames)
+            except zmq.Again:
+                self._publisher.set(zmq.XPUB_NODROP, 0)
+                try:
+                    self._socket.send(frames)
+                finally:
+                    self._publisher.set(zmq.XPUB_NODROP, 1)
+                return False
+        return True
 
     async def close(self) -> None:
         self._watching.cancel()

@@ -36,6 +36,7 @@ def findings(status: StatusResult, reach: Reach) -> list[Finding]:
     """All there is to tell, the worst first."""
     found = [each for queue in status.queues for each in _of_queue(queue, status, reach)]
     found += _of_log(status, reach)
+    found += _of_readers(status)
     if status.state != "running":
         found.insert(0, Finding("warn", "", f"zqueued is {status.state}", "operator", ()))
     return worst_first(found)
@@ -67,6 +68,21 @@ def _of_log(status: StatusResult, reach: Reach) -> Iterator[Finding]:
         )
         do = (where, f"{reach.ctl} events: the daemon remembers the latest of each kind")
         yield Finding("warn", "", what, "this machine", do)
+
+
+def _of_readers(status: StatusResult) -> Iterator[Finding]:
+    """Those who ask zqueued to tell them something, and do not read it."""
+    if status.slow_subscribers:
+        times = counted(status.slow_subscribers, "time")
+        what = f"a subscriber of [events] publish missed events, {times} since the start: it reads "
+        what += "too slowly; how many events is not known"
+        do = ("let it read in a thread of its own, or subscribe to less", "or raise [events] level")
+        yield Finding("note", "", what, "operator", do)
+    if status.replies_dropped:
+        dropped = counted(status.replies_dropped, "answer was", "answers were")
+        what = f"{dropped} dropped since the start: a caller of the control socket does not read"
+        look = "see which program asks again and again, and does not read what it is answered"
+        yield Finding("note", "", what, "operator", (look,))
 
 
 def _of_queue(queue: QueueStatus, status: StatusResult, reach: Reach) -> Iterator[Finding]:

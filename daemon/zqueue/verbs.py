@@ -236,6 +236,8 @@ class Verbs:
             log_level=daemon.log.level,
             log=daemon.log.place,
             log_lines_lost=daemon.log.dropped,
+            slow_subscribers=daemon.slow_subscribers,
+            replies_dropped=daemon.replies_dropped,
         )
 
     async def _reload(

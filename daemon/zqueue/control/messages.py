@@ -527,7 +527,10 @@ Phase = Literal["starting", "running", "stopping"]
 class StatusResult(Message):
     """The daemon and its queues. ``log`` is where its log is to be read: ``journal``, the path of a
     file, or nothing where only whoever reads its stderr knows; ``log_lines_lost``: how many events
-    it could not write there."""
+    it could not write there. ``slow_subscribers``: how often a subscriber of ``[events]
+    publish`` read so slowly that it began to miss events, of which nobody knows how many;
+    ``replies_dropped``: how many answers a caller of the control socket did not read. All since
+    this process was started."""
 
     queues: tuple[QueueStatus, ...]
     name: str
@@ -541,6 +544,8 @@ class StatusResult(Message):
     log_level: str
     log: str = ""
     log_lines_lost: int = 0
+    slow_subscribers: int = 0
+    replies_dropped: int = 0
 
 
 class _Peer(Message):

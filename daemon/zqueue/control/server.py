@@ -100,6 +100,8 @@ class ControlServer:
         self._running: Counter[bytes] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers = Followers(history)
+        self.dropped = 0
+        """How many answers their callers did not read."""
         self._refusals = _Refusals(bus)
 
     async def serve(self) -> None:
@@ -209,8 +211,12 @@ class ControlServer:
         self._refusals.tell(str(caller), verb, str(refusal))
         self._send(way, messages.Error(id=identity, code=refusal.code, message=str(refusal)))
 
-    def _send(self, way: _Return, reply: Message) -> bool:
-        """Send, or drop what the caller does not read; False if it was dropped.
+    def _send(self, way: _Return, reply: Message) -> None:
+        """Send, or drop what the caller does not read."""
+        self.dropped += not self._try_to_send(way, reply)
+
+    def _try_to_send(self, way: _Return, reply: Message) -> bool:
+        """False if the caller would have to read first.
 
         Raises:
             zmq.ZMQError: EHOSTUNREACH is swallowed: a caller that left wants no answer.
@@ -237,7 +243,9 @@ class ControlServer:
         if self._followers.of(way.routing_id) >= _AT_ONCE_A_CALLER:
             self._refuse(way, caller, request.id, request.verb, _busy())
             return
-        self._followers.add(way.routing_id, request, wanted, lambda reply: self._send(way, reply))
+        self._followers.add(
+            way.routing_id, request, wanted, lambda reply: self._try_to_send(way, reply)
+        )
 
     def _cancel(self, way: _Return, request: messages.Cancel) -> None:
         cancelled = self._followers.cancel(way.routing_id, request.request)
