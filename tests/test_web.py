@@ -108,7 +108,7 @@ def test_the_page(served: Zqueued) -> None:
     answer = ask(served, "/")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "Look at this" in answer.text
-    assert "zqueuectl resume orders" in answer.text
+    assert f"zqueuectl -e {served.control} resume orders" in answer.text
     assert '<noscript><meta http-equiv="refresh"' in answer.text
     # All that it loads is its own.
     loaded = re.findall(r'(?:src|href)="([^"]*)"', answer.text)

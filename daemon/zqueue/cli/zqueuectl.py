@@ -28,6 +28,7 @@ from zqueue.cli.calls import (
 )
 from zqueue.cli.dead import dead
 from zqueue.cli.doctor import doctor
+from zqueue.cli.health import health
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +173,7 @@ def top(
 
 for each in (
     *(lists.workers, lists.clients, lists.connections, lists.requests),
-    *(tap.tap, tap.replay, doctor),
+    *(tap.tap, tap.replay, doctor, health),
 ):
     main.add_command(each)
 

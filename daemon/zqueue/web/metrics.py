@@ -20,10 +20,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 import zqueue
+from zqueue import health
 from zqueue.control.messages import Latency, Peers, QueueStatus, Worker
 from zqueue.engine import LATENCY_BOUNDS
 from zqueue.states import State
-from zqueue.web import health
 from zqueue.web.looks import Look
 
 _STEPS = (*map(floatToGoString, LATENCY_BOUNDS), "+Inf")

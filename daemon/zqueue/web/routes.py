@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from zqueue import health
 from zqueue.control import messages
 from zqueue.control.server import Refusal
-from zqueue.web import health, http, metrics, page
+from zqueue.web import http, metrics, page
 from zqueue.web.http import Request, Response
 from zqueue.web.looks import Ask, Look, Looks
 

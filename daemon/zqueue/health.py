@@ -1,8 +1,13 @@
-"""Whether zqueued is ready, for those who decide by it where requests go."""
+"""Whether zqueued serves, for those who decide by it: a load balancer, a container's supervisor."""
 
 from __future__ import annotations
 
 from zqueue.control.messages import QueueStatus, StatusResult
+
+
+def not_alive(status: StatusResult) -> list[str]:
+    """Why it is not alive, a line for each reason: every queue has to answer."""
+    return [f"{queue.name}: does not answer" for queue in status.queues if queue.stale]
 
 
 def not_ready(status: StatusResult) -> list[str]:
