@@ -152,11 +152,11 @@ while True:
 ```
 
 Nobody waits for a subscriber. For one that does not read, 1000 events are kept besides what its
-connection holds; what comes then it misses. `zqueuectl status --json` (`slow_subscribers`), `/metrics`
-(`zqueue_slow_subscribers_total`) and `doctor` count how often that began; how many events it misses is
-not known, for ZeroMQ does not say. One that is not connected misses events, too: a PUB sends only
-what happens just now. Over a reload that does not move the socket subscribers stay connected; over
-a restart or an upgrade ZeroMQ connects them anew. What was missed, `zqueuectl events --since` has.
+connection holds; what comes then it misses. `zqueuectl status --json` (`slow_subscribers`),
+`/metrics` (`zqueue_slow_subscribers_total`) and `doctor` count how often that began; how many
+events it misses is not known, for ZeroMQ does not say. One that is not connected misses events,
+too: a PUB sends only what happens just now. Over a reload that does not move the socket subscribers
+stay connected; over a restart or an upgrade ZeroMQ connects them anew. What was missed, `zqueuectl events --since` has.
 
 There is no password, and `[control] may_look` does not count: whoever can reach the endpoint can
 read along. An ipc path has the mode 0660.
