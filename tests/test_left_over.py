@@ -50,6 +50,23 @@ def send_jobs(zqueued: Zqueued, type: str, context: Context) -> zmq.Socket[bytes
     return sender
 
 
+def more_than_the_kernel_takes(
+    start_zqueued: StartZqueued, context: Context
+) -> tuple[Zqueued, zmq.Socket[bytes]]:
+    """A streamer that has handed out 300 jobs, and a worker that has not read them."""
+    zqueued = start_zqueued(config("streamer", ', send_buffer = "8KiB"'))
+    producer, worker = context.socket(zmq.PUSH), context.socket(zmq.PULL)
+    worker.rcvhwm = 1
+    worker.rcvbuf = 8192
+    worker.connect(zqueued.backend())
+    wait_for(lambda: zqueued.queue().workers.connected == 1)
+    producer.connect(zqueued.frontend())
+    for number in range(300):
+        producer.send(b"%d" % number + bytes(10_000))
+    wait_for(lambda: zqueued.queue().requests.messages == 300)
+    return zqueued, worker
+
+
 @both_types
 def test_a_drain_is_not_over_while_the_frontend_can_be_read(
     type: str, start_zqueued: StartZqueued, context: Context
@@ -112,16 +129,7 @@ def test_what_workers_have_not_read_yet_gets_out_before_the_end(
     start_zqueued: StartZqueued, context: Context
 ) -> None:
     """More than the kernel takes: what is left of the drain's time is for that."""
-    zqueued = start_zqueued(config("streamer", ', send_buffer = "8KiB"'))
-    producer, worker = context.socket(zmq.PUSH), context.socket(zmq.PULL)
-    worker.rcvhwm = 1
-    worker.rcvbuf = 8192
-    worker.connect(zqueued.backend())
-    wait_for(lambda: zqueued.queue().workers.connected == 1)
-    producer.connect(zqueued.frontend())
-    for number in range(300):
-        producer.send(b"%d" % number + bytes(10_000))
-    wait_for(lambda: zqueued.queue().requests.messages == 300)
+    zqueued, worker = more_than_the_kernel_takes(start_zqueued, context)
     told: list[int] = []
     drain = threading.Thread(
         target=lambda: told.append(
@@ -142,16 +150,7 @@ def test_what_workers_have_not_read_yet_gets_out_before_the_end(
 def test_a_worker_that_does_not_read_has_the_drain_time_out(
     start_zqueued: StartZqueued, context: Context
 ) -> None:
-    zqueued = start_zqueued(config("streamer", ', send_buffer = "8KiB"'))
-    producer, worker = context.socket(zmq.PUSH), context.socket(zmq.PULL)
-    worker.rcvhwm = 1
-    worker.rcvbuf = 8192
-    worker.connect(zqueued.backend())
-    wait_for(lambda: zqueued.queue().workers.connected == 1)
-    producer.connect(zqueued.frontend())
-    for _ in range(300):
-        producer.send(bytes(10_000))
-    wait_for(lambda: zqueued.queue().requests.messages == 300)
+    zqueued, _worker = more_than_the_kernel_takes(start_zqueued, context)
     drained = zqueued.ctl("drain", "--timeout", "1500ms", "--then", "terminate")
     assert drained.returncode == 1
     assert zqueued.wait_event("queue.stopped")["lost"] is None

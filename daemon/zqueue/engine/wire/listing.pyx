@@ -156,68 +156,72 @@ cdef void listing_clear(Listing* listing) noexcept nogil:
 cdef list connections_told(Listing* listing):
     """What :c:func:`list_connections` has written down, see ``rows.pxd``, and nothing more is there.
     ``age``, ``silent_for`` and ``closed_for`` are nanoseconds."""
-    cdef ConnectionRow* row
     cdef size_t place
-    gathered = []
-    for place in range(listing.connection_count):
-        row = &listing.connections[place]
-        until = row.closed_at or listing.now
-        shown = {
-            "number": row.number,
-            "side": row.side,
-            "type": type_name(row.type).decode() if row.arrived else "",
-            "major": row.major,
-            "minor": row.minor,
-            "arrived": row.arrived,
-            "held_back": row.held_back,
-            "draining": row.draining,
-            "aside": row.aside,
-            "age": until - row.opened_at,
-            "silent_for": until - row.heard_at,
-            "closed_for": listing.now - row.closed_at if row.closed_at else None,
-            "received_bytes": row.received_bytes,
-            "sent_bytes": row.sent_bytes,
-            "unsent_bytes": row.unsent_bytes,
-            "requests": row.requests,
-            "replies": row.replies,
-            "unasked": row.unasked,
-            "waiting": row.waiting,
-            "in_flight": row.in_flight,
-            "ahead": row.ahead,
-            "service": row.service,
-            "p50": row.p50,
-            "p99": row.p99,
-            "id": <bytes> row.id[:row.id_size],
-            "name": row.name.decode(errors="replace"),
-            "reason": row.reason.decode(errors="replace"),
-            "broker": row.broker_id.decode(errors="replace"),
-        }
-        gathered.append(shown)
+    told = [
+        _connection_told(&listing.connections[place], listing.now)
+        for place in range(listing.connection_count)
+    ]
     listing_clear(listing)
-    return gathered
+    return told
+
+
+cdef dict _connection_told(ConnectionRow* row, int64_t now):
+    until = row.closed_at or now
+    return {
+        "number": row.number,
+        "side": row.side,
+        "type": type_name(row.type).decode() if row.arrived else "",
+        "major": row.major,
+        "minor": row.minor,
+        "arrived": row.arrived,
+        "held_back": row.held_back,
+        "draining": row.draining,
+        "aside": row.aside,
+        "age": until - row.opened_at,
+        "silent_for": until - row.heard_at,
+        "closed_for": now - row.closed_at if row.closed_at else None,
+        "received_bytes": row.received_bytes,
+        "sent_bytes": row.sent_bytes,
+        "unsent_bytes": row.unsent_bytes,
+        "requests": row.requests,
+        "replies": row.replies,
+        "unasked": row.unasked,
+        "waiting": row.waiting,
+        "in_flight": row.in_flight,
+        "ahead": row.ahead,
+        "service": row.service,
+        "p50": row.p50,
+        "p99": row.p99,
+        "id": <bytes> row.id[:row.id_size],
+        "name": row.name.decode(errors="replace"),
+        "reason": row.reason.decode(errors="replace"),
+        "broker": row.broker_id.decode(errors="replace"),
+    }
 
 
 cdef tuple requests_told(Listing* listing):
     """What :c:func:`list_requests` has written down, see ``rows.pxd``, and how many there were in all;
     nothing more is there. ``age`` and ``for`` are nanoseconds."""
-    cdef RequestRow* row
     cdef size_t place
-    gathered = []
-    for place in range(listing.request_count):
-        row = &listing.requests[place]
-        shown = {
-            "number": row.number,
-            "age": listing.now - row.received_at,
-            "for": listing.now - row.since,
-            "size": row.size,
-            "attempts": row.attempts,
-            "peer": row.peer,
-            "worker": row.worker,
-            "id": <bytes> row.id[:row.id_size],
-            "client_name": row.client_name.decode(errors="replace"),
-            "worker_name": row.worker_name.decode(errors="replace"),
-        }
-        gathered.append(shown)
+    told = [
+        _request_told(&listing.requests[place], listing.now)
+        for place in range(listing.request_count)
+    ]
     in_all = listing.requests_in_all
     listing_clear(listing)
-    return gathered, in_all
+    return told, in_all
+
+
+cdef dict _request_told(RequestRow* row, int64_t now):
+    return {
+        "number": row.number,
+        "age": now - row.received_at,
+        "for": now - row.since,
+        "size": row.size,
+        "attempts": row.attempts,
+        "peer": row.peer,
+        "worker": row.worker,
+        "id": <bytes> row.id[:row.id_size],
+        "client_name": row.client_name.decode(errors="replace"),
+        "worker_name": row.worker_name.decode(errors="replace"),
+    }
