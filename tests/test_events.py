@@ -156,7 +156,8 @@ connection holds; what comes then it misses. `zqueuectl status --json` (`slow_su
 `/metrics` (`zqueue_slow_subscribers_total`) and `doctor` count how often that began; how many
 events it misses is not known, for ZeroMQ does not say. One that is not connected misses events,
 too: a PUB sends only what happens just now. Over a reload that does not move the socket subscribers
-stay connected; over a restart or an upgrade ZeroMQ connects them anew. What was missed, `zqueuectl events --since` has.
+stay connected; over a restart or an upgrade ZeroMQ connects them anew. What was missed,
+`zqueuectl events --since` has.
 
 There is no password, and `[control] may_look` does not count: whoever can reach the endpoint can
 read along. An ipc path has the mode 0660.
