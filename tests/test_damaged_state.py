@@ -179,6 +179,45 @@ def test_all_of_it_is_told(
     assert_serves(zqueued, "q", peers)
 
 
+# Its engine takes up nothing.
+REFUSES = """#!{python}
+from zqueue.cli.zqueued import main
+from zqueue.engine.wire.engine import WireEngine
+
+def open(self, hold, taken_up=None, *, frozen=False, open=WireEngine.open):
+    if taken_up is not None:
+        raise ValueError("it is damaged: as the test wants it")
+    open(self, hold)
+
+WireEngine.open = open
+main(prog_name="zqueued")
+"""
+
+
+def test_what_a_reload_loses_is_told(
+    start_zqueued: StartZqueued,
+    context: zmq.Context[zmq.Socket[bytes]],
+    peers: Peers,
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "zqueued"
+    program.write_text(REFUSES.format(python=sys.executable))
+    program.chmod(0o755)
+    zqueued = start_zqueued(QUEUE.format("q"), program=program)
+    client = context.socket(zmq.DEALER)
+    client.connect(zqueued.frontend("q"))
+    for number in range(WAITING):
+        client.send_multipart([b"", b"%d" % number])
+    wait_for(lambda: zqueued.queue("q").waiting == WAITING)
+    zqueued.write(QUEUE.format("q") + "max_frames = 77\n")
+    zqueued.ctl("reload")
+    told = zqueued.wait_event("handover.lost", queue="q")
+    assert "as the test wants it" in told["reason"]
+    assert (told["connections"], told["requests"]) == (1, WAITING)
+    wait_for(lambda: zqueued.queue("q").state == "running", "it to be tried again")
+    assert_serves(zqueued, "q", peers)
+
+
 @pytest.mark.parametrize("kinds", ["file", "pipe", "listening", "missing first"])
 def test_what_is_no_parcel_is_told(
     kinds: str, start_zqueued: StartZqueued, peers: Peers, tmp_path: Path

@@ -597,7 +597,9 @@ class Daemon:
                 self.queues |= {queue.name: queue for queue in arriving}
                 started = await asyncio.gather(
                     *(
-                        rebinding.start(queue, by, was.get(queue.name), left.get(queue.name))
+                        rebinding.start(
+                            *(queue, by, was.get(queue.name), left.get(queue.name)), self.bus.emit
+                        )
                         for queue in arriving
                     ),
                     return_exceptions=True,

@@ -14,6 +14,7 @@ from zqueue.engine.choice import engine_for
 from zqueue.errors import EndpointError
 from zqueue.handover import QueueState
 from zqueue.plan import Claims
+from zqueue.queue import Emit
 from zqueue.states import AT_WORK
 from zqueue.steering import Steering, refusal
 
@@ -58,7 +59,9 @@ async def freeze(queues: Iterable[Steering], by: str) -> dict[str, QueueState]:
     return left
 
 
-async def start(queue: Steering, by: str, before: str | None, left: QueueState | None) -> str:
+async def start(
+    queue: Steering, by: str, before: str | None, left: QueueState | None, emit: Emit
+) -> str:
     """Start a queue with what was ``left`` to it; what an operator made of it ``before`` stays so.
 
     Returns why it could not be started, or nothing.
@@ -75,4 +78,6 @@ async def start(queue: Steering, by: str, before: str | None, left: QueueState |
             answer = await queue.ask("THAW", by)
         else:
             handover.close_connections(left)
+            lost = {"connections": left.connections, "requests": left.requests}
+            emit("handover.lost", queue=queue.name, reason=answer["detail"], **lost)
     return refusal(answer)
