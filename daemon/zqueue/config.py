@@ -30,11 +30,12 @@ from pydantic import (
 
 from zqueue import endpoints, error_reply
 from zqueue.config_conflicts import conflicts, endpoints_written, listening_endpoint
-from zqueue.config_problems import Plain, dotted, one_line, refusals, told
+from zqueue.config_problems import Plain, dotted, refusals, told
 from zqueue.engine import LARGEST_SUBSCRIPTION
 from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
 from zqueue.event_filter import kinds
+from zqueue.printable import printable
 from zqueue.quantities import Duration, Size, format_duration, parse_duration
 from zqueue.toml_positions import Path as KeyPath
 from zqueue.toml_positions import positions
@@ -591,7 +592,7 @@ def _syntax_problem(error: ValueError, text: str, path: Path) -> str:
         return f"{path}: not TOML: a number has too many digits"
     line = int(found[2] or text.rstrip("\n").count("\n") + 1)
     column = f":{found[3]}" if found[3] else ""
-    return f"{path}:{line}{column}: not TOML: {one_line(found[1])}"
+    return f"{path}:{line}{column}: not TOML: {printable(found[1])}"
 
 
 def _warnings(loaded: LoadedConfig) -> Iterator[str]:

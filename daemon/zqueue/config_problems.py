@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from zqueue.printable import printable
 from zqueue.toml_positions import Path as KeyPath
 
 Problem = tuple[KeyPath, str]
@@ -44,7 +45,7 @@ def told(problems: list[Problem], path: Path, lines: Mapping[KeyPath, int]) -> l
     for key, text in problems:
         line = lines.get(key)
         place = f"{path}:{line}" if line else f"{path}"
-        lines_told[f"{place}: {one_line(f'{dotted(key)}: {text}' if key else text)}"] = line or 0
+        lines_told[f"{place}: {printable(f'{dotted(key)}: {text}' if key else text)}"] = line or 0
     return sorted(lines_told, key=lines_told.__getitem__)
 
 
@@ -154,11 +155,6 @@ def show(value: object) -> str:
         case list() | tuple():
             return "a list"
     return "a date or time"
-
-
-def one_line(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def dotted(key: KeyPath) -> str:

@@ -24,6 +24,7 @@ from structlog.processors import JSONRenderer, LogfmtRenderer
 
 from zqueue import colours, journal
 from zqueue.events import CATALOGUE, RANKS, Event
+from zqueue.printable import printable
 
 LEVELS = ("debug", "info", "warning", "error")
 """What the level may be set to. Events of level ``critical`` are always shown."""
@@ -293,7 +294,7 @@ def _journal_lines() -> Render:
     def render(event: Event) -> str:
         fields = _shown({"event": event.name} | _queue(event) | event.fields)
         priority = _PRIORITIES.get(event.level, 6)
-        return f"<{priority}>{_one_line(event.message)} {logfmt(None, '', fields)}"
+        return f"<{priority}>{printable(event.message)} {logfmt(None, '', fields)}"
 
     return render
 
@@ -322,11 +323,11 @@ def _message(event: Event) -> str:
     fields, and what follows a newline passes for an entry where the log is read as plain text."""
     fields = {name: _telling(value) for name, value in (_queue(event) | event.fields).items()}
     told = " ".join(f"{name}={_quoted(text)}" for name, text in fields.items() if text)
-    return _one_line(event.message) + (f": {told}" if told else "")
+    return printable(event.message) + (f": {told}" if told else "")
 
 
 def _telling(value: Any) -> str:
-    text = "-" if value is None else _one_line(", ".join(_values(value)).replace("\n", "; "))
+    text = "-" if value is None else printable(", ".join(_values(value)).replace("\n", "; "))
     return text if len(text) <= _LONGEST_IN_MESSAGE else f"{text[:_LONGEST_IN_MESSAGE]}…"
 
 
@@ -358,7 +359,7 @@ def _console(coloured: bool) -> Render:
             "time": datetime.fromtimestamp(event.time).strftime("%Y-%m-%d %H:%M:%S"),
             "level": event.level,
             "event": event.name,
-            "message": _one_line(event.message) + (":" if fields else ""),
+            "message": printable(event.message) + (":" if fields else ""),
         }
         return console(None, "", head | fields)
 
@@ -416,21 +417,10 @@ def _text(value: Any) -> Any:
     if isinstance(value, list):
         return ",".join(str(_text(each)) for each in value)
     if isinstance(value, dict):
-        return ",".join(f"{_one_line(key)}:{_text(each)}" for key, each in value.items())
+        return ",".join(f"{printable(key)}:{_text(each)}" for key, each in value.items())
     if value is None:
         return "-"  # it is not known
-    return _one_line(value) if isinstance(value, str) else value
-
-
-def _one_line(text: str) -> str:
-    """``text`` with what is not printable as Python writes it. Peers and callers say much of what
-    is logged: it must neither end the line nor steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
+    return printable(value) if isinstance(value, str) else value
 
 
 def _quoted(value: object) -> str:

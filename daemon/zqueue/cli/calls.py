@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from zqueue.cli import completion
+from zqueue.cli.output import Printing, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,7 @@ def takes_queues(command: Command) -> Command:
     return click.option("--all", "every", is_flag=True, help="Every queue.")(command)
 
 
-class Group(click.Group):
+class Group(Printing, click.Group):
     """Lists the verbs in the order in which an operator meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -158,25 +159,16 @@ def called(
         fail(how, code, str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
 
 
 def fail(how: Options, code: str, message: str, exit_code: int) -> NoReturn:
     if how.json:
-        print_json({"error": {"code": code, "message": message}})
-    click.echo(f"zqueuectl: {message}", err=True)
+        say_json({"error": {"code": code, "message": message}})
+    say(f"zqueuectl: {message}", err=True)
     sys.exit(exit_code)
 
 
 def as_json(how: Options, result: Message) -> bool:
     if how.json:
-        click.echo(result.model_dump_json(indent=2))
+        say_json(result.model_dump(mode="json"))
     return how.json
-
-
-def print_json(value: Any) -> None:
-    import json
-
-    click.echo(json.dumps(value, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ from zqueue.cli.calls import (
     as_json,
     called,
     fail,
-    print_json,
     takes_options,
 )
+from zqueue.cli.output import done, private_file, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from zqueue.control.client import ControlClient
     from zqueue.control.messages import DeadLetter, DeadSteerResult
 
-_MAKES_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _REASONS = (
     *("max_attempts", "worker_lost", "service_timeout"),
     *("deadline", "max_waiting_time", "queue_full"),
@@ -110,13 +108,13 @@ def dead_list(
         if how.json:
             without = {"content"}
             letters = [letter.model_dump(mode="json", exclude=without) for letter in shown]
-            print_json({"letters": letters})
+            say_json({"letters": letters})
         else:
             from zqueue.cli import render_dead
 
             render_dead.letters(shown)
             if limit and len(shown) == limit:
-                click.echo(f"These are the newest {limit}; --limit shows more.", err=True)
+                say(f"These are the newest {limit}; --limit shows more.", err=True)
 
 
 @dead.command("show")
@@ -135,7 +133,7 @@ def dead_show(options: Options | None, letter: str, in_hex: bool) -> None:
         if how.json:
             from zqueue.control.letters import exported
 
-            print_json(
+            say_json(
                 exported(found)
                 if found.content is not None
                 else found.model_dump(mode="json", exclude={"content"})
@@ -198,20 +196,21 @@ def dead_export(
         letters = zqueued.dead_list(*queues, reasons=reasons, since=_begin(since), content=True)
         count = 0
         try:
-            descriptor = 1 if file == "-" else os.open(file, _MAKES_ANEW, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8", closefd=file != "-") as out:
+            with private_file(file) as out:
                 for letter in _exported(letters):
-                    out.write(json.dumps(letter, ensure_ascii=False) + "\n")
+                    # To a terminal or a pipe it goes in whatever encoding that has.
+                    out.write(json.dumps(letter, ensure_ascii=file == "-") + "\n")
                     count += 1
-        except BrokenPipeError:
-            raise
+                out.flush()
         except OSError as error:
+            if file == "-":
+                raise
             fail(how, "failed", f"{file}: {error.strerror}; {count} were written", 1)
         if file != "-":
             if how.json:
-                print_json({"exported": count, "file": file})
+                say_json({"exported": count, "file": file})
             else:
-                click.echo(f"{count} exported to {file}")
+                say(f"{count} exported to {file}")
 
 
 def _exported(letters: Iterator[DeadLetter]) -> Iterator[dict[str, Any]]:
@@ -250,13 +249,14 @@ def _with_content_if_allowed(zqueued: ControlClient, letter: str) -> DeadLetter:
         return zqueued.dead_show(letter, content=False)
 
 
-def _report(how: Options, result: DeadSteerResult, done: str) -> None:
+def _report(how: Options, result: DeadSteerResult, word: str) -> None:
+    done(0 if result.ok else 1)
     if not as_json(how, result):
         for queue in result.queues:
-            line = f"{queue.queue}: {queue.done} {done}"
+            line = f"{queue.queue}: {queue.done} {word}"
             if queue.detail:
                 left = f", {queue.left} left" if queue.left else ""
                 line += f"{left}: {queue.detail}"
-            click.echo(line, err=bool(queue.detail))
+            say(line, err=bool(queue.detail))
     if not result.ok:
         sys.exit(1)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zqueue.cli.calls import ANSWER_WITHIN, Options, fail, print_json, takes_options
+from zqueue.cli.calls import ANSWER_WITHIN, Options, fail, takes_options
+from zqueue.cli.output import say, say_json
+from zqueue.printable import printable
 
 if TYPE_CHECKING:
     from zqueue.findings import Finding
@@ -48,7 +50,7 @@ def doctor(options: Options | None, path: Path | None) -> None:
     except Refused as error:
         fail(how, error.code, str(error), error.exit_code)
     if how.json:
-        print_json({"findings": [dataclasses.asdict(each) for each in found]})
+        say_json({"findings": [dataclasses.asdict(each) for each in found]})
     else:
         _show(found)
     sys.exit(1 if any(each.weight == "bad" for each in found) else 0)
@@ -59,8 +61,8 @@ def _show(found: list[Finding]) -> None:
     for each in found:
         mark, colour = marks[each.weight]
         where = f"{each.queue}: " if each.queue else ""
-        click.secho(f"{mark} {where}{each.what}", fg=colour)
+        click.secho(printable(f"{mark} {where}{each.what}"), fg=colour)
         for line in each.do:
-            click.echo(f"     {line}")
+            say(f"     {line}")
     if not found:
-        click.echo("nothing is wrong that can be seen from here")
+        say("nothing is wrong that can be seen from here")

@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from zqueue.cli.calls import Options, called, print_json, takes_options
+from zqueue.cli.calls import Options, called, takes_options
+from zqueue.cli.output import say, say_json
 
 
 @click.command()
@@ -26,7 +27,7 @@ def health(options: Options | None, ready: bool) -> None:
         status = zqueued.status()
         reasons = not_ready(status) if ready else not_alive(status)
         if how.json:
-            print_json({"ok": not reasons, "reasons": reasons})
+            say_json({"ok": not reasons, "reasons": reasons})
         else:
-            click.echo("\n".join(reasons) or "ok")
+            say("\n".join(reasons) or "ok")
     sys.exit(1 if reasons else 0)

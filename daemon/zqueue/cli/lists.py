@@ -11,6 +11,7 @@ import click
 
 from zqueue.cli import completion
 from zqueue.cli.calls import Command, Options, Seconds, as_json, called, fail, takes_options
+from zqueue.cli.output import done, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,8 +169,9 @@ def kick(options: Options | None, connection: int, queue: str | None) -> None:
     """
     with called(options) as (zqueued, how):
         result = zqueued.kick(connection, *((queue,) if queue else ()))
+        done(0 if result.ok else 1)
         if not as_json(how, result) and result.ok:
-            click.echo(f"{result.queues[0].queue}: ended connection {connection}")
+            say(f"{result.queues[0].queue}: ended connection {connection}")
         if not result.ok:
             fail(Options(), "refused", result.queues[0].detail, 1)
 
@@ -194,7 +196,7 @@ def _show(
         looks = _looks(look, every)
         if how.json:
             for result in looks:
-                click.echo(result.model_dump_json(indent=2 if every is None else None))
+                say_json(result.model_dump(mode="json"), 2 if every is None else None)
         else:
             from zqueue.cli import render_lists
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from zqueue import colours
+from zqueue.cli.output import say
+from zqueue.cli.tables import Table, harmless
 from zqueue.control.messages import (
     ConfigResult,
     EventReply,
@@ -23,8 +23,9 @@ from zqueue.control.messages import (
     Steered,
 )
 from zqueue.plurals import counted
+from zqueue.printable import printable
 
-_NARROWEST = 100
+_WIDTH_OF_A_FILE = 240
 _STATE_STYLES = {
     "running": "green",
     "paused": "yellow",
@@ -55,7 +56,7 @@ def watch(looks: Iterable[StatusResult]) -> None:
         for result in looks:
             for queue in result.queues:
                 clock = datetime.now().strftime("%H:%M:%S")
-                print(f"{clock} {queue.name} {queue.state} {_brief(queue)}", flush=True)
+                say(f"{clock} {queue.name} {queue.state} {_brief(queue)}")
         return
     with Live(console=console, auto_refresh=False, screen=False) as live:
         try:
@@ -67,9 +68,7 @@ def watch(looks: Iterable[StatusResult]) -> None:
 
 def queues(result: StatusResult) -> None:
     """The queues with their endpoints."""
-    table = new_table(
-        "QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL"
-    )
+    table = Table("QUEUE", "TYPE", "ENGINE", "STATE", "FRONTEND", "BACKEND", "CAPTURE", "CONTROL")
     for queue in result.queues:
         table.add_row(
             queue.name,
@@ -97,7 +96,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
         heading = Text.assemble(
             (queue.name, "bold"), f" {queue.type}, engine {queue.engine}, ", state_of(queue)
         )
-        table = new_table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
+        table = Table("", "MESSAGES", "FRAMES", "BYTES", "MESSAGES/S", "BYTES/S")
         for name, traffic in (("requests", queue.requests), ("replies", queue.replies)):
             table.add_row(
                 name,
@@ -107,7 +106,7 @@ def stats(result: StatusResult, explain: bool = False) -> None:
                 f"{about}{traffic.messages_per_second:.1f}",
                 f"{traffic.bytes_per_second:.1f}",
             )
-        peers = new_table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
+        peers = Table("", "CONNECTED", "ACCEPTED", "DISCONNECTED", "REJECTED")
         for name, side in (("clients", queue.clients), ("workers", queue.workers)):
             peers.add_row(
                 name,
@@ -157,7 +156,7 @@ def _explained(queue: QueueStatus) -> Iterator[Text | Table | str]:
     verdict = "it adds up" if total == received else f"NOT SO: it is {total}; please report this"
     yield f"received = {' + '.join(name.replace('_', ' ') for name in _ENDS)}"
     yield f"{received} = {sum_}: {verdict}"
-    table = new_table("", "REQUESTS", "MEANING")
+    table = Table("", "REQUESTS", "MEANING")
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), str(count), _ENDS[name] + _of_what(queue, name))
     yield table
@@ -185,7 +184,7 @@ def _exact(queue: QueueStatus) -> Iterator[Table | str]:
         yield _counted("died of", queue.died.model_dump())
     if queue.incidents is not None:
         yield _counted("besides", queue.incidents.model_dump())
-    latencies = new_table("", "P50", "P99")
+    latencies = Table("", "P50", "P99")
     for name, latency in (("queueing", queue.queueing), ("service", queue.service)):
         if latency is not None:
             latencies.add_row(name, short_time(latency.p50), short_time(latency.p99))
@@ -199,7 +198,7 @@ def _exact(queue: QueueStatus) -> Iterator[Table | str]:
 
 
 def _counted(what: str, counts: Mapping[str, int | None]) -> Table:
-    table = new_table("", *(name.upper().replace("_", " ") for name in counts))
+    table = Table("", *(name.upper().replace("_", " ") for name in counts))
     table.add_row(what, *(_count(count, "") for count in counts.values()))
     return table
 
@@ -261,7 +260,7 @@ def moment(when: float) -> str:
 
 def config(result: ConfigResult) -> None:
     """Every setting with its origin."""
-    table = new_table("KEY", "VALUE", "FROM")
+    table = Table("KEY", "VALUE", "FROM")
     for value in result.values:
         table.add_row(value.key, _value(value.value), value.origin)
     new_console().print(table)
@@ -287,7 +286,7 @@ def _status(result: StatusResult) -> Group:
         f"up {duration(result.uptime)}\nconfig {origin}, control {result.control}, "
         f"log level {result.log_level}"
     )
-    table = new_table(
+    table = Table(
         "QUEUE",
         "TYPE",
         "STATE",
@@ -315,8 +314,8 @@ def _status(result: StatusResult) -> Group:
             f"{about}{short_number(queue.requests.messages)}",
             f"{about}{short_number(queue.requests.messages_per_second)}",
         )
-    notes = [f"{queue.name}: {note}" for queue in result.queues for note in _notes(queue)]
-    return Group(head, table, *notes)
+    notes = (f"{queue.name}: {note}" for queue in result.queues for note in _notes(queue))
+    return Group(harmless(head), table, *map(harmless, notes))
 
 
 def _notes(queue: QueueStatus) -> Iterator[str]:
@@ -397,17 +396,10 @@ def _value(value: object) -> str:
 
 
 def _one_line(value: object) -> str:
-    text = _value(value)
-    if text and text.isprintable() and not set(text) & set(' "='):
+    text = printable(_value(value))
+    if text and not set(text) & set(' "='):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-def new_table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("QUEUE", "KEY", "STATE"))
-    return table
+    return '"' + text.replace('"', '\\"') + '"'
 
 
 def new_console() -> Console:
@@ -415,5 +407,14 @@ def new_console() -> Console:
     how: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
     if not colours.are_wanted():
         how["color_system"] = None
-    console = Console(**how)
-    return console if console.is_terminal else Console(width=max(_NARROWEST, 240), **how)
+    console = _Console(**how)
+    return console if console.is_terminal else _Console(width=_WIDTH_OF_A_FILE, **how)
+
+
+class _Console(Console):
+    """What others have said in a text that is printed steers no terminal."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(
+            *(harmless(each) if isinstance(each, str | Text) else each for each in objects), **how
+        )

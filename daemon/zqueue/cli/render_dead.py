@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from rich.table import Table
-
-from zqueue.cli.render import duration, new_console, new_table, short_time
+from zqueue.cli.render import duration, new_console, short_time
+from zqueue.cli.tables import Table
 from zqueue.control.letters import frames
 from zqueue.control.messages import DeadLetter
 from zqueue.plurals import counted
+from zqueue.printable import printable
 
 _SHOWN_OF_A_FRAME = 4096
 _SHOWN_FRAMES = 100
@@ -19,7 +19,7 @@ _A_ROW = 16
 
 def letters(found: Sequence[DeadLetter]) -> None:
     """A line for each."""
-    table = new_table("ID", "DIED", "REASON", "ATTEMPTS", "AGE", "SIZE", "CLIENT")
+    table = Table("ID", "DIED", "REASON", "ATTEMPTS", "AGE", "SIZE", "CLIENT")
     for each in found:
         table.add_row(
             each.id,
@@ -75,7 +75,7 @@ def _unfinished(found: DeadLetter) -> str:
 
 
 def _history(found: DeadLetter) -> Table:
-    table = new_table("WORKER", "ADDRESS", "GIVEN", "FOR", "THEN")
+    table = Table("WORKER", "ADDRESS", "GIVEN", "FOR", "THEN")
     for attempt in found.history:
         table.add_row(
             str(attempt.worker),
@@ -94,7 +94,7 @@ def _shown(frame: bytes, in_hex: bool) -> Iterator[str]:
     else:
         # What a client sent must not steer this terminal.
         for line in text[:_SHOWN_OF_A_FRAME].splitlines():
-            yield "".join(each if each.isprintable() else _escaped(each) for each in line)
+            yield printable(line)
     left = len(frame if text is None else text) - _SHOWN_OF_A_FRAME
     if left > 0:
         yield f"… {left} more {'bytes' if text is None else 'characters'}; --json shows all"
@@ -105,10 +105,6 @@ def _text(frame: bytes) -> str | None:
         return frame.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def _hexadecimal(data: bytes) -> Iterator[str]:

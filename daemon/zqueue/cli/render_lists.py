@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import click
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from zqueue.cli.render import duration, new_console, new_table, short_number, short_time
+from zqueue.cli.output import say
+from zqueue.cli.render import duration, new_console, short_number, short_time
+from zqueue.cli.tables import Table
 from zqueue.control.messages import ListResult
 
 _COLUMNS = {
@@ -53,7 +53,7 @@ def show(what: str, looks: Iterable[ListResult], *, live: bool) -> None:
         for result in looks:
             console.print(_table(what, result))
             if short := _left_out(what, result):
-                click.echo(short, err=True)
+                say(short, err=True)
         return
     with Live(console=console, auto_refresh=False, screen=True) as screen:
         for result in looks:
@@ -62,7 +62,7 @@ def show(what: str, looks: Iterable[ListResult], *, live: bool) -> None:
 
 def _table(what: str, result: ListResult) -> Table:
     columns = _COLUMNS[what]
-    table = new_table(*(name.upper().replace("_", " ") for name in columns))
+    table = Table(*(name.upper().replace("_", " ") for name in columns))
     for row in getattr(result, what):
         style = _STYLES.get(row.state, "")
         table.add_row(*(Text(_cell(name, getattr(row, name)), style) for name in columns))

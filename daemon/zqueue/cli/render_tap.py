@@ -9,6 +9,7 @@ from zqueue.cli.render import short_time
 from zqueue.control import recording
 from zqueue.control.messages import TappedMessage
 from zqueue.control.replay import ReplayReport, Times
+from zqueue.printable import printable
 
 
 def line(message: TappedMessage, how: str) -> str:
@@ -45,11 +46,10 @@ def _shown(frame: bytes, how: str) -> str:
         return frame.hex(" ", -4)
     if how == "json":
         try:
-            return json.dumps(json.loads(frame), ensure_ascii=False)
+            return printable(json.dumps(json.loads(frame), ensure_ascii=False))
         except ValueError:
             pass
-    text = frame.decode(errors="backslashreplace")
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+    return printable(frame.decode(errors="backslashreplace"))
 
 
 def report(found: ReplayReport) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import time
-from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from zqueue.cli import completion
 from zqueue.cli.calls import ANSWER_WITHIN, Options, Seconds, called, fail, takes_options
+from zqueue.cli.output import private_file, say, say_json
 from zqueue.plurals import counted
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Speed(SpeedType):
 @click.option(
     "--write",
     "file",
-    type=click.File("w", encoding="ascii", lazy=False),
+    type=click.Path(dir_okay=False),
     metavar="FILE",
     help='Record it there, for "replay"; what passes is then not shown.',
 )
@@ -138,7 +138,7 @@ def tap(
     content: int | None,
     match: re.Pattern[bytes] | None,
     render: str,
-    file: IO[str] | None,
+    file: str | None,
     count: int | None,
     **wish: Any,
 ) -> None:
@@ -152,24 +152,29 @@ def tap(
     with called(options, ANSWER_WITHIN) as (zqueued, how):
         most = content if content is not None else _ALL if file is not None else 256
         looks = zqueued.tap(*((queue,) if queue else ()), content=most, **wish)
-        with ExitStack() as closing:
-            if file is not None:
-                closing.enter_context(file)
-                _record(zqueued, _some(looks, match, count), file)
-                return
-            from zqueue.cli import render_tap
+        if file is not None:
+            try:
+                with private_file(file, "ascii") as out:
+                    _record(zqueued, _some(looks, match, count), out)
+            except OSError as error:
+                if file == "-":
+                    raise
+                fail(how, "failed", f"{file}: {error.strerror}", 1)
+            return
+        from zqueue.cli import render_tap
 
-            for found in _some(looks, match, count):
-                if found.dropped:
-                    click.echo(
-                        f"{counted(found.dropped, 'message was', 'messages were')} left out here",
-                        err=True,
-                    )
-                for message in found.messages:
-                    click.echo(
-                        message.model_dump_json() if how.json else render_tap.line(message, render)
-                    )
-                sys.stdout.flush()
+        for found in _some(looks, match, count):
+            if found.dropped:
+                say(
+                    f"{counted(found.dropped, 'message was', 'messages were')} left out here",
+                    err=True,
+                )
+            for message in found.messages:
+                if how.json:
+                    say_json(message.model_dump(mode="json"), None)
+                else:
+                    say(render_tap.line(message, render))
+            sys.stdout.flush()
 
 
 def _some(
@@ -216,14 +221,14 @@ def _record(zqueued: ControlClient, looks: Iterator[TapResult], file: IO[str]) -
                     queue=found.queue, broker=zqueued.status().name, began=time.time()
                 )
                 recording.write_head(file, head)
-                click.echo(f"recording {found.queue} to {file.name}; Ctrl-C ends it", err=True)
+                say(f"recording {found.queue} to {file.name}; Ctrl-C ends it", err=True)
             recording.write(file, found)
             file.flush()
             messages += len(found.messages)
             dropped += found.dropped
     except KeyboardInterrupt:
         pass
-    click.echo(f"{counted(messages, 'message')} recorded, {dropped} left out", err=True)
+    say(f"{counted(messages, 'message')} recorded, {dropped} left out", err=True)
 
 
 @click.command()
@@ -270,5 +275,8 @@ def replay(
         fail(how, "unreachable", f"{endpoint}: {error.strerror}", 69)
     except KeyboardInterrupt:
         sys.exit(130)
-    click.echo(report.model_dump_json(indent=2) if how.json else render_tap.report(report))
+    if how.json:
+        say_json(report.model_dump(mode="json"))
+    else:
+        say(render_tap.report(report))
     sys.exit(0 if report.ok else 1)

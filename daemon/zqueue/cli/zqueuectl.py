@@ -22,13 +22,13 @@ from zqueue.cli.calls import (
     Seconds,
     as_json,
     called,
-    print_json,
     takes_options,
     takes_queues,
 )
 from zqueue.cli.dead import dead
 from zqueue.cli.doctor import doctor
 from zqueue.cli.health import health
+from zqueue.cli.output import done, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def queues(options: Options | None) -> None:
         if how.json:
             keys = ("name", "type", "engine", "state", "frontend", "backend", "capture", "control")
             listed = [queue.model_dump(mode="json", include=set(keys)) for queue in result.queues]
-            print_json({"queues": listed})
+            say_json({"queues": listed})
         else:
             from zqueue.cli import render
 
@@ -98,7 +98,7 @@ def stats(options: Options | None, names: tuple[str, ...], explain: bool) -> Non
         chosen = _choose(result.queues, names)
         result = result.model_copy(update={"queues": tuple(chosen)})
         if how.json:
-            print_json({"queues": [queue.model_dump(mode="json") for queue in result.queues]})
+            say_json({"queues": [queue.model_dump(mode="json") for queue in result.queues]})
         else:
             from zqueue.cli import render
 
@@ -124,7 +124,7 @@ def watch(options: Options | None, interval: float, count: int | None) -> None:
         looks = _looks(zqueued, interval, count)
         if how.json:
             for result in looks:
-                click.echo(result.model_dump_json())
+                say_json(result.model_dump(mode="json"), None)
         else:
             render.watch(looks)
 
@@ -231,15 +231,15 @@ def events(
             queue, level=level, names=names, since=begin, recent=lines, follow=follow
         )
         for line in _gaps(found.remembered, begin):
-            click.echo(f"zqueuectl: {line}", err=True)
+            say(f"zqueuectl: {line}", err=True)
         for event in found:
             if how.json:
                 keys = {"name", "level", "time", "queue", "message", "fields", "dropped"}
-                click.echo(event.model_dump_json(include=keys))
+                say_json(event.model_dump(mode="json", include=keys), None)
             else:
                 from zqueue.cli import render
 
-                click.echo(render.event(event))
+                say(render.event(event))
 
 
 # -- to steer ----------------------------------------------------------------------------------
@@ -350,11 +350,12 @@ def reload(options: Options | None) -> None:
     """Apply the config file's changes; a bad file changes nothing and exits 1."""
     with called(options) as (zqueued, how):
         result = zqueued.reload()
+        done(1 if result.failed else 0)
         if not as_json(how, result):
             from zqueue.cli import render
 
             for line in render.reload(result):
-                click.echo(line)
+                say(line)
         if result.failed:
             sys.exit(1)
 
@@ -368,8 +369,9 @@ def shutdown(options: Options | None, now: bool, wait: bool) -> None:
     """End the daemon, after draining every queue."""
     with called(options) as (zqueued, how):
         result = zqueued.shutdown(now=now, wait=wait, timeout=how.timeout)
+        done(0)
         if not as_json(how, result):
-            click.echo("ended" if wait else "shutting down")
+            say("ended" if wait else "shutting down")
 
 
 @main.command("log-level")
@@ -380,8 +382,10 @@ def log_level(options: Options | None, level: Any) -> None:
     """Show the log level, or change it until the next restart or reload."""
     with called(options) as (zqueued, how):
         result = zqueued.log_level(level)
+        if level is not None:
+            done(0)
         if not as_json(how, result):
-            click.echo(result.level)
+            say(result.level)
 
 
 @main.group()
@@ -411,10 +415,10 @@ def version(options: Options | None) -> None:
     with called(options) as (zqueued, how):
         result = zqueued.version()
         if how.json:
-            print_json({"zqueuectl": zqueue.__version__} | result.model_dump(mode="json"))
+            say_json({"zqueuectl": zqueue.__version__} | result.model_dump(mode="json"))
             return
-        click.echo(f"zqueuectl {zqueue.__version__}")
-        click.echo(
+        say(f"zqueuectl {zqueue.__version__}")
+        say(
             f"zqueued {result.version}, pid {result.pid}, protocol {result.protocol}, libzmq "
             f"{result.libzmq}, pyzmq {result.pyzmq}, Python {result.python}"
         )
@@ -480,13 +484,14 @@ def demo_client(endpoint: str, requests: int, work: float, identity: str | None)
 # -- common to the verbs -------------------------------------------------------------------------
 
 
-def _report(how: Options, result: SteerResult, done: str) -> None:
+def _report(how: Options, result: SteerResult, word: str) -> None:
     """Say what became of each queue; the exit code is 1 unless all is done."""
+    done(0 if result.ok else 1)
     if not as_json(how, result):
         from zqueue.cli import render
 
         for steered in result.queues:
-            click.echo(render.steered(steered, done), err=steered.outcome != "done")
+            say(render.steered(steered, word), err=steered.outcome != "done")
     if not result.ok:
         sys.exit(1)
 
@@ -504,7 +509,7 @@ def _show_progress(queues: tuple[Any, ...]) -> None:
     from zqueue.cli import render
 
     for steered in queues:
-        click.echo(render.progress(steered), err=True)
+        say(render.progress(steered), err=True)
 
 
 def _choose(queues: tuple[Any, ...], names: tuple[str, ...]) -> list[Any]:

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 import zqueue
+from zqueue.cli.output import Printing, say
 from zqueue.errors import ZqueueError
 from zqueue.plurals import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Printing, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     "path",
@@ -54,7 +55,7 @@ def main(path: Path | None, check: bool, upgrade: bool, offer: bool) -> None:
         else:
             _serve(path)
     except ZqueueError as error:
-        click.echo(f"zqueued: {error}", err=True)
+        say(f"zqueued: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before there was anything to drain
         sys.exit(130)
@@ -65,10 +66,10 @@ def _check(path: Path | None) -> None:
 
     loaded = config.load(path)
     for warning in (*loaded.warnings, *config.check(loaded)):
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     count = len(loaded.config.queues)
     queues = counted(count, "queue")
-    click.echo(f"{loaded.path or 'the built-in default'}: good, {queues}")
+    say(f"{loaded.path or 'the built-in default'}: good, {queues}")
 
 
 def _serve(path: Path | None) -> None:
@@ -102,7 +103,7 @@ def _upgrade(path: Path | None) -> None:
     with ControlClient(endpoint) as zqueued:
         taken = zqueued.upgrade()
     count = counted(taken.connections, "connection")
-    click.echo(
+    say(
         f"zqueued {taken.version}, pid {taken.pid}, has taken up {count} "
         f"after a pause of {taken.paused * 1000:.0f} ms"
     )

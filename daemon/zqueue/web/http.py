@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from zqueue.printable import printable
+
 _METHODS = ("GET", "HEAD")
 _ALWAYS = (
     ("Connection", "close"),
@@ -52,7 +54,7 @@ class BadRequest(Exception):
 
 def text(status: int, *lines: str, more: tuple[tuple[str, str], ...] = ()) -> Response:
     """Lines for people and for scripts."""
-    body = "".join(f"{line}\n" for line in lines)
+    body = "".join(f"{printable(line)}\n" for line in lines)
     return Response(status, "text/plain; charset=utf-8", body.encode(), more)
 
 

@@ -5,12 +5,13 @@ It is whole without a script, which only draws it anew in place of the browser's
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Iterable, Iterator
-from html import escape
 
 from zqueue.control.messages import Latency, QueueStatus, StatusResult
 from zqueue.findings import Finding, expected_wait, findings
+from zqueue.printable import printable
 from zqueue.reach import reach_of
 
 _UNITS = ("", "k", "M", "G", "T")
@@ -56,6 +57,11 @@ def render(status: StatusResult) -> str:
 </body>
 </html>
 """
+
+
+def escape(text: str) -> str:
+    """For HTML; some of it was said by a peer, and may be read at a terminal."""
+    return html.escape(printable(text))
 
 
 def _found(found: list[Finding]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -14,9 +13,11 @@ from dataclasses import asdict
 from types import FrameType
 from typing import NoReturn
 
+import click
 from rich.text import Text
 
 from zqueue.cli import render
+from zqueue.cli.output import say_json
 from zqueue.cli.top import view
 from zqueue.cli.top.follower import Follower, Look, Lost, look_at
 from zqueue.cli.top.inbox import Inbox
@@ -50,11 +51,7 @@ def print_looks(zqueued: ControlClient, model: Model, count: int) -> None:
         lines = view.whole(model, console.width, drawn, look.at)
         with console.capture() as captured:
             console.print(Text("\n").join(lines), no_wrap=True, overflow="ignore", crop=False)
-        # A name that the encoding lacks must not end it.
-        sys.stdout.write(
-            captured.get().encode(console.encoding, "replace").decode(console.encoding)
-        )
-        sys.stdout.flush()
+        click.echo(captured.get(), nl=False)
 
 
 def export_looks(zqueued: ControlClient, model: Model, count: int) -> None:
@@ -64,7 +61,7 @@ def export_looks(zqueued: ControlClient, model: Model, count: int) -> None:
         found = [asdict(each) for each in findings(look.status, reach_of(look.status, model.ctl))]
         status = look.status.model_dump(mode="json")
         shown = {"status": status, "findings": found, "queue": look.queue, look.listing.name: rows}
-        print(json.dumps(shown), flush=True)
+        say_json(shown, None)
 
 
 def _looks(zqueued: ControlClient, model: Model, count: int) -> Iterator[Look]:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
+from zqueue.printable import printable
+
 _GAPS = (2, 1)
 """Spaces between columns; the fewer only where not all columns fit otherwise."""
 
@@ -83,10 +85,8 @@ def lay_out(
 
 def plain(cell: str | Text) -> Text:
     """The cell without what a terminal would obey: some of it was said by a peer."""
-    text = cell if isinstance(cell, Text) else Text(cell)
-    if text.plain.isprintable():
-        return text
-    return Text("".join(each if each.isprintable() else "?" for each in text.plain), text.style)
+    text = cell if isinstance(cell, Text) else Text(printable(cell))
+    return text if text.plain.isprintable() else Text(printable(text.plain), text.style)
 
 
 def in_order(rows: Iterable[Any], column: Column, falling: bool) -> list[Any]:

@@ -16,6 +16,7 @@ from zqueue.cli.top.table import Column, Table, lay_out, plain
 from zqueue.clocks import moment_of
 from zqueue.control.messages import Latency, QueueStatus
 from zqueue.findings import Finding, Weight, findings
+from zqueue.printable import printable
 from zqueue.reach import reach_of
 
 _SHORTEST_TREND = 12
@@ -156,7 +157,9 @@ def _headline(model: Model, width: int | None, now: float) -> Text:
     if model.lost is not None and model.lost_since is not None:
         reason = " ".join(model.lost.reason.removeprefix(f"{look.status.control}: ").split())
         return Text(
-            f"not reachable since {_clock(moment_of(model.lost_since))}, trying: {reason}",
+            printable(
+                f"not reachable since {_clock(moment_of(model.lost_since))}, trying: {reason}"
+            ),
             "bold red",
         )
     status = look.status
