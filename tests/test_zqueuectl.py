@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import StartZqueued
-from tests.engines import about, on_every_engine
+from tests.engines import about, on_every_engine, on_wire
 from tests.nobody import zqueuectl_as_nobody
-from tests.peers import Peers
+from tests.peers import Client, Peers
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
 
@@ -349,3 +350,44 @@ def test_the_libzmq_engine_says_that_it_cannot_list_connections(
         done = zqueued.ctl(verb)
         assert done.returncode == 1
         assert "the libzmq engine cannot tell connections apart" in done.stderr
+
+
+def _has_replies(client: Client, count: int) -> bool:
+    return len(client.replies) >= count
+
+
+@on_wire
+def test_lists_are_of_every_queue(start_zqueued: StartZqueued, peers: Peers) -> None:
+    sides = 'frontend = "tcp://127.0.0.1:*"\nbackend = "tcp://127.0.0.1:*"\n'
+    queue = '[queues.{}]\nengine = "{}"\n' + sides
+    zqueued = start_zqueued(
+        queue.format("a", "wire") + queue.format("b", "wire") + queue.format("c", "libzmq")
+    )
+    for name, requests in (("a", 3), ("b", 1)):
+        peers.worker(zqueued.backend(name))
+        client = peers.client(zqueued.frontend(name))
+        wait_for(partial(_has_replies, client, requests))
+
+    def rows(*words: str) -> list[dict[str, str]]:
+        done = zqueued.ctl("--json", *words)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, str]] = json.loads(done.stdout)[words[0]]
+        return found
+
+    for what in ("workers", "clients"):
+        assert [row["queue"] for row in rows(what)] == ["a", "b"]
+        assert [row["queue"] for row in rows(what, "b")] == ["b"]
+        assert [row["queue"] for row in rows(what, "b", "a")] == ["b", "a"]
+        assert len(rows(what, "--limit", "1")) == 1
+        replies = [row["replies"] for row in rows(what, "--sort=-replies")]
+        assert replies == sorted(replies, reverse=True)
+        done = zqueued.ctl(what)
+        heading, _, first, second = done.stdout.splitlines()[:4]
+        assert (heading.split()[0], first.split()[0], second.split()[0]) == ("QUEUE", "a", "b")
+        assert done.stderr == "c: the libzmq engine cannot tell them apart\n"
+        assert "QUEUE" not in zqueued.ctl(what, "a").stdout
+    assert {row["queue"] for row in rows("connections")} == {"a", "b"}
+    assert zqueued.ctl("requests").returncode == 0
+    assert zqueued.ctl("workers", "--sort", "fly").returncode == 1
+    assert zqueued.ctl("workers", "a", "nobody").returncode == 1
+    assert zqueued.ctl("workers", "c").returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _takes_choice(command: Command) -> Command:
-    """Give ``command`` a queue, and what it takes to choose among many rows."""
+    """Give ``command`` names of queues, and what it takes to choose among many rows."""
     for decorate in (
         click.option(
             "--watch",
@@ -50,9 +51,7 @@ def _takes_choice(command: Command) -> Command:
             "'peer=*10.0.0.*', 'in_flight>0', 'age>=1s', 'unsent_bytes>1MiB'. May be repeated: "
             "then all must hold.",
         ),
-        click.argument(
-            "queue", required=False, metavar="[QUEUE]", shell_complete=completion.queues
-        ),
+        click.argument("queues", nargs=-1, metavar="[QUEUE]...", shell_complete=completion.queues),
         takes_options,
     ):
         command = decorate(command)
@@ -63,7 +62,7 @@ def _takes_choice(command: Command) -> Command:
 @_takes_choice
 @click.pass_obj
 def workers(options: Options | None, /, **choice: Any) -> None:
-    """Show a queue's workers: what each has, what it is given ahead, how long it takes.
+    """Show the workers of every queue, or of some: what each has, how long it takes.
 
     The columns, which are also what --sort and --filter take, with _ for a space:
 
@@ -94,7 +93,7 @@ def workers(options: Options | None, /, **choice: Any) -> None:
 @_takes_choice
 @click.pass_obj
 def clients(options: Options | None, /, **choice: Any) -> None:
-    """Show a queue's clients: what each has asked, what it waits for.
+    """Show the clients of every queue, or of some: what each has asked, what it waits for.
 
     The columns, which are also what --sort and --filter take, with _ for a space:
 
@@ -120,7 +119,7 @@ def clients(options: Options | None, /, **choice: Any) -> None:
 @_takes_choice
 @click.pass_obj
 def connections(options: Options | None, /, **choice: Any) -> None:
-    """Show every connection of a queue, and those that have ended of late, with why.
+    """Show the connections of every queue, or of some, and those that ended of late, with why.
 
     The last 128 that have ended are remembered, and as many that never were peers of ZeroMQ.
 
@@ -136,9 +135,9 @@ def connections(options: Options | None, /, **choice: Any) -> None:
 @_takes_choice
 @click.pass_obj
 def requests(options: Options | None, /, **choice: Any) -> None:
-    """Show the requests that wait, the oldest first, and those in flight.
+    """Show the requests that wait, the oldest first, and those in flight, queue by queue.
 
-    Of each there are the 10,000 oldest at most.
+    Of each queue there are the 10,000 oldest at most.
 
     The columns, which are also what --sort and --filter take, with _ for a space: ID counts the
     queue's requests. STATE is waiting or in_flight, STATE FOR so long; AGE is since when it is in
@@ -182,28 +181,91 @@ def _show(
     method: Callable[[ControlClient], Callable[..., ListResult]],
     choice: dict[str, Any],
 ) -> None:
-    queue, every = choice["queue"], choice["every"]
+    every, sort = choice["every"], _named(choice["sort"])
     with called(options) as (zqueued, how):
 
-        def look() -> ListResult:
-            return method(zqueued)(
-                *((queue,) if queue else ()),
-                filter=choice["conditions"],
-                sort=_named(choice["sort"]),
-                limit=choice["limit"],
-            )
+        def look() -> Found:
+            ask = method(zqueued)
+            chosen = {"filter": choice["conditions"], "sort": sort, "limit": choice["limit"]}
+            names = dict.fromkeys(choice["queues"])
+            if len(names) == 1:
+                return Found(what, (ask(*names, **chosen),))
+            return _of_several(zqueued, what, ask, tuple(names), chosen)
 
         looks = _looks(look, every)
         if how.json:
-            for result in looks:
-                say_json(result.model_dump(mode="json"), 2 if every is None else None)
+            for found in looks:
+                say_json(found.exported(), 2 if every is None else None)
         else:
             from zqueue.cli import render_lists
 
-            render_lists.show(what, looks, live=every is not None)
+            render_lists.show(looks, live=every is not None)
 
 
-def _looks(look: Callable[[], ListResult], every: float | None) -> Iterator[ListResult]:
+@dataclass(frozen=True)
+class Found:
+    """``what`` is listed of one queue or of several, all of them sorted by ``sort`` and as many as
+    ``limit`` says. ``without``: why a queue is not among them, by its name."""
+
+    what: str
+    results: tuple[ListResult, ...]
+    sort: str | None = None
+    limit: int | None = None
+    without: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(result.total for result in self.results)
+
+    @property
+    def rows(self) -> list[tuple[str, Any]]:
+        """Each row with the name of its queue."""
+        rows = [(each.queue, row) for each in self.results for row in getattr(each, self.what)]
+        if self.sort is not None and len(self.results) > 1:
+            by = self.sort.removeprefix("-")
+            known = [row for row in rows if getattr(row[1], by, None) is not None]
+            unknown = [row for row in rows if getattr(row[1], by, None) is None]
+            known.sort(key=lambda row: getattr(row[1], by), reverse=self.sort.startswith("-"))
+            rows = known + unknown
+        return rows if self.limit is None else rows[: self.limit]
+
+    def exported(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rows = [{"queue": name} | row.model_dump(mode="json") for name, row in self.rows]
+        names = [result.queue for result in self.results]
+        of = {"queue": names[0]} if len(names) == 1 else {"queues": names}
+        return of | {"total": self.total, self.what: rows}
+
+
+def _of_several(
+    zqueued: ControlClient,
+    what: str,
+    ask: Callable[..., ListResult],
+    names: tuple[str, ...],
+    chosen: dict[str, Any],
+) -> Found:
+    """Of these queues, or of every one, as far as their engines can tell."""
+    from zqueue.control.client import Refused
+
+    known = {queue.name: queue for queue in zqueued.status().queues}
+    results: list[ListResult] = []
+    without: dict[str, str] = {}
+    several = [
+        name for name in names or known if name not in known or known[name].tells_peers_apart
+    ]
+    for name in several or list(names or known)[:1]:
+        try:
+            results.append(ask(name, **chosen))
+        except Refused as error:
+            if error.code != "unknown_queue" or names:
+                raise  # else a reload has just removed it
+    for name in names or known:
+        if name not in several:
+            without[name] = f"{name}: the {known[name].engine} engine cannot tell them apart"
+    return Found(what, tuple(results), chosen["sort"], chosen["limit"], without)
+
+
+def _looks(look: Callable[[], Found], every: float | None) -> Iterator[Found]:
     yield look()
     while every is not None:
         time.sleep(every)

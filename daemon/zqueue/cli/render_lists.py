@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from zqueue.cli.lists import Found
 from zqueue.cli.output import say
 from zqueue.cli.render import duration, new_console, short_number, short_time
-from zqueue.cli.tables import Table
-from zqueue.control.messages import ListResult
+from zqueue.cli.tables import Table, harmless
 
 _COLUMNS = {
     "workers": (
@@ -46,26 +46,29 @@ _SHOWN_BY: dict[str, Callable[[Any], str]] = {
 _STYLES = {"held": "yellow", "draining": "yellow", "aside": "red", "closed": "dim"}
 
 
-def show(what: str, looks: Iterable[ListResult], *, live: bool) -> None:
+def show(looks: Iterable[Found], *, live: bool) -> None:
     """Each look as a table, drawn anew in its place if ``live``."""
     console = new_console()
     if not live or not console.is_terminal:
-        for result in looks:
-            console.print(_table(what, result))
-            if short := _left_out(what, result):
+        for found in looks:
+            console.print(_table(found))
+            for short in _left_out(found):
                 say(short, err=True)
         return
     with Live(console=console, auto_refresh=False, screen=True) as screen:
-        for result in looks:
-            screen.update(Group(_table(what, result), _left_out(what, result)), refresh=True)
+        for found in looks:
+            screen.update(Group(_table(found), *map(harmless, _left_out(found))), refresh=True)
 
 
-def _table(what: str, result: ListResult) -> Table:
-    columns = _COLUMNS[what]
-    table = Table(*(name.upper().replace("_", " ") for name in columns))
-    for row in getattr(result, what):
+def _table(found: Found) -> Table:
+    """With the queue of each row, unless there is but one."""
+    columns, several = _COLUMNS[found.what], len(found.results) > 1
+    names = (("queue",) if several else ()) + columns
+    table = Table(*(name.upper().replace("_", " ") for name in names))
+    for queue, row in found.rows:
         style = _STYLES.get(row.state, "")
-        table.add_row(*(Text(_cell(name, getattr(row, name)), style) for name in columns))
+        cells = [_cell(name, getattr(row, name)) for name in columns]
+        table.add_row(*(Text(cell, style) for cell in ((queue, *cells) if several else cells)))
     return table
 
 
@@ -75,9 +78,11 @@ def _cell(name: str, value: Any) -> str:
     return _SHOWN_BY[name](value) if name in _SHOWN_BY else str(value)
 
 
-def _left_out(what: str, result: ListResult) -> str:
-    shown = len(getattr(result, what))
-    return f"{shown} of {result.total} {what}" if shown < result.total else ""
+def _left_out(found: Found) -> Iterator[str]:
+    shown = len(found.rows)
+    if shown < found.total:
+        yield f"{shown} of {found.total} {found.what}"
+    yield from found.without.values()
 
 
 def _identity(value: str) -> str:
