@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_for
+from zqueue.control import location
+
 NOBODY = 65534
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
@@ -93,3 +96,88 @@ def test_a_folder_that_somebody_else_prepared_is_refused(wrong: str, private: Pa
     finally:
         if private.is_symlink():
             private.unlink()
+
+
+# -- a config that cannot be read ------------------------------------------------------------------
+
+DAEMON = """
+import pathlib, sys
+from zqueue.control import location
+location._CONFIG = pathlib.Path(sys.argv[2])
+location._RUN = pathlib.Path(sys.argv.pop(1))
+sys.argv[1:] = ["--config", sys.argv[1]]
+from zqueue.cli.zqueued import main
+main()
+"""
+CALLER = """
+import pathlib, sys
+from zqueue.control import location
+location._RUN = pathlib.Path(sys.argv.pop(1))
+location._CONFIG = pathlib.Path(sys.argv.pop(1))
+from zqueue.cli.zqueuectl import main
+main()
+"""
+
+
+def test_a_daemon_is_found_though_its_config_cannot_be_read(tmp_path: Path) -> None:
+    run, config, endpoint = tmp_path / "run", tmp_path / "zqueue.toml", f"ipc://{tmp_path}/own.sock"
+    good = f'[control]\nendpoint = "{endpoint}"\n[queues.a]\nfrontend = "tcp://127.0.0.1:*"\n'
+    good += 'backend = "tcp://127.0.0.1:*"\n'
+    config.write_text(good)
+    clean = {key: value for key, value in os.environ.items() if key[:3] not in ("XDG", "RUN")}
+
+    def ctl(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", CALLER, str(run), str(config), *words]
+        return subprocess.run(command, capture_output=True, text=True, env=clean, timeout=60)
+
+    # Nothing is remembered yet: say what is not known.
+    config.write_text("[control\n")
+    done = ctl("reload")
+    assert done.returncode == 69
+    assert f"no zqueued is found, and {config} cannot be read" in done.stderr
+    assert "line 1" in done.stderr
+    config.write_text(good)
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(run), str(config)], env=clean, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: ctl("status").returncode == 0, "zqueued to be ready")
+        for bad in (
+            good + "[queues.b\n",
+            good.replace(endpoint, f"{endpoint}-2"),
+            good.replace("endpoint = ", "endpoint = 7 #"),
+            "\xff",
+            "",
+        ):
+            config.write_bytes(bad.encode("latin-1"))
+            assert ctl("status").returncode == 0, bad
+            reloaded = ctl("reload")
+            refused = bad != good.replace(endpoint, f"{endpoint}-2")
+            assert reloaded.returncode == int(refused), (bad, reloaded.stderr)
+            assert not refused or f"{config}:" in reloaded.stderr, "it says what is wrong with it"
+        config.unlink()
+        assert ctl("version").returncode == 0
+    finally:
+        daemon.terminate()
+        daemon.wait(20)
+    assert not (run / "control.endpoint").exists(), "it listens there no more"
+    assert "no zqueued is running" in ctl("status").stderr
+
+
+def test_only_callers_that_look_at_a_config_are_led_to_its_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
+    monkeypatch.setattr(location, "_RUN", tmp_path / "run")
+    location.remember(tmp_path / "any.toml", "ipc:///any")
+    assert not (tmp_path / "run").exists()
+    location.remember(Path("/etc/zqueue/eu.toml"), "ipc:///of-eu")
+    assert next(iter(location._candidates("eu"))) == "ipc:///of-eu"
+    assert "ipc:///of-eu" not in list(location._candidates(None))
+    location.remember(Path("/etc/zqueue.toml"), "ipc:///of-all")
+    assert "ipc:///of-all" in list(location._candidates(None))
+    location.forget(Path("/etc/zqueue.toml"), "ipc:///another")
+    assert "ipc:///of-all" in list(location._candidates(None))
+    location.forget(Path("/etc/zqueue.toml"), "ipc:///of-all")
+    assert "ipc:///of-all" not in list(location._candidates(None))

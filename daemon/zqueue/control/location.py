@@ -19,6 +19,10 @@ from pathlib import Path
 from zqueue.errors import EndpointError, ZqueueError
 
 SOCKET_NAME = "control.sock"
+_REMEMBERED = "control.endpoint"
+"""A file beside the usual place of the socket: where a daemon listens whose config names another.
+So it is found also while that config cannot be read, or says something else already."""
+_LONGEST_REMEMBERED = 4096
 GROUP = "zqueue"
 _RUN = Path("/run/zqueue")
 _CONFIG = Path("/etc/zqueue.toml")
@@ -73,6 +77,54 @@ def group(configured: str | None) -> str | None:
     return GROUP if may_give else None
 
 
+def remember(config: Path, endpoint: str) -> None:
+    """Write down where the daemon with this config listens, if callers would look at that config.
+
+    Where it cannot be written down, callers need the config.
+    """
+    for folder in _folders_of(config):
+        if not _can_be_written(folder):
+            continue
+        with contextlib.suppress(OSError):
+            if folder == _private_folder():
+                _must_be_ours(folder)
+            new = folder / f"{_REMEMBERED}.new"
+            new.write_text(f"{endpoint}\n")
+            new.chmod(0o644)
+            new.replace(folder / _REMEMBERED)
+            return
+
+
+def forget(config: Path, endpoint: str) -> None:
+    """It listens there no more."""
+    for folder in _folders_of(config):
+        if _remembered(folder) == endpoint:
+            with contextlib.suppress(OSError):
+                (folder / _REMEMBERED).unlink()
+
+
+def _folders_of(config: Path) -> list[Path]:
+    """Where callers look for the daemon that has this config."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if config == _CONFIG:
+        return [*_folders(), _private_folder()]
+    if config.parent == _INSTANCE_CONFIGS:
+        of_instance = Path(f"{_RUN}-{config.stem}")
+        return [Path(runtime)] if runtime == str(of_instance) else [of_instance]
+    return []
+
+
+def _remembered(folder: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        if folder == _private_folder():
+            _must_be_ours(folder)
+        with (folder / _REMEMBERED).open() as file:
+            endpoint = file.read(_LONGEST_REMEMBERED).strip()
+        if endpoint.startswith("ipc://"):
+            return endpoint
+    return None
+
+
 # -- for its callers ---------------------------------------------------------------------------
 
 
@@ -84,8 +136,9 @@ def find(instance: str | None = None) -> str:
     Raises:
         Unreachable: none does; the message names every place that was tried.
     """
+    config = _CONFIG if instance is None else _INSTANCE_CONFIGS / f"{instance}.toml"
     reasons: list[Unreachable] = []
-    for endpoint in _candidates(instance):
+    for endpoint in dict.fromkeys(_candidates(instance)):
         try:
             probe(endpoint)
         except Unreachable as reason:
@@ -97,6 +150,12 @@ def find(instance: str | None = None) -> str:
             raise known
     unit = f"zqueue@{instance}" if instance else "zqueue"
     places = "\n".join(f"  {reason}" for reason in reasons)
+    _, unread = _configured(config)
+    if unread:
+        raise Unreachable(
+            f"no zqueued is found, and {config} cannot be read, which may say where it listens: "
+            f"{unread} (say it with --endpoint):\n{places}"
+        )
     raise Unreachable(f"no zqueued is running (systemctl start {unit}, or zqueued):\n{places}")
 
 
@@ -165,12 +224,20 @@ def _who_may(path: Path) -> str:
 
 def _candidates(instance: str | None) -> Iterator[str]:
     if instance is not None:
-        configured = _configured(_INSTANCE_CONFIGS / f"{instance}.toml")
-        yield configured or _endpoint_in(Path(f"/run/zqueue-{instance}"))
+        folder = Path(f"{_RUN}-{instance}")
+        configured, _ = _configured(_INSTANCE_CONFIGS / f"{instance}.toml")
+        remembered = _remembered(folder)
+        if remembered is not None:
+            yield from (configured, remembered) if configured else (remembered,)
+        yield configured or _endpoint_in(folder)
         return
-    configured = _configured(_CONFIG)
+    configured, _ = _configured(_CONFIG)
     if configured is not None:
         yield configured
+    for folder in (*_folders(), _private_folder()):
+        remembered = _remembered(folder)
+        if remembered is not None:
+            yield remembered
     for folder in _folders():
         yield _endpoint_in(folder)
     private = _private_folder()
@@ -182,14 +249,18 @@ def _candidates(instance: str | None) -> Iterator[str]:
     yield _endpoint_in(private)
 
 
-def _configured(path: Path) -> str | None:
-    """The control endpoint of a config file, if it can be read and names one."""
+def _configured(path: Path) -> tuple[str | None, str]:
+    """The control endpoint of a config file, if it names one, or why that cannot be told."""
     try:
         with path.open("rb") as file:
             endpoint = tomllib.load(file).get("control", {}).get("endpoint")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return endpoint if isinstance(endpoint, str) else None
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, error.strerror or str(error)
+    except (ValueError, AttributeError, RecursionError) as error:
+        return None, str(error)
+    return (endpoint, "") if isinstance(endpoint, str) else (None, "")
 
 
 # -- places ------------------------------------------------------------------------------------
