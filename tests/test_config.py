@@ -870,3 +870,19 @@ backend = {{ bind = "tcp://*:2", heartbeat = "{heartbeat}", max_message_size = "
 """)
     )
     assert loaded.config.queues["q"].frontend.heartbeat == 1
+
+
+def test_a_link_to_nothing_is_no_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would open the built-in queue to anybody."""
+    path = tmp_path / "zqueue.toml"
+    monkeypatch.setattr(config, "DEFAULT_PATH", path)
+    assert load(None).path is None
+    (tmp_path / "missing").mkdir()
+    for target in ("elsewhere.toml", str(tmp_path / "missing" / "zqueue.toml"), "zqueue.toml"):
+        path.symlink_to(target)
+        for named in (None, path):
+            with pytest.raises(ConfigError, match=r"it links to|cannot be read: Too many levels"):
+                load(named)
+        path.unlink()

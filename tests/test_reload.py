@@ -335,6 +335,20 @@ def test_callers_are_answered_while_sockets_are_replaced(
     assert set(seen) == {("still", "moving")}
 
 
+def test_a_file_that_was_emptied_is_refused(start_zqueued: StartZqueued) -> None:
+    """Else every queue would be gone, and the built-in one be open to anybody."""
+    zqueued = start_zqueued(queue("orders"))
+    control = f'[control]\nendpoint = "{zqueued.control}"\n[log]\nformat = "json"\n'
+    for emptied in ("", "\n# queues\n", control, control + "[daemon]\n"):
+        zqueued.path.write_text(emptied)
+        with zqueued.client() as client, pytest.raises(Refused, match="it names no queue any more"):
+            client.reload()
+    assert [each.name for each in zqueued.status().queues] == ["orders"]
+    zqueued.write(queue("default"))
+    with zqueued.client() as client:
+        assert client.reload().removed == ("orders",)
+
+
 NEXT = (
     *("RuntimeError", "OSError", "MemoryError", "ZMQError", "KeyError"),
     *("ZqueueError", "EndpointError", "RecursionError"),

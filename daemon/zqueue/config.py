@@ -6,6 +6,7 @@ the line in the file, what was found there and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -517,6 +518,11 @@ class LoadedConfig:
     warnings: tuple[str, ...] = ()
     _lines: Mapping[str, int] = field(default_factory=dict, repr=False)
 
+    @property
+    def names_queues(self) -> bool:
+        """Whether it says what queues there are. Else there is the built-in one."""
+        return "queues" in self.config.model_fields_set
+
     def origin(self, key: str) -> str:
         """Where the value of a dotted key was written, as ``FILE:LINE``, or ``default``."""
         line = self._lines.get(key)
@@ -536,10 +542,21 @@ def load(path: Path | None) -> LoadedConfig:
     try:
         text = _read(path or DEFAULT_PATH)
     except FileNotFoundError:
-        if path is None:
+        target = _points_to(path or DEFAULT_PATH)
+        if path is None and target is None:
             return LoadedConfig(Config())
-        raise ConfigError([f"{path}: there is no such file"]) from None
+        missing = (
+            "there is no such file" if target is None else f"it links to {target}, which is missing"
+        )
+        raise ConfigError([f"{path or DEFAULT_PATH}: {missing}"]) from None
     return _parse(text, path or DEFAULT_PATH)
+
+
+def _points_to(path: Path) -> str | None:
+    """Where a symbolic link points to."""
+    with contextlib.suppress(OSError):
+        return os.readlink(path)
+    return None
 
 
 def _read(path: Path) -> str:

@@ -26,7 +26,7 @@ from zqueue.dead_letters import DeadLetters
 from zqueue.departure import STORED, Departure
 from zqueue.endpoint_service import EndpointService
 from zqueue.engine.choice import make_engine
-from zqueue.errors import EndpointError, HandoverRefused, ZqueueError
+from zqueue.errors import ConfigError, EndpointError, HandoverRefused, ZqueueError
 from zqueue.event_filter import kinds
 from zqueue.event_history import EventHistory
 from zqueue.event_publisher import EventPublisher
@@ -245,7 +245,10 @@ class Daemon:
         listener = self._inherited.take(Wish("control", endpoint), 1024, mode=mode, group=group)
         if listener is None and of_unit is not None:
             raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
-        return listener or listen_control(endpoint, mode=mode, group=group)
+        listener = listener or listen_control(endpoint, mode=mode, group=group)
+        if settings.endpoint is not None:
+            location.remember(self.loaded.path or configuration.DEFAULT_PATH, settings.endpoint)
+        return listener
 
     def _make_services(self, handler: Handler) -> tuple[EndpointService, ...]:
         async def ask(request: Request) -> Message:
@@ -479,6 +482,11 @@ class Daemon:
             Exception: something cannot be had; nothing is left of what could.
         """
         loaded = configuration.load(self._path)
+        if self.loaded.names_queues and not loaded.names_queues:
+            # Such is a file that was emptied by accident, or is gone.
+            file = loaded.path or configuration.DEFAULT_PATH
+            what = "it names no queue any more; describe those that are to stay, be it the built-in"
+            raise ConfigError([f"{file}: {what} one, in [queues.NAME]"])
         # Not the last config: a reload that failed may have left queues as they were before it.
         present = {name: queue.claims.config for name, queue in self.queues.items()}
         difference = configuration.difference(
@@ -718,6 +726,8 @@ class Daemon:
     def _end_control(self) -> None:
         if self._control is not None:
             self._let_go(self._control)
+            if not self.handed_over:
+                location.forget(self.loaded.path or configuration.DEFAULT_PATH, self._control.asked)
 
     def _let_go(self, listener: Listener) -> None:
         if self.handed_over:
