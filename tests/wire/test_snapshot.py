@@ -218,11 +218,15 @@ def test_who_left_first_is_given_up_first_also_in_the_next_process() -> None:
     assert_nothing_is_left(old)
 
 
-def _busy() -> Exchange:
+BUSY: dict[str, Any] = {
+    **{"prefetch": 2, "max_waiting": 6},
+    **{"client_grace": 60.0, "deadline": 60.0, "max_waiting_time": 50.0},
+}
+
+
+def busy_queue() -> Exchange:
     """A queue with something of everything."""
-    busy = Exchange(
-        prefetch=2, max_waiting=6, client_grace=60.0, deadline=60.0, max_waiting_time=50.0
-    )
+    busy = Exchange(**BUSY)
     busy.now = 10**9
     serving, router = worker(busy), worker(busy, "ROUTER", identity=b"r")
     asker, away = client(busy, identity=b"me"), client(busy, identity=b"away")
@@ -243,7 +247,7 @@ def _busy() -> Exchange:
     return busy
 
 
-def _into_another(state: bytes) -> Exchange:
+def into_another(state: bytes) -> Exchange:
     new = Exchange(prefetch=2, client_grace=60.0)
     new.now = 10**10
     new.restore(state)
@@ -251,16 +255,16 @@ def _into_another(state: bytes) -> Exchange:
 
 
 def test_a_right_state_is_taken_up() -> None:
-    busy = _busy()
-    new = _into_another(busy.snapshot())
+    busy = busy_queue()
+    new = into_another(busy.snapshot())
     assert new.counters["received"] >= busy.counters["received"] > 8
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_a_state_with_a_right_checksum_is_refused_or_makes_sense(seed: int) -> None:
-    state = damaged(random.Random(seed), _busy().snapshot())
+    state = damaged(random.Random(seed), busy_queue().snapshot())
     try:
-        new = _into_another(state)
+        new = into_another(state)
     except ValueError as error:
         if str(error).startswith(("it is ", "its format")):
             return
@@ -294,7 +298,7 @@ def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
     if name in ("queueing", "service") and wrong == {}:
         return  # nothing has taken any time
     with pytest.raises(ValueError, match="it is damaged: "):
-        _into_another(with_header(_busy().snapshot(), **{name: wrong}))
+        into_another(with_header(busy_queue().snapshot(), **{name: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -312,13 +316,13 @@ def test_a_header_with_a_wrong_value_is_refused(name: str, wrong: Any) -> None:
 )
 def test_numbers_that_do_not_fit_what_is_there_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="it is damaged: "):
-        _into_another(with_header(_busy().snapshot(), **changed))
+        into_another(with_header(busy_queue().snapshot(), **changed))
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_what_was_refused_leaves_nothing_behind(seed: int) -> None:
     """The engine that was to take it up ends as any other, so that the queue can start empty."""
-    state = _busy().snapshot()
+    state = busy_queue().snapshot()
     new = DataPath(
         max_connections=0,
         max_connections_per_address=0,
