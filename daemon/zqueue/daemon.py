@@ -55,6 +55,18 @@ class StartError(ZqueueError):
     """zqueued could not start; the message says why."""
 
 
+class Failed(ZqueueError):
+    """zqueued served, and could not go on; an event has told why."""
+
+    told = True
+
+
+class Mismatch(StartError):
+    """A socket unit and the config do not fit together: another try would end in the same way."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+
 class Daemon:
     """One zqueued, from its config to its end. :meth:`run` is the table of contents."""
 
@@ -176,7 +188,7 @@ class Daemon:
             self._heed_signals_no_more()
         self.bus.emit("daemon.stopped", uptime=round(self.uptime, 1))
         if self._failure:
-            raise ZqueueError(self._failure)
+            raise Failed(self._failure)
 
     def stop(self, by: str, *, now: bool = False) -> None:
         """Begin to end: drain every queue first, or with ``now`` at once."""
@@ -244,7 +256,7 @@ class Daemon:
         endpoint = known or location.choose_to_bind(None)
         listener = self._inherited.take(Wish("control", endpoint), 1024, mode=mode, group=group)
         if listener is None and of_unit is not None:
-            raise StartError(_mismatch("control", of_unit, "control.endpoint", self.loaded))
+            raise Mismatch(_mismatch("control", of_unit, "control.endpoint", self.loaded))
         listener = listener or listen_control(endpoint, mode=mode, group=group)
         if settings.endpoint is not None:
             location.remember(self.loaded.path or configuration.DEFAULT_PATH, settings.endpoint)
@@ -277,7 +289,8 @@ class Daemon:
             service.unclaim()
 
     async def _start_queues(self) -> None:
-        problems = self._left_over(self.loaded)
+        left_over = self._left_over(self.loaded)
+        problems = list(left_over)
         starting: list[tuple[Steering, QueueState | None]] = []
         for name, queue in self.config.queues.items():
             claims = Claims(name, queue, self._inherited)
@@ -289,7 +302,7 @@ class Daemon:
                 before = self._arrival.of(name)
                 starting.append((self._add(claims, before), before))
         if problems:  # before any queue takes a request that nobody would answer
-            raise StartError("\n".join(problems))
+            raise (Mismatch if left_over else StartError)("\n".join(problems))
         whys = await asyncio.gather(*(self._arrival.start(*each) for each in starting))
         problems = [
             f"queues.{queue.name}: {why}"

@@ -157,12 +157,19 @@ _KINDS = (
         "a request on the control socket was malformed or refused",
         "328f097a423f467e8e1de91291deca26",
     ),
+    Kind(
+        "daemon.refused",
+        "error",
+        ("error", "exit_code"),
+        "zqueued could not start",
+        "d123e5fe27de4fa383ee787716f45848",
+    ),
     Kind("config.warning", "warning", ("warning",), "something in the config deserves a look"),
     Kind(
         "config.reloaded",
         "info",
         ("by", "added", "removed", "changed", "unchanged", "needs_restart"),
-        "a new config is in force, but for what needs a restart",
+        "a new config is in force",
     ),
     Kind(
         "config.refused",
@@ -204,7 +211,7 @@ _KINDS = (
         ("by", "timeout"),
         "no new request is taken; what is in flight is finished",
     ),
-    Kind("queue.drained", "info", ("by", "seconds"), "the drain ended with nothing left"),
+    Kind("queue.drained", "info", ("by", "seconds"), "no request waits or is in flight any more"),
     Kind(
         "queue.drain_timed_out",
         "warning",

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable
 
 SOCKET = "/run/systemd/journal/socket"
+STREAMS = "/run/systemd/journal/stdout"
 
 # The journal maps what nobody can change any more, and refuses other descriptors.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -74,6 +75,19 @@ class Journal:
             self._socket.sendmsg([], [rights], socket.MSG_DONTWAIT, self._path)
         finally:
             os.close(file)
+
+
+def takes_streams(path: str = STREAMS) -> bool:
+    """Whether the journal takes the stderr of a process that is started now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def find(path: str = SOCKET) -> Journal | None:

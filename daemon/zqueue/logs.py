@@ -164,8 +164,13 @@ def _writer(format: str, fd: int, journal_socket: str) -> Write:
         raise ValueError(f'there is no log format "{format}"; use {", ".join(FORMATS)}')
     if format == "auto":
         format = _format_for(fd)
-    found = journal.find(journal_socket) if format == "journal" else None
-    return _Lines(fd, _renderer(format, fd)) if found is None else _Entries(found)
+    if format == "journal":
+        found = journal.find(journal_socket)
+        if found is None and _was_to_be_journal(fd):
+            found = journal.Journal(journal_socket)  # it is down, and will be back
+        if found is not None:
+            return _Entries(found)
+    return _Lines(fd, _renderer(format, fd))
 
 
 class _Lines:
@@ -234,7 +239,7 @@ def _renderer(format: str, fd: int) -> Render:
 
 
 def _format_for(fd: int) -> str:
-    if _is_journal(fd):
+    if _is_journal(fd) or _was_to_be_journal(fd):
         return "journal"
     return "console" if _is_terminal(fd) else "logfmt"
 
@@ -250,6 +255,18 @@ def _is_journal(fd: int) -> bool:
     except OSError:
         return False
     return stream == f"{found.st_dev}:{found.st_ino}"
+
+
+def _was_to_be_journal(fd: int) -> bool:
+    """Whether systemd could not connect stderr to the journal, because that was down when it
+    started this process: then stderr is /dev/null, without ``JOURNAL_STREAM``."""
+    if "INVOCATION_ID" not in os.environ or "JOURNAL_STREAM" in os.environ:
+        return False
+    try:
+        is_null = os.path.samestat(os.fstat(fd), os.stat(os.devnull))
+    except OSError:
+        return False
+    return is_null and not journal.takes_streams()
 
 
 def _place(fd: int) -> str:

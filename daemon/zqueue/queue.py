@@ -709,6 +709,8 @@ class Queue:
             fields |= {"reason": new.reason}
         elif new.state is State.STOPPED:
             fields |= {"reason": new.reason, "lost": self._lost_at_stop}
+            if self._lost_at_stop:
+                fields["level"] = "warning"
         elif new.state is State.DRAINING and self._drain is not None:
             fields |= {"timeout": self._drain.timeout}
         elif new.state is State.FAILED:

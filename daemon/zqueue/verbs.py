@@ -247,9 +247,9 @@ class Verbs:
         try:
             return await telling(reload, lambda: progress(()))
         except ConfigError as error:
-            raise Refusal("config", str(error)) from error
+            raise Refusal("config", str(error), told=True) from error
         except ZqueueError as error:
-            raise Refusal("failed", str(error)) from error
+            raise Refusal("failed", str(error), told=True) from error
 
     async def _shutdown(
         self, request: messages.Shutdown, by: str, _: Progress

@@ -38,7 +38,6 @@ def handovers(machine: Machine, event: str, unit: str = "zqueue") -> list[str]:
 
 
 def test_a_hundred_clients_notice_no_restart(machine: Machine) -> None:
-    drop_in(machine, "zqueue.service", OFTEN)
     machine.run("systemctl start zqueue")
     with CrowdInside(machine, FRONTEND, BACKEND, "--clients=100", "--pause=0.02") as clients:
         for _ in range(RESTARTS):
@@ -57,7 +56,6 @@ def test_a_hundred_clients_notice_no_restart(machine: Machine) -> None:
 
 
 def test_thousands_of_connections(machine: Machine) -> None:
-    drop_in(machine, "zqueue.service", OFTEN)
     machine.run("systemctl start zqueue")
     with CrowdInside(machine, FRONTEND, BACKEND, "--clients=3000", "--pause=5") as clients:
         for _ in range(3):
@@ -75,12 +73,36 @@ def test_ipc_sockets_are_kept_too(unit: str, machine: Machine) -> None:
     backend = f"ipc://{folder}/workers"
     path = "/etc/zqueue.toml" if unit == "zqueue" else "/etc/zqueue/orders.toml"
     machine.write(path, f'[queues.default]\nfrontend = "{FRONTEND}"\nbackend = "{backend}"\n')
-    drop_in(machine, f"{unit}.service", OFTEN)
     machine.run(f"systemctl start {unit}")
     with CrowdInside(machine, FRONTEND, backend, "--clients=10", "--pause=0.01") as clients:
         for _ in range(3):
             restart(machine, unit)
         assert_undisturbed(clients.finish())
+
+
+def test_an_edit_of_bind_is_in_force_after_a_restart_and_a_crash(machine: Machine) -> None:
+    """What systemd keeps is not in the way of what takes its place."""
+    everywhere = CONFIG.replace("127.0.0.1", "*")
+    renamed = everywhere.replace("queues.default", "queues.orders")
+    swapped = CONFIG.replace("5559", "0").replace("5560", "5559").replace(":0", ":5560")
+    machine.run("systemctl start zqueue")
+    with CrowdInside(machine, FRONTEND, BACKEND, "--clients=10", "--pause=0.01") as clients:
+        for config in (everywhere, CONFIG):
+            machine.write("/etc/zqueue.toml", config)
+            restart(machine)
+        assert_undisturbed(clients.finish())
+    machine.write("/etc/zqueue.toml", everywhere)
+    before = main_pid(machine)
+    machine.run(f"kill -9 {before}")
+    wait_until_back(machine, before)
+    assert machine.property("zqueue", "NRestarts") == "1"
+    assert_serves(machine)
+    machine.write("/etc/zqueue.toml", renamed)
+    restart(machine)
+    assert_serves(machine)
+    machine.write("/etc/zqueue.toml", swapped)
+    restart(machine)
+    assert_serves(machine, 5560, 5559)
 
 
 def test_a_pause_and_the_counters_outlive_a_restart(machine: Machine) -> None:

@@ -73,3 +73,14 @@ def test_a_stopped_journal_stalls_nothing_and_what_it_misses_is_counted(machine:
     machine.forget_journal()
     machine.run("zqueuectl pause")
     entry(machine, "EVENT=queue.paused")
+
+
+def test_one_that_was_started_without_a_journal_logs_when_it_is_back(machine: Machine) -> None:
+    units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service"
+    machine.run(f"systemctl stop {units}")
+    try:
+        machine.run("systemctl start zqueue")
+    finally:
+        machine.run(f"systemctl start {units}")
+    machine.run("zqueuectl pause")
+    entry(machine, "EVENT=queue.paused")

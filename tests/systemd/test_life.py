@@ -95,10 +95,15 @@ def test_a_bad_config_is_not_tried_again(machine: Machine) -> None:
     assert machine.property("zqueue", "ExecMainStatus") == "78"
     assert machine.property("zqueue", "NRestarts") == "0"
     assert machine.property("zqueue", "ActiveState") == "failed"
+    refused = entry(machine, "EVENT=daemon.refused -p err")
+    assert refused["EXIT_CODE"] == "78"
+    assert "queues.default.frontend: missing" in refused["ERROR"]
+    assert "zqueued could not start" in machine.journal("-x -u zqueue EVENT=daemon.refused")
 
 
 def test_an_endpoint_that_somebody_has_is_tried_a_few_times(machine: Machine) -> None:
-    drop_in(machine, "zqueue.service", "[Service]\nRestartSec=100ms\n")
+    often = "[Unit]\nStartLimitBurst=5\n[Service]\nRestartSec=100ms\n"
+    drop_in(machine, "zqueue.service", often)
     holder = machine.start(
         "/usr/bin/python3 -c '"
         'import socket, time; s = socket.create_server(("127.0.0.1", 5559)); time.sleep(600)\''

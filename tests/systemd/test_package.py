@@ -154,7 +154,19 @@ def test_an_upgrade_keeps_edits_and_listening_sockets(
         assert_undisturbed(clients.finish())
         assert_serves(machine)
         assert_serves(machine, 6001, 6101)
+        # The same once more, with a config that is refused.
+        machine.run(f"dpkg --force-confold -i /{deb.name}", within=120)
+        machine.write("/etc/zqueue.toml", CONFIG + 'frontnd = "x"\n')
+        before = {unit: main_pid(machine, unit) for unit in before}
+        said = machine.run(f"dpkg --force-confold -i /{newer.name} 2>&1", within=120).stdout
+        assert "zqueue.service: the new zqueued refuses the config:" in said
+        assert "frontnd" in said
+        assert "zqueue@orders" not in said
+        wait_until_back(machine, before["zqueue@orders"], "zqueue@orders")
+        assert main_pid(machine) == before["zqueue"]
+        assert_serves(machine)
     finally:
+        machine.write("/etc/zqueue.toml", CONFIG)
         machine.run(f"dpkg --force-confold -i /{deb.name}; rm -f /etc/zqueue.toml.dpkg-*")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.systemd.machine import Machine
-from tests.systemd.service import CONFIG, entry
+from tests.systemd.service import CONFIG, drop_in, entry
 
 
 @pytest.fixture
@@ -44,3 +44,12 @@ def test_the_lists_of_who_may(machine: Machine, oncall: str) -> None:
     machine.write("/etc/zqueue.toml", '[control]\nmay_steer = ["@zqueue"]\n' + CONFIG)
     machine.run("systemctl reload zqueue")
     machine.run("zqueuectl pause", user=oncall)
+
+
+def test_a_user_of_your_own_who_is_in_the_group(machine: Machine) -> None:
+    """The unit's filter lets nobody give files away: the socket has the group that the user has."""
+    machine.run("id app 2>/dev/null || useradd --groups zqueue app")
+    drop_in(machine, "zqueue.service", "[Service]\nUser=app\nGroup=app\n")
+    machine.run("systemctl start zqueue")
+    assert machine.run("stat -c '%U %G %a' /run/zqueue/control.sock").stdout == "app app 660\n"
+    assert "running" in machine.run("zqueuectl status").stdout

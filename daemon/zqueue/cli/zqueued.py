@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -53,12 +55,33 @@ def main(path: Path | None, check: bool, upgrade: bool, offer: bool) -> None:
         elif offer:
             _offer(path)
         else:
-            _serve(path)
+            with _refusal_in_the_journal():
+                _serve(path)
     except ZqueueError as error:
         say(f"zqueued: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before there was anything to drain
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def _refusal_in_the_journal() -> Iterator[None]:
+    """Why zqueued does not start is an entry of its own where stderr is the journal: what is
+    printed there has no level and no fields."""
+    try:
+        yield
+    except ZqueueError as error:
+        from zqueue.events import EventBus
+        from zqueue.logs import Log
+
+        log = Log("info", "auto")
+        if log.place != "journal" or getattr(error, "told", False):
+            raise
+        bus = EventBus()
+        bus.subscribe(log)
+        bus.emit("daemon.refused", error=str(error), exit_code=error.exit_code)
+        log.close(2.0)
+        sys.exit(error.exit_code)
 
 
 def _check(path: Path | None) -> None:
@@ -74,7 +97,6 @@ def _check(path: Path | None) -> None:
 
 def _serve(path: Path | None) -> None:
     import asyncio
-    import contextlib
 
     from zqueue import config, handover
     from zqueue.daemon import Daemon

@@ -74,7 +74,22 @@ def group(configured: str | None) -> str | None:
     except KeyError:
         return None
     may_give = os.geteuid() == 0 or number in {os.getegid(), *os.getgroups()}
-    return GROUP if may_give else None
+    return GROUP if may_give and _may_chown(number) else None
+
+
+def _may_chown(number: int) -> bool:
+    """Whether files may be given to a group at all: a unit's ``SystemCallFilter=`` may forbid that.
+    What has the group already need not be given to it."""
+    if os.getegid() == number:
+        return True
+    descriptor = os.memfd_create("zqueued-group", os.MFD_CLOEXEC)
+    try:
+        os.fchown(descriptor, -1, number)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def remember(config: Path, endpoint: str) -> None:

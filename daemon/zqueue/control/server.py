@@ -44,9 +44,11 @@ _REFUSALS_TOLD_A_SECOND = 5
 class Refusal(Exception):
     """A request that cannot be granted; see :class:`messages.Error` for the codes."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, told: bool = False) -> None:
+        """``told``: an event of its own has told of it already."""
         super().__init__(message)
         self.code = code
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ class ControlServer:
     def _refuse(
         self, way: _Return, caller: Caller, identity: str | None, verb: str, refusal: Refusal
     ) -> None:
-        self._refusals.tell(str(caller), verb, str(refusal))
+        if not refusal.told:
+            self._refusals.tell(str(caller), verb, str(refusal))
         self._send(way, messages.Error(id=identity, code=refusal.code, message=str(refusal)))
 
     def _send(self, way: _Return, reply: Message) -> None:
