@@ -276,6 +276,20 @@ do not wait.
 each with what to do, [`packaging/grafana/zqueue.json`](../packaging/grafana/zqueue.json) a
 dashboard.
 
+## Names
+
+zqueued answers only requests for names of its own machine: IP addresses, `localhost`, the host name
+(also with a domain of `/etc/resolv.conf`), every name in `/etc/hosts`, `[daemon] name`, and `hosts`:
+
+```toml
+[metrics]
+listen = "*:9560"
+hosts = ["metrics.example.com"]
+```
+
+Any other name gets 421, so that no web site can have a browser read what is here (DNS rebinding).
+Behind a proxy, or where Prometheus asks by a name in the DNS, add that name.
+
 ## All metrics
 
 Counters count since zqueued started, over stops and failures of a queue and hand-overs to a next

@@ -357,7 +357,7 @@ def test_what_is_asked_by_http(watched: Watched) -> None:
             )
             for _ in range(rng.randrange(4))
         )
-        said = f"GET {rng.choice(paths)}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        said = f"GET {rng.choice(paths)}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         how = rng.randrange(4)
         if how == 0:
             said = odd_bytes(rng) + b"\r\n\r\n"

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.peers import Peers, wait_for_more
 from tests.stuck_thread import stopped_thread
 from tests.waiting import DEADLINE, wait_for
 from tests.zqueued import ONE_QUEUE, Zqueued, free_port
+from zqueue.web import hosts
 
 TWO_QUEUES = """
 [queues.orders]
@@ -172,25 +175,70 @@ def test_a_queue_that_hangs_is_told_and_holds_up_nothing(served: Zqueued, peers:
 # -- bad callers -------------------------------------------------------------------------------
 
 
+ASKED = b" HTTP/1.1\r\nHost: localhost\r\n"
 BAD = [
-    (b"GET /none HTTP/1.1\r\n\r\n", 404),
-    (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", 404),
-    (b"GET /page%2ecss/.. HTTP/1.1\r\n\r\n", 404),
-    (b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
-    (b"DELETE /api/v1/status HTTP/1.1\r\n\r\n", 405),
-    (b"GET http://elsewhere/ HTTP/1.1\r\n\r\n", 400),
+    (b"GET /none" + ASKED + b"\r\n", 404),
+    (b"GET /../../etc/passwd" + ASKED + b"\r\n", 404),
+    (b"GET /page%2ecss/.." + ASKED + b"\r\n", 404),
+    (b"POST /" + ASKED + b"Content-Length: 3\r\n\r\nabc", 405),
+    (b"DELETE /api/v1/status" + ASKED + b"\r\n", 405),
+    (b"GET http://elsewhere/" + ASKED + b"\r\n", 421),
+    (b"GET https://localhost/" + ASKED + b"\r\n", 400),
     (b"GET /\r\n\r\n", 400),
     (b"GET / HTTP/2.0\r\n\r\n", 505),
-    (b"GET / HTTP/1.1\r\n: nameless\r\n\r\n", 400),
-    (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-    (b"GET //[ HTTP/1.1\r\n\r\n", 404),
-    (b"GET /?" + b"a=1&" * 99 + b" HTTP/1.1\r\n\r\n", 400),
+    (b"GET /" + ASKED + b": nameless\r\n\r\n", 400),
+    (b"GET /" + ASKED + b"no colon\r\n\r\n", 400),
+    (b"GET /" + ASKED + b"a\x00b: c\r\n\r\n", 400),
+    (b"GET /" + ASKED + b"a b: c\r\n\r\n", 400),
+    (b"GET /" + ASKED + b"a: b\x00\r\n\r\n", 400),
+    (b"GET /" + ASKED + b"Host: localhost\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+    (b"GET / HTTP/1.1\r\nHost: localhost.evil.example:9560\r\n\r\n", 421),
+    (b"GET //[" + ASKED + b"\r\n", 404),
+    (b"GET /?" + b"a=1&" * 99 + ASKED + b"\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
     (b"\xff\xff\xff \xff \xff\r\n\r\n", 400),
-    (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n", 431),
-    (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 9_000 + b"\r\n", 431),
+    (b"GET /" + b"a" * 40_000 + ASKED + b"\r\n", 431),
+    (b"GET /" + ASKED + b"a: b\r\n" * 9_000 + b"\r\n", 431),
     (b"GET / HTTP/1.1\r\n", 408),
 ]
+
+
+def test_only_this_machine_is_asked(served: Zqueued) -> None:
+    """A web site that has a browser ask this address under the site's name reads nothing."""
+    own = os.uname().nodename
+    for host in ("127.0.0.1", "10.1.2.3:9560", "[::1]:9560", "localhost", "LOCALHOST.:80", own):
+        answered = say(served, b"GET /healthz HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode())
+        assert answered.startswith(b"HTTP/1.1 200 "), (host, answered)
+        date = re.search(rb"\r\nDate: (.*)\r\n", answered)
+        assert date is not None
+        assert abs(parsedate_to_datetime(date[1].decode()).timestamp() - time.time()) < 60
+    absolute = b"GET http://127.0.0.1:1/healthz?a" + ASKED + b"\r\n"
+    for said in (b"GET /healthz HTTP/1.0\r\n\r\n", absolute):
+        assert say(served, said).startswith(b"HTTP/1.1 200 "), said
+    for path in ("/", "/metrics", "/api/v1/clients", "/healthz", "/page.js"):
+        refused = ask(served, path, Host="rebound.example")
+        assert refused.status == 421
+        assert refused.text.splitlines()[1].endswith('[metrics] hosts = ["rebound.example"]')
+
+
+def test_which_names_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_HOSTS", tmp_path / "hosts")
+    monkeypatch.setattr(hosts, "_RESOLVER", tmp_path / "resolv.conf")
+    short = os.uname().nodename.lower().partition(".")[0]
+    assert not hosts.is_ours("alias", ())
+    assert not hosts.is_ours(f"{short}.corp.example", ())
+    (tmp_path / "hosts").write_text("# comment\n127.0.1.1 Alias alias.example # more\n")
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch corp.example. lan\n")
+    for host in ("alias", "alias.example", f"{short}.corp.example", f"{short}.lan", "::1", short):
+        assert hosts.is_ours(host, ()), host
+    for host in ("comment", "more", "corp.example", "nameserver", f"x.{short}.lan", "1.2.3", ""):
+        assert not hosts.is_ours(host, ()), host
+    assert hosts.is_ours("metrics.example.com", ("Metrics.example.com",))
 
 
 def test_what_is_answered_to_what_is_no_good(served: Zqueued) -> None:
@@ -225,7 +273,7 @@ def test_one_who_does_not_read_keeps_nobody_out(served: Zqueued) -> None:
     for _ in range(100):
         sock = socket.create_connection(address(served))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        sock.sendall(b"GET /metrics" + ASKED + b"\r\n")
         greedy.append(sock)
     try:
         wait_for(lambda: ask(served, "/healthz").status == 200, "an answer")
@@ -243,7 +291,7 @@ def test_a_unix_socket(start_zqueued: StartZqueued, tmp_path: Path) -> None:
     assert zqueued.wait_event("metrics.listening")["url"] == f"unix:{path}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
-        sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        sock.sendall(b"GET /healthz" + ASKED + b"\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
     assert zqueued.stop() == 0
     assert not path.exists()

@@ -47,6 +47,7 @@ DEFAULT_PATH = Path("/etc/zqueue.toml")
 _LARGEST_FILE = 16 << 20
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE of the kernel, in seconds
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
 _MODE = re.compile(r"0?[0-7]{3}")
 _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
@@ -225,7 +226,14 @@ def _frame(text: object) -> str:
     return text
 
 
+def _host_name(value: object) -> str:
+    if not isinstance(value, str) or not _HOST_NAME.fullmatch(value):
+        raise ValueError('expected the name of a host, such as "metrics.example.com"')
+    return value.lower().removesuffix(".")
+
+
 _Text = Annotated[str, Field(strict=True)]
+_Host = Annotated[str, PlainValidator(_host_name)]
 _Bind = Annotated[str, PlainValidator(_to_bind)]
 _Event = Annotated[str, PlainValidator(_to_event)]
 _Connect = Annotated[str, PlainValidator(_to_connect)]
@@ -292,10 +300,12 @@ class EventsConfig(_Table):
 class MetricsConfig(_Table):
     """``[metrics]``: where metrics, health and the status page are served over HTTP.
 
-    ``listen`` is ``HOST:PORT`` or the path of a unix socket; ``None`` is nowhere.
+    ``listen`` is ``HOST:PORT`` or the path of a unix socket; ``None`` is nowhere. ``hosts`` are
+    names of this machine besides those that it knows itself.
     """
 
     listen: _Listen | None = None
+    hosts: Annotated[tuple[_Host, ...], BeforeValidator(_several)] = ()
     workers: Annotated[bool, Field(strict=True)] = False
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from zqueue.printable import printable
 
 _METHODS = ("GET", "HEAD")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_A_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
 _ALWAYS = (
     ("Connection", "close"),
     ("Cache-Control", "no-store"),
@@ -26,10 +31,15 @@ _ALWAYS = (
 
 @dataclass(frozen=True)
 class Request:
-    """A request for ``path``, whose ``query`` has each name once. ``headers`` are in lower case."""
+    """A request for ``path``, whose ``query`` has each name once. ``headers`` are in lower case.
+
+    ``host`` is whom it was meant for, without a port and in lower case; empty where HTTP/1.0 does
+    not say.
+    """
 
     method: str
     path: str
+    host: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,14 +88,25 @@ def parse(head: bytes) -> Request:
         allowed = ", ".join(_METHODS)
         what = f"only {allowed}: here you can look, and steer with zqueuectl"
         raise BadRequest(text(405, what, more=(("Allow", allowed),)))
-    headers = {}
+    headers: dict[str, str] = {}
     for each in fields:
         key, colon, value = each.partition(":")
-        if not colon or not key or key != key.strip():
-            raise BadRequest(text(400, "a header has no name"))
-        headers[key.lower()] = value.strip()
+        if not colon or not _TOKEN.fullmatch(key):
+            raise BadRequest(text(400, "a header has no name, or none that HTTP allows"))
+        if _NOT_IN_A_VALUE.search(value):
+            raise BadRequest(text(400, "a header has a character that HTTP does not allow"))
+        if key.lower() == "host" and "host" in headers:
+            raise BadRequest(text(400, "there is more than one Host"))
+        headers[key.lower()] = value.strip(" \t")
+    authority = headers.get("host")
+    if authority is None and number != "1.0":
+        raise BadRequest(text(400, "there is no Host"))
+    if target[:7].lower() == "http://":  # what a proxy is asked; it counts before Host
+        authority, slash, rest = target[7:].partition("/")
+        target = slash + rest or "/"
+    host = _host(authority) if authority is not None else ""
     if not target.startswith("/"):
-        raise BadRequest(text(400, "the address has to begin with /"))
+        raise BadRequest(text(400, "the address has to begin with / or http://"))
     try:
         # What begins with two would else be taken for a host's name.
         parts = urlsplit("http://host" + target)
@@ -93,7 +114,15 @@ def parse(head: bytes) -> Request:
     except ValueError:
         raise BadRequest(text(400, "that is no address of a page")) from None
     path = unquote(parts.path)
-    return Request(method, path, {key: values[-1] for key, values in query.items()}, headers)
+    first = {key: values[-1] for key, values in query.items()}
+    return Request(method, path, host, first, headers)
+
+
+def _host(authority: str) -> str:
+    found = _AUTHORITY.fullmatch(authority.lower())
+    if found is None:
+        raise BadRequest(text(400, "that is no Host"))
+    return found[1].strip("[]").removesuffix(".")
 
 
 def encode(response: Response, *, with_body: bool) -> bytes:
@@ -101,6 +130,7 @@ def encode(response: Response, *, with_body: bool) -> bytes:
     headers = (
         ("Content-Type", response.content_type),
         ("Content-Length", str(len(response.body))),
+        ("Date", formatdate(usegmt=True)),
         *_ALWAYS,
         *response.more,
     )

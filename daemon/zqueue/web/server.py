@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from zqueue.listeners import Listener
-from zqueue.web import http
+from zqueue.web import hosts, http
 from zqueue.web.http import BadRequest, Request, Response
 
 _CONNECTIONS = 64
@@ -27,11 +27,13 @@ class HttpServer:
 
     There are at most so many connections at once. One more takes the place of the one that has
     been silent for longest, or where none is, of the one that has been answered for longest: who
-    neither asks nor reads keeps nobody out.
+    neither asks nor reads keeps nobody out. Requests for hosts that ``is_ours`` does not know are
+    refused.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, is_ours: Callable[[str], bool]) -> None:
         self._answer = answer
+        self._is_ours = is_ours
         self._silent: dict[asyncio.StreamWriter, None] = {}
         self._connections: dict[asyncio.StreamWriter, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +85,8 @@ class HttpServer:
             request = http.parse(head)
             with_body = request.method != "HEAD"
             self._silent.pop(writer, None)
+            if request.host and not self._is_ours(request.host):
+                raise BadRequest(http.text(421, *hosts.refusal(request.host)))
             response = await self._answered(request)
         except BadRequest as error:
             response = error.response

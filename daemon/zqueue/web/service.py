@@ -11,6 +11,7 @@ from zqueue.endpoint_service import EndpointService
 from zqueue.events import EventBus
 from zqueue.inherited import Inherited
 from zqueue.listeners import Listener
+from zqueue.web import hosts
 from zqueue.web.looks import Ask
 
 if TYPE_CHECKING:
@@ -58,10 +59,16 @@ class WebService(EndpointService):
             self._rebind_steps,
             with_workers=lambda: self.config.metrics.workers,
         )
-        self._server = HttpServer(routes.answer)
+        by_path = listener.endpoint.startswith("ipc://")  # which no browser can reach
+        self._server = HttpServer(routes.answer, lambda host: by_path or self._is_ours(host))
         await self._server.start(listener)
         url = listener.endpoint.replace("tcp://", "http://").replace("ipc://", "unix:")
         self.bus.emit("metrics.listening", url=url)
+
+    def _is_ours(self, host: str) -> bool:
+        metrics = self.config.metrics
+        listen = (metrics.listen or "").rpartition(":")[0]
+        return hosts.is_ours(host, (*metrics.hosts, self.config.daemon.name, listen))
 
     async def stop(self) -> None:
         server, self._server = self._server, None
