@@ -186,10 +186,11 @@ class Watched:
 
 @pytest.fixture
 def watched(engine: str, start_zqueued: StartZqueued, peers: Peers, tmp_path: Path) -> Watched:
-    more = f'control = "ipc://{tmp_path}/pair"\n'
+    more = f'control = "ipc://{tmp_path}/pair"\ncapture = "ipc://{tmp_path}/capture"\n'
     if engine == "wire":
         more += "tap = true\ndead_letters_max = 10\nmax_waiting = 50\n"
-    zqueued = start_zqueued(SERVED + ONE_QUEUE + more)
+    published = f'[events]\npublish = "ipc://{tmp_path}/events"\n'
+    zqueued = start_zqueued(SERVED + published + ONE_QUEUE + more)
     peers.worker(zqueued.backend())
     peers.client(zqueued.frontend())
     wait_for(lambda: zqueued.queue().replies.messages > 10)
@@ -252,7 +253,8 @@ def test_letters_at_the_control_socket(watched: Watched) -> None:
 
 def scrambled(rng: random.Random, type: str) -> bytes:
     """What a program says that knows only some of ZMTP, or none."""
-    said = raw.hello(type, rng.choice(raw.VERSIONS))
+    versions = raw.VERSIONS if type in raw.NUMBERS else raw.VERSIONS[:2]
+    said = raw.hello(type, rng.choice(versions))
     how = rng.randrange(6)
     if how == 0:
         return odd_bytes(rng)
@@ -268,6 +270,9 @@ def scrambled(rng: random.Random, type: str) -> bytes:
         return said + raw.frame(b"x", raw.MORE) * rng.choice((3, 20_000))
     if how == 4:
         return said + raw.command(rng.randbytes(rng.randrange(9)), rng.randbytes(rng.randrange(40)))
+    if how == 5 and "SUB" in type:
+        begins = (rng.choice((b"\0", b"\1", b"\2")) for _ in range(rng.choice((1, 2000))))
+        return said + b"".join(raw.frame(begin + odd_bytes(rng)[:20_000]) for begin in begins)
     return said + raw.message([request(rng) for _ in range(rng.choice((1, 2)))], long=True)
 
 
@@ -282,11 +287,16 @@ def say_raw(address: Any, family: socket.AddressFamily, said: bytes) -> None:
                 pass
 
 
-@on_wire
-def test_bytes_at_the_control_socket(watched: Watched) -> None:
-    path = raw.local_address(watched.zqueued.control)
+@on_every_engine
+def test_bytes_at_what_listens_besides_the_data_path(watched: Watched, tmp_path: Path) -> None:
+    places = (
+        (raw.local_address(watched.zqueued.control), ("DEALER", "REQ", "PUB")),
+        (str(tmp_path / "events"), ("SUB", "XSUB", "PULL")),
+        (str(tmp_path / "capture"), ("SUB", "XSUB", "REQ")),
+    )
     for rng in rounds():
-        say_raw(path, socket.AF_UNIX, scrambled(rng, rng.choice(("DEALER", "REQ", "PUB"))))
+        for path, types in places:
+            say_raw(path, socket.AF_UNIX, scrambled(rng, rng.choice(types)))
     watched.must_be_well()
 
 
