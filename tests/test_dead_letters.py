@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import zmq
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.conftest import StartZqueued
 from tests.waiting import wait_for
 from zqueue import engine
 from zqueue.control import messages
@@ -532,6 +535,49 @@ def test_a_full_disk(small_disk: Path, make: Make) -> None:
     stone.unlink()
     wait_until_written(letters)
     assert letters.kept == len(listed(letters)) == written
+    letters.release()
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; returns the file that takes it."""
+    stone = disk / "stone"
+    with contextlib.suppress(OSError), stone.open("wb", buffering=0) as full:
+        while True:
+            full.write(bytes(4096))
+    return stone
+
+
+def test_what_is_lost_with_a_full_disk_is_told(
+    small_disk: Path, start_zqueued: StartZqueued, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    fill(small_disk)
+    zqueued = start_zqueued(
+        f'[queues.default]\nfrontend = "tcp://127.0.0.1:*"\nbackend = "tcp://127.0.0.1:*"\n'
+        f'dead_letters = "{small_disk}/dead.db"\nmax_waiting_time = "50ms"\n'
+    )
+    assert "the disk is full" in zqueued.wait_event("dead_letters.failed")["error"]
+    with context.socket(zmq.DEALER) as client:
+        client.connect(zqueued.frontend())
+        client.send_multipart([b"", b"x"])
+        wait_for(lambda: zqueued.queue().dead_letters.unwritten == 1)
+    assert zqueued.stop() == 0
+    assert zqueued.wait_event("dead_letters.lost", queue="default")["letters"] == 1
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_disk_that_is_full_at_the_start(small_disk: Path, make: Make, there_before: bool) -> None:
+    if there_before:
+        before = make(in_file(small_disk / "dead.db"))
+        before.record([dead(b"before")], told=False)
+        before.release()
+    stone = fill(small_disk)
+    letters = make(in_file(small_disk / "dead.db"))
+    letters.record([dead(b"late")], told=False)
+    assert letters.unwritten == 1
+    assert "the disk is full" in letters.failure
+    stone.unlink()
+    wait_until_written(letters)
+    assert len(listed(letters)) == letters.kept == 1 + there_before
     letters.release()
 
 

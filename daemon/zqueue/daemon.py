@@ -560,7 +560,7 @@ class Daemon:
             unused = (each for each in change.arriving if self.queues.get(each.name) is not each)
             await self._end(list(unused), by)
         for name in difference.removed:
-            self._letters.pop(name, None)
+            self._forget_letters(name)
         self._warn_of_open_doors(change.arriving)
         for name, keys in difference.changed.items():
             if name not in rebound:
@@ -735,6 +735,13 @@ class Daemon:
         """Close what is there; what was handed over goes on elsewhere."""
         keep: Keep = "all" if self.handed_over else "stored"
         await self._end(list(self.queues.values()), "shutdown", keep=keep)
+        for name in list(self._letters):
+            self._forget_letters(name)
+
+    def _forget_letters(self, name: str) -> None:
+        letters = self._letters.pop(name, None)
+        if letters is not None and letters.unwritten:
+            self.bus.emit("dead_letters.lost", queue=name, letters=letters.unwritten)
 
     def _end_control(self) -> None:
         if self._control is not None:

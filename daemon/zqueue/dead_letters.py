@@ -99,6 +99,7 @@ class DeadLetters:
         self._file: LetterFile | None = None
         self._unwritten: deque[_Row] = deque()
         self._again_at = 0.0
+        self._postponed = False
         self._last = 0
         self.kept = 0
         self.bytes = 0
@@ -126,19 +127,31 @@ class DeadLetters:
     # -- opening and closing ---------------------------------------------------------------------
 
     def follow(self, keeping: Keeping) -> None:
-        """Keep them like this from now on. What is in memory is taken along into a file.
+        """Keep them like this from now on. What is in memory is taken along into a file. If they
+        were not kept yet, and the disk is full, they wait to be written until it is not.
 
         Raises:
             DeadLettersError: that cannot be; they are kept as before.
         """
         if self._file is not None and keeping == self._keeping:
             return
+        was_open = self._file is not None
+        try:
+            self._follow(keeping)
+        except DeadLettersError as error:
+            if was_open or not error.disk_is_full:
+                raise
+            self._keeping, self._postponed = keeping, True
+            self._has_failed(error)
+
+    def _follow(self, keeping: Keeping) -> None:
         file = self._file
         if file is None or keeping.path != self._keeping.path:
             file, before = self._open(keeping), file
             if before is not None:
                 before.close()
         self._file, self._keeping = file, keeping
+        self._postponed = False
         file.synchronous(keeping.sync)
         self._count(file)
         with file.transaction():
@@ -149,9 +162,12 @@ class DeadLetters:
     def release(self) -> None:
         """Close the file, if they are in one, and leave it to others; :meth:`follow` opens it anew.
         What is in memory stays."""
-        if self._file is not None and self._file.path is not None:
-            self._again_at = 0.0
-            self.flush()
+        if self._keeping.path is None:
+            return
+        self._again_at = 0.0
+        self.flush()
+        self._postponed = False
+        if self._file is not None:
             self._file.close()
             self._file = None
 
@@ -196,18 +212,25 @@ class DeadLetters:
 
     def flush(self) -> None:
         """Write what could not be written before, unless that was just now."""
-        if self._unwritten and self._file is not None and time.monotonic() >= self._again_at:
+        due = self._postponed or (self._unwritten and self._file is not None)
+        if due and time.monotonic() >= self._again_at:
             try:
-                self._write(self._file)
+                if self._postponed:
+                    self._follow(self._keeping)
+                if self._unwritten and self._file is not None:
+                    self._write(self._file)
             except DeadLettersError as error:
-                self.failure = str(error)
-                self._again_at = time.monotonic() + _TRIED_AGAIN_AFTER
+                self._has_failed(error)
             else:
                 self.failure = ""
         unwritten = sum(row.stored for row in self._unwritten)
         while len(self._unwritten) > _MOST_UNWRITTEN or unwritten > _MOST_UNWRITTEN_BYTES:
             unwritten -= self._unwritten.popleft().stored
             self.lost += 1
+
+    def _has_failed(self, error: DeadLettersError) -> None:
+        self.failure = str(error)
+        self._again_at = time.monotonic() + _TRIED_AGAIN_AFTER
 
     def _row(self, request: DeadRequest, told: bool) -> _Row:
         # The time, so that numbers of one run are not those of another, in memory too.
@@ -438,7 +461,8 @@ class DeadLetters:
 
     def _opened(self) -> LetterFile:
         if self._file is None:
-            raise DeadLettersError(self._keeping.path, "not open yet: the queue was never started")
+            why = self.failure or "the queue was never started"
+            raise DeadLettersError(self._keeping.path, f"not open yet: {why}")
         return self._file
 
     def _must_be_there(self, file: LetterFile, letters: Iterable[str]) -> None:

@@ -39,8 +39,9 @@ class DeadLettersError(ZqueueError):
 
     code = "failed"
 
-    def __init__(self, path: str | None, reason: str) -> None:
+    def __init__(self, path: str | None, reason: str, *, disk_is_full: bool = False) -> None:
         super().__init__(f"dead_letters: {path or 'in memory'}: {reason}")
+        self.disk_is_full = disk_is_full
         self.path = path
         self.reason = reason
 

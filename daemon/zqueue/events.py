@@ -353,6 +353,13 @@ _KINDS = (
         "dead letters cannot be written; they are kept in memory, and tried again",
         "5c1d1f0e4f6b4f1c8a4b3c6f3e0d7a25",
     ),
+    Kind(
+        "dead_letters.lost",
+        "error",
+        ("letters",),
+        "zqueued ends, or the queue is removed, and dead letters could not be written",
+        "ac72e8e0d00a449ab317ee70fda0d4e5",
+    ),
     Kind("dead_letters.written", "info", (), "dead letters can be written again, and all are"),
     Kind(
         "dead_letters.full",

@@ -63,6 +63,7 @@ _REFUSALS = {
     errno.EROFS: "it is on a file system that can only be read",
     errno.EISDIR: "this is a folder, not a file",
     errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
 }
 
 
@@ -194,8 +195,19 @@ def _prepare(connection: sqlite3.Connection, path: str | None) -> None:
 
 def _explained(path: str | None, error: sqlite3.Error) -> DeadLettersError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _has_no_room(path):
+        code = sqlite3.SQLITE_FULL  # of the files beside it SQLite does not say why
     advice = _ADVICE.get(code)
-    return DeadLettersError(path, f"{advice} ({error})" if advice else str(error))
+    reason = f"{advice} ({error})" if advice else str(error)
+    return DeadLettersError(path, reason, disk_is_full=code == sqlite3.SQLITE_FULL)
+
+
+def _has_no_room(path: str | None) -> bool:
+    try:
+        found = os.statvfs(os.path.dirname(path or "") or ".")
+    except OSError:
+        return False
+    return found.f_bavail == 0 or found.f_favail == 0 < found.f_files
 
 
 # -- whose a file is -------------------------------------------------------------------------------
@@ -234,7 +246,8 @@ def _lock(path: str) -> _Identity:
         # Dead letters are nobody else's business.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DeadLettersError(path, _refusal(path, error)) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DeadLettersError(path, _refusal(path, error), disk_is_full=full) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         identity = _identity(os.fstat(descriptor))
