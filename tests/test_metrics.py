@@ -279,7 +279,7 @@ dashboard.
 ## Names
 
 zqueued answers only requests for names of its own machine: IP addresses, `localhost`, the host name
-(also with a domain of `/etc/resolv.conf`), every name in `/etc/hosts`, `[daemon] name`, and `hosts`:
+(also with a domain of `/etc/resolv.conf`), names in `/etc/hosts`, `[daemon] name`, and `hosts`:
 
 ```toml
 [metrics]

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 import zqueue
-from zqueue import clocks, descriptors, rebinding, systemd
+from zqueue import clocks, descriptors, limits, rebinding, systemd
 from zqueue import config as configuration
 from zqueue.arrival import Arrival, Sent, Stored
 from zqueue.config import APPLIED_BY_A_RESTART, Config, Difference, LoadedConfig
@@ -95,6 +95,7 @@ class Daemon:
         self._letters: dict[str, DeadLetters] = {}
         self.name = loaded.config.daemon.name
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        limits.raise_sockets(self._context)
         self._notifier = systemd.Notifier()
         passed = systemd.passed(STORED)
         self._inherited = Inherited(passed.sockets, self._notifier.store, self._notifier.unstore)
@@ -289,6 +290,9 @@ class Daemon:
             service.unclaim()
 
     async def _start_queues(self) -> None:
+        beyond = limits.problems(self.config)
+        if beyond:  # libzmq would end the process where it can have no thread
+            raise StartError("\n".join(beyond))
         left_over = self._left_over(self.loaded)
         problems = list(left_over)
         starting: list[tuple[Steering, QueueState | None]] = []
@@ -296,11 +300,12 @@ class Daemon:
             claims = Claims(name, queue, self._inherited)
             try:
                 claims.claim()
-            except EndpointError as error:
-                problems.append(f"queues.{name}: {error}")
+                made = self._make(claims)
+            except (EndpointError, OSError, RuntimeError, zmq.ZMQError) as error:
+                problems.append(f"queues.{name}: {_described(error)}")
             else:
                 before = self._arrival.of(name)
-                starting.append((self._add(claims, before), before))
+                starting.append((self._add(made, before), before))
         if problems:  # before any queue takes a request that nobody would answer
             raise (Mismatch if left_over else StartError)("\n".join(problems))
         whys = await asyncio.gather(*(self._arrival.start(*each) for each in starting))
@@ -323,8 +328,8 @@ class Daemon:
             if name != "control"
         ]
 
-    def _add(self, claims: Claims, before: QueueState | None = None) -> Steering:
-        self.queues[claims.name] = queue = self._make(claims)
+    def _add(self, queue: Steering, before: QueueState | None = None) -> Steering:
+        self.queues[queue.name] = queue
         if before is not None:
             queue.take_up(before)
         return queue
@@ -516,9 +521,9 @@ class Daemon:
             if rebinding.keeps_connections(self.queues[name], loaded.config.queues[name])
         ]
         leaving = [self.queues[name] for name in (*difference.removed, *rebound)]
-        left_over = self._left_over(loaded)
-        if left_over:
-            raise ZqueueError("\n".join(left_over))
+        problems = [*limits.problems(loaded.config), *self._left_over(loaded)]
+        if problems:
+            raise ZqueueError("\n".join(problems))
         wanted = [
             Claims(name, loaded.config.queues[name], self._inherited)
             for name in (*difference.added, *rebound)

@@ -22,7 +22,12 @@ _SMALLEST_RESERVE = 16
 
 def raise_limit() -> None:
     """Allow this process all descriptors that it may have, less the headroom."""
-    _allow(_ceiling() - _headroom())
+    _allow(allowed())
+
+
+def allowed() -> int:
+    """How many this process has after :func:`raise_limit`."""
+    return _ceiling() - _headroom()
 
 
 class Budget:

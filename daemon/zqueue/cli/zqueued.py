@@ -85,14 +85,19 @@ def _refusal_in_the_journal() -> Iterator[None]:
 
 
 def _check(path: Path | None) -> None:
-    from zqueue import config
+    from zqueue import config, limits
 
     loaded = config.load(path)
     for warning in (*loaded.warnings, *config.check(loaded)):
         say(f"warning: {warning}", err=True)
-    count = len(loaded.config.queues)
-    queues = counted(count, "queue")
-    say(f"{loaded.path or 'the built-in default'}: good, {queues}")
+    beyond = limits.problems(loaded.config)
+    for problem in (*beyond, *limits.unresolved(loaded.config)):
+        say(f"warning: {problem}", err=True)
+    queues = counted(len(loaded.config.queues), "queue")
+    needed = limits.needs(loaded.config)
+    takes = f"at least {needed.threads} threads and {needed.descriptors} descriptors"
+    good = "good, but too much for what this process may have" if beyond else "good"
+    say(f"{loaded.path or 'the built-in default'}: {good}, {queues}, {takes}")
 
 
 def _serve(path: Path | None) -> None:
