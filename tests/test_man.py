@@ -112,6 +112,16 @@ def test_every_key_of_the_config_is_in_the_page(pages: dict[str, Path]) -> None:
     assert 'Example: heartbeat = "10s"' in text
 
 
+def test_each_value_of_a_list_has_a_line_of_its_own(pages: dict[str, Path]) -> None:
+    """Also where there is text around the list, or a meaning has several lines."""
+    text = text_of(pages["zqueue.toml.5"])
+    tags = set(re.findall(r"^\.TP\n(\w+)$", text, re.MULTILINE))
+    for key, kind in keys(Config):
+        if key in ("type", "engine", "redeliver", "when_full", "dead_letters_sync"):
+            assert tags >= {value for value in get_args(kind) if isinstance(value, str)}, key
+    assert not re.search(r"\w {2,}\w", text), "a list that was not known for one"
+
+
 def test_the_exit_codes_are_in_the_pages(pages: dict[str, Path]) -> None:
     daemon, control = text_of(pages["zqueued.8"]), text_of(pages["zqueuectl.1"])
     for text, error in (

@@ -202,16 +202,23 @@ def _described(keys: _Keys, model: BaseModel) -> Iterator[str]:
 
 
 def _comment(lines: list[str]) -> Iterator[str]:
-    """A comment as text, or as the list of what a key may be: two blanks come after each word."""
-    terms = [_TERM.fullmatch(line) for line in lines]
-    if not all(terms):
-        yield from map(_plain, lines)
-        return
-    yield from ("One of these:", ".RS")
-    for term in terms:
+    """A comment as text, in which may be lists. In a list two blanks come after each word that a
+    key may be, and a line that goes on with its meaning is indented."""
+    is_list = False
+    for number, line in enumerate(lines):
+        term = _TERM.fullmatch(line)
         if term is not None:
+            if not is_list:
+                yield from (*([] if number else ["One of these:"]), ".RS")
             yield from (".TP", _bold(term[1]), _plain(term[2]))
-    yield ".RE"
+            is_list = True
+        elif is_list and not line.startswith(" "):
+            yield from (".RE", ".IP", _plain(line))
+            is_list = False
+        else:
+            yield _plain(line)
+    if is_list:
+        yield ".RE"
 
 
 def _is_default(name: str, model: BaseModel) -> bool:

@@ -38,10 +38,17 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy_tree(to: Path) -> Path:
     """A clone without what git ignores, made now."""
-    for part in ("daemon", "etc", "packaging"):
+    for part in ("daemon", "docs", "etc", "packaging"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
         shutil.copytree(TOP / part, to / part, copy_function=shutil.copy, ignore=ignored)
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in (
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ):
         shutil.copy(TOP / name, to)
     return to
 

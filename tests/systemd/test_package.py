@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.crowd import assert_undisturbed
-from tests.systemd.conftest import Boot, build, copy_tree, install
+from tests.systemd.conftest import TOP, Boot, build, copy_tree, install
 from tests.systemd.machine import Machine
 from tests.systemd.service import (
     BACKEND,
@@ -86,8 +86,16 @@ def test_pages_and_completions_are_there(installed: Machine) -> None:
         "/usr/lib/systemd/system/zqueue.service",
         "/usr/lib/systemd/catalog/zqueue.catalog",
         "/usr/lib/sysusers.d/zqueue.conf",
+        "/usr/share/doc/zqueue/examples/zqueue.toml",
+        "/usr/share/doc/zqueue/changelog.gz",
     ):
         assert path in listed.splitlines()
+    # Whatever page a config, a man page or another page points to is there.
+    folder = "/usr/share/doc/zqueue/docs"
+    assert "docs/events.md" in installed.run("cat /usr/share/doc/zqueue/examples/*").stdout
+    for page in (TOP / "docs").glob("*.md"):
+        installed.run(f"test -s {folder}/{page.name}")
+    assert installed.run("zqueued --check --config /usr/share/doc/zqueue/examples/zqueue.toml")
 
 
 def test_bash_completes_the_names_of_the_running_daemons_queues(machine: Machine) -> None:
@@ -189,6 +197,7 @@ def test_install_starts_nothing_and_a_purge_leaves_nothing(boot: Boot, deb: Path
     for unit in UNITS:
         assert fresh.run(f"systemctl is-active {unit}", check=False).stdout == "inactive\n"
     assert fresh.run("ls /etc/zqueue.toml").stdout
+    assert fresh.run("ls -d /run/zqueue", check=False).returncode != 0
     fresh.run("apt-get purge -y zqueue", within=120)
     after = fresh.run(SNAPSHOT).stdout
     assert list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)) == []
