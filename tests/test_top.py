@@ -211,7 +211,7 @@ def test_a_queue_is_steered_once_that_is_confirmed(
     terminal.line("prices: paused")
     assert zqueued.queue("prices").state == "paused"
     assert zqueued.queue("orders").state == "running"
-    terminal.line("has paused it → zqueuectl resume prices")
+    terminal.line("has paused it → zqueuectl -e ")
     terminal.type("uy")
     terminal.line("prices: running")
     assert zqueued.queue("prices").state == "running"
@@ -396,7 +396,7 @@ def test_columns_give_way_by_rank() -> None:
         return table.header[0].plain.split()
 
     assert header(80) == ["NAME", "MUCH", "LITTLE", "SOME"]
-    assert header(23) == ["NAME", "MUCH", "LITTLE", "SOME"], "with less between them"
+    assert header(25) == ["NAME", "MUCH", "LITTLE", "SOME"], "with less between them"
     assert header(20) == ["NAME", "MUCH", "SOME"]
     assert header(10) == ["NAME", "MUCH"]
     assert header(1) == ["NAME"]
