@@ -400,7 +400,7 @@ def test_columns_give_way_by_rank() -> None:
     assert header(20) == ["NAME", "MUCH", "SOME"]
     assert header(10) == ["NAME", "MUCH"]
     assert header(1) == ["NAME"]
-    assert "?[2Jx" in lay_out(columns, rows, 80).rows[0].plain, "a peer's word is no command"
+    assert r"\x1b[2Jx" in lay_out(columns, rows, 80).rows[0].plain, "a peer's word is no command"
 
 
 def test_the_trend() -> None:
