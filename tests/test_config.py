@@ -342,7 +342,7 @@ def in_frontend(line: str) -> str:
             'control.endpoint: found "ipc://@z", expected an ipc',
         ),
         ("[control]\nendpoint = 'ipc://*'\n", 'control.endpoint: found "ipc://*", expected an ipc'),
-        (in_queue('capture = "tcp://a\\n\\u009b:1"'), r'"a\u000a\u009b" is neither an address'),
+        (in_queue('capture = "tcp://a\\n\\u009b:1"'), r'"a\n\x9b" is neither an address'),
         (
             "[metrics]\nlisten = '9560'\n",
             '2: metrics.listen: found "9560", expected HOST:PORT, such as "127.0.0.1:9560", or ',
