@@ -115,7 +115,10 @@ def test_a_config_that_is_not_in_force(zqueued: Zqueued, peers: Peers) -> None:
     zqueued.ctl("reload")
     assert examined(zqueued) == []
     zqueued.path.write_text(text + "drain_timeout = 7\n")
-    finds(zqueued, "the config would be refused", "bad", "")
+    finds(zqueued, "the config would be refused: ", "bad", "")
+    zqueued.path.write_text(text + "drain_timeout = 7\nfrontnd = 1\n")
+    refused = finds(zqueued, "the config would be refused, for 2 mistakes", "bad", "")
+    assert len(refused["do"]) == 3, "it is one finding, whatever number of lines it has"
     zqueued.path.unlink()
     finds(zqueued, "is gone", "bad", "")
 

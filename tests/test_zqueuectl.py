@@ -331,6 +331,13 @@ class TestUnreachable:
         (zqueued.folder / "control.sock").chmod(0o600)
         done = zqueuectl_as_nobody("-e", zqueued.control, "status")
         assert "only its owner and root" in done.stderr
+        # Nobody is ever to become a member of the group root.
+        os.chown(zqueued.folder / "control.sock", -1, 0)
+        for mode, of in ((0o660, zqueued.folder / "control.sock"), (0o750, zqueued.folder)):
+            of.chmod(mode)
+            done = zqueuectl_as_nobody("-e", zqueued.control, "status")
+            assert "only its owner and root" in done.stderr
+            assert "usermod" not in done.stderr
 
 
 def test_a_closed_pipe_is_no_traceback(zqueued: Zqueued) -> None:

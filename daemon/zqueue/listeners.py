@@ -388,6 +388,12 @@ def _interface_address(name: str) -> str | None:
 def _tcp_error(endpoint: str, port: int, error: OSError) -> EndpointError:
     if error.errno == errno.EADDRINUSE:
         holder = holder_of_port(port)
+        if holder is not None and holder.endswith("(pid 1)"):
+            return EndpointError(
+                endpoint,
+                f"port {port} is in use by systemd, for a socket unit or what a service has kept",
+                "systemctl list-sockets shows socket units; or choose another port",
+            )
         return EndpointError(
             endpoint,
             f"port {port} is in use" + (f" by {holder}" if holder else " by another process"),

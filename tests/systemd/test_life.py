@@ -185,6 +185,9 @@ def test_dynamic_user(machine: Machine) -> None:
     machine.run("systemctl start zqueue")
     assert machine.run(f"stat -c %U /proc/{main_pid(machine)}").stdout != "root\n"
     assert_serves(machine)
+    refused = machine.run("zqueuectl status", user="nobody", check=False)
+    assert "DynamicUser= has it where only root comes" in refused.stderr
+    assert "usermod" not in refused.stderr
     machine.run("systemctl reload zqueue && systemctl restart zqueue")
     assert "handover.taken_up" in machine.run("zqueuectl events").stdout
     machine.run("systemctl stop zqueue")
@@ -243,9 +246,18 @@ def test_the_doctor_knows_what_systemd_knows(machine: Machine) -> None:
     wait_until_back(machine, before)
     again = "systemd had to start zqueue.service again 1 time: it had ended by itself"
     assert again in what()
+    assert "coredumpctl" not in machine.run("zqueuectl doctor", check=False).stdout
     machine.write("/etc/zqueue.toml", CONFIG + 'frontnd = "x"\n')
     machine.run("systemctl restart zqueue", check=False)
     wait_for(lambda: machine.property("zqueue", "ActiveState") != "active", "it to fail")
     found = what()
     assert any(each.startswith("no daemon answers: ") for each in found)
     assert any("the config would be refused" in each and "frontnd" in each for each in found)
+
+
+def test_the_doctor_finds_a_control_socket_elsewhere(machine: Machine) -> None:
+    drop_in(machine, "zqueue.service", "[Service]\nRuntimeDirectory=\nRuntimeDirectory=broker\n")
+    machine.run("systemctl start zqueue")
+    said = machine.run("zqueuectl doctor", check=False).stdout
+    assert "zqueuectl -e ipc:///run/broker/control.sock doctor" in said
+    assert "in use" not in said, "its own ports are no obstacle"

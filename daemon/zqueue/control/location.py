@@ -25,6 +25,7 @@ So it is found also while that config cannot be read, or says something else alr
 _LONGEST_REMEMBERED = 4096
 GROUP = "zqueue"
 _RUN = Path("/run/zqueue")
+_PRIVATE = Path("/run/private")
 _CONFIG = Path("/etc/zqueue.toml")
 _INSTANCE_CONFIGS = Path("/etc/zqueue")
 
@@ -143,6 +144,11 @@ def _remembered(folder: Path) -> str | None:
 # -- for its callers ---------------------------------------------------------------------------
 
 
+def config_of(instance: str) -> Path:
+    """The config of the one that is started as ``zqueue@NAME``."""
+    return _INSTANCE_CONFIGS / f"{instance}.toml"
+
+
 def find(instance: str | None = None) -> str:
     """The endpoint at which a daemon listens: the first of the known places where one does.
 
@@ -151,7 +157,7 @@ def find(instance: str | None = None) -> str:
     Raises:
         Unreachable: none does; the message names every place that was tried.
     """
-    config = _CONFIG if instance is None else _INSTANCE_CONFIGS / f"{instance}.toml"
+    config = _CONFIG if instance is None else config_of(instance)
     reasons: list[Unreachable] = []
     for endpoint in dict.fromkeys(_candidates(instance)):
         try:
@@ -221,13 +227,20 @@ def _user() -> str:
 def _who_may(path: Path) -> str:
     import grp
 
+    if Path(os.path.realpath(path)).is_relative_to(_PRIVATE):
+        # A group would not help: systemd lets only root into the folder above it.
+        return (
+            "; DynamicUser= has it where only root comes: sudo, or a User= of its own in the unit"
+        )
     for place in (path, *path.parents):
         try:
             found = place.stat()
         except OSError:
             continue
-        if place == path and not found.st_mode & stat.S_IWGRP:
-            return "; only its owner and root may (set [control] mode and group)"
+        needed = stat.S_IWGRP if place == path else stat.S_IXGRP
+        if not found.st_mode & needed or found.st_gid == 0:
+            what = "" if place == path else f" into the folder {place}"
+            return f"; only its owner and root may{what} (sudo, or set [control] mode and group)"
         try:
             name = grp.getgrgid(found.st_gid).gr_name
         except KeyError:

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 from zqueue import findings, systemd
+from zqueue.control import location
 from zqueue.control.client import ControlClient, Refused
 from zqueue.control.messages import EventReply
 from zqueue.doctor import machine, peers, service
 from zqueue.findings import Finding, worst_first
-from zqueue.reach import Reach, reach_of
+from zqueue.reach import Reach, call, reach_of
 
 _EVENTS_LOOKED_AT = 1000
 _LATELY = 3600.0
@@ -66,8 +67,14 @@ def examine_absence(why: str, path: Path | None, instance: str | None) -> list[F
     start: tuple[str, ...] = (reach.systemctl("start"), f"{reach.journal} -n 50")
     if not systemd.is_here():
         start = (f"zqueued --config {path}" if path else "zqueued",)
+    there = machine.elsewhere(reach)
+    if there is not None:
+        what = f"{reach.unit} runs, and its control socket is not where zqueuectl looks: {there}"
+        return [Finding("bad", "", what, "operator", (f"{call(there)} doctor",))]
+    if path is None and instance is not None:
+        path = location.config_of(instance)
     found = [Finding("bad", "", f"no daemon answers: {why}", "operator", start)]
     found += service.unreadable(path)
-    found += service.taken_ports(path)
+    found += service.taken_ports(path, reach)
     found += machine.unit(reach)
     return worst_first(found)

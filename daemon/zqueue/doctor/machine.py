@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from zqueue import systemd
+from zqueue.control import location
+from zqueue.control.location import Unreachable
 from zqueue.control.messages import StatusResult
 from zqueue.findings import Finding
 from zqueue.plurals import counted
@@ -57,12 +61,14 @@ def unit(reach: Reach) -> Iterator[Finding]:
     log = f"{reach.journal} -n 50"
     if told.get("ActiveState") == "failed":
         what = f"{name} has failed: {told.get('Result', '')}"
-        yield Finding("bad", "", what, "this machine", (log, reach.systemctl("start")))
+        dumped = (f"coredumpctl list {name}",) if told.get("Result") == "core-dump" else ()
+        do = (log, *dumped, reach.systemctl("start"))
+        yield Finding("bad", "", what, "this machine", do)
     restarts = told.get("NRestarts", "0")
     if restarts.isdecimal() and restarts != "0":
         times = counted(int(restarts), "time")
         what = f"systemd had to start {name} again {times}: it had ended by itself"
-        yield Finding("warn", "", what, "zqueued", (log, f"coredumpctl list {name}"))
+        yield Finding("warn", "", what, "zqueued", (log,))
     if told.get("UnitFileState") == "disabled":
         what = f"{name} is not started at boot"
         yield Finding("note", "", what, "operator", (reach.systemctl("enable"),))
@@ -72,10 +78,41 @@ def unit(reach: Reach) -> Iterator[Finding]:
         yield Finding("warn", "", what, "operator", (reload,))
 
 
+def may_hold_ports(reach: Reach) -> bool:
+    """Whether the unit runs, or systemd keeps sockets for it: by a socket unit or in its store."""
+    told = _show(reach)
+    if told.get("ActiveState") in ("active", "activating", "reloading", "deactivating"):
+        return True
+    if told.get("NFileDescriptorStore", "0") not in ("", "0", "[not set]"):
+        return True
+    return any(_is_active(unit, reach) for unit in told.get("TriggeredBy", "").split())
+
+
+def _is_active(unit: str, reach: Reach) -> bool:
+    return _show(dataclasses.replace(reach, unit=unit)).get("ActiveState") == "active"
+
+
+def elsewhere(reach: Reach) -> str | None:
+    """The control socket of a unit that runs with a ``RuntimeDirectory=`` of its own, if it has
+    one there."""
+    told = _show(reach)
+    if told.get("ActiveState") != "active" or reach.manager:
+        return None
+    for folder in told.get("RuntimeDirectory", "").split():
+        path = Path("/run") / folder / location.SOCKET_NAME
+        with contextlib.suppress(Unreachable):
+            location.probe(f"ipc://{path}")
+            return f"ipc://{path}"
+    return None
+
+
 def _show(reach: Reach) -> dict[str, str]:
     if not systemd.is_here():
         return {}
-    wanted = "ActiveState,Result,NRestarts,UnitFileState,NeedDaemonReload"
+    wanted = (
+        "ActiveState,Result,NRestarts,UnitFileState,NeedDaemonReload,"
+        "NFileDescriptorStore,TriggeredBy,RuntimeDirectory"
+    )
     command = shlex.split(reach.systemctl(f"show --property={wanted}"))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWERS_WITHIN)

@@ -14,6 +14,7 @@ from typing import Any
 import zqueue
 from zqueue import config as configs
 from zqueue.control.messages import StatusResult
+from zqueue.doctor import machine
 from zqueue.errors import ConfigError, EndpointError
 from zqueue.findings import Finding
 from zqueue.listeners import listen
@@ -76,12 +77,20 @@ def unreadable(path: Path | None) -> Iterator[Finding]:
     try:
         configs.load(where)
     except ConfigError as error:
-        what = f"the config would be refused: {error}"
-        yield Finding("bad", "", what, "operator", (f"zqueued --check --config {where}",))
+        check = f"zqueued --check --config {where}"
+        if len(error.problems) == 1:
+            what = f"the config would be refused: {error}"
+            yield Finding("bad", "", what, "operator", (check,))
+        else:  # one finding all the same: none of them is to be taken for one of its own
+            what = f"the config would be refused, for {len(error.problems)} mistakes"
+            yield Finding("bad", "", what, "operator", (*error.problems, check))
 
 
-def taken_ports(path: Path | None) -> Iterator[Finding]:
-    """Ports that a daemon with this config could not have, as another process has them."""
+def taken_ports(path: Path | None, reach: Reach) -> Iterator[Finding]:
+    """Ports that a daemon with this config could not have, as another process has them. Those that
+    systemd keeps for the unit, and those of the unit's own process, are no obstacle."""
+    if machine.may_hold_ports(reach):
+        return
     where = path or configs.DEFAULT_PATH
     try:
         config = configs.load(where if path is not None or where.exists() else None).config
