@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from zqueue import endpoints, error_reply
+from zqueue import endpoints, error_reply, families
 from zqueue.config_conflicts import conflicts, endpoints_written, listening_endpoint
 from zqueue.config_problems import Plain, dotted, refusals, told
 from zqueue.engine import LARGEST_SUBSCRIPTION
@@ -562,6 +562,16 @@ def load(path: Path | None) -> LoadedConfig:
     return _parse(text, path or DEFAULT_PATH)
 
 
+def read_from(file: IO[bytes]) -> LoadedConfig:
+    """The config that the standard input holds; problems name it ``<stdin>``.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    path = Path("<stdin>")
+    return _parse(_text_of(file.read(_LARGEST_FILE + 1), path), path)
+
+
 def _points_to(path: Path) -> str | None:
     """Where a symbolic link points to."""
     with contextlib.suppress(OSError):
@@ -580,6 +590,10 @@ def _read(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+    return _text_of(content, path)
+
+
+def _text_of(content: bytes, path: Path) -> str:
     if len(content) > _LARGEST_FILE:
         raise ConfigError([f"{path}: more than {_LARGEST_FILE >> 20} MiB; this is no config"])
     try:
@@ -665,6 +679,16 @@ def check(loaded: LoadedConfig) -> list[str]:
                 "RuntimeDirectory of the systemd unit, which is made at start"
             )
             warnings.append(_warning(loaded, key, what))
+    if families.has_only_ipv6():
+        for name, queue in loaded.config.queues.items():
+            for side_name in _SIDES:
+                side: SocketConfig = getattr(queue, side_name)
+                for endpoint in side.bind:
+                    if not side.ipv6 and endpoints.parse(endpoint, "bind").host == "*":
+                        what = f"{endpoint} listens on IPv4 only, which this machine has not"
+                        what += " but for its loopback; say ipv6 = true for both"
+                        key = dotted(("queues", name, side_name, "bind"))
+                        warnings.append(_warning(loaded, key, what))
     for name, queue in loaded.config.queues.items():
         folder = os.path.dirname(queue.dead_letters or "/")
         if not os.path.isdir(folder):

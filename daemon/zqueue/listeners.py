@@ -15,7 +15,6 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import tempfile
 import threading
 import time
@@ -29,11 +28,11 @@ import zmq
 from zqueue import descriptors, endpoints
 from zqueue.endpoints import Endpoint
 from zqueue.errors import AlreadyRunning, EndpointError
+from zqueue.families import ipv4_of
 
 _IP_MINTTL = 21
 _IPV6_MINHOPCOUNT = 73
 _NO_HOPS_LEFT = 255
-_SIOCGIFADDR = 0x8915
 _LOCKED_FOR_AT_MOST = 2.0
 _CALLERS_QUEUED = 128
 """Few enough that all of them may still be accepted when descriptors run out."""
@@ -377,12 +376,7 @@ def _interface_address(name: str) -> str | None:
     # Not socket.if_nameindex(), which needs a netlink socket: a hardened unit has none.
     if "/" in name or not os.path.isdir(f"/sys/class/net/{name}"):
         return None
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", name[:15].encode()))
-        except OSError:
-            return None
-    return socket.inet_ntoa(answer[20:24])
+    return ipv4_of(name)
 
 
 def _tcp_error(endpoint: str, port: int, error: OSError) -> EndpointError:

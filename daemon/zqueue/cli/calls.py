@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,6 +83,12 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return keep
 
 
+def _tell_utc(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        os.environ["TZ"] = "UTC"
+        time.tzset()
+
+
 def takes_options(command: Command) -> Command:
     """Give ``command`` the options that all verbs have."""
     for option in (
@@ -91,6 +98,13 @@ def takes_options(command: Command) -> Command:
             expose_value=False,
             callback=_keep("json"),
             help="Print JSON, in the form that docs/control.md describes.",
+        ),
+        click.option(
+            "--utc",
+            is_flag=True,
+            expose_value=False,
+            callback=_tell_utc,
+            help="Tell times in UTC, not in the zone of this machine or of $TZ.",
         ),
         click.option(
             "--timeout",

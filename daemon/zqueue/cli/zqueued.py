@@ -15,6 +15,7 @@ from zqueue.errors import ZqueueError
 from zqueue.plurals import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
+_STDIN = Path("-")
 
 
 @click.command(cls=Printing, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +25,7 @@ _PATH = click.Path(dir_okay=False, path_type=Path)
     type=_PATH,
     metavar="FILE",
     help="The config to read. Default: /etc/zqueue.toml if it exists, else a built-in one: "
-    "one queue from tcp://*:5559 to tcp://*:5560.",
+    "one queue from tcp://*:5559 to tcp://*:5560. With --check, - is the standard input.",
 )
 @click.option("--check", is_flag=True, help="Check the config, say what is wrong with it, and end.")
 @click.option(
@@ -47,6 +48,8 @@ def main(path: Path | None, check: bool, upgrade: bool, offer: bool) -> None:
 
     Exit codes: 0 ended as asked, 1 could not start or run, 2 usage, 78 config.
     """
+    if path == _STDIN and not check:
+        raise click.UsageError("--config - is for --check: a reload could not read it again")
     try:
         if check:
             _check(path)
@@ -87,7 +90,7 @@ def _refusal_in_the_journal() -> Iterator[None]:
 def _check(path: Path | None) -> None:
     from zqueue import config, limits
 
-    loaded = config.load(path)
+    loaded = config.read_from(sys.stdin.buffer) if path == _STDIN else config.load(path)
     for warning in (*loaded.warnings, *config.check(loaded)):
         say(f"warning: {warning}", err=True)
     beyond = limits.problems(loaded.config)
