@@ -20,7 +20,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 PLACE = Path("daemon/zqueue/engine/wire")
 MODULES = (
-    "spares",
+    "slabs",
+    "blocks",
     "memory",
     "zmtp",
     "session",

@@ -1,4 +1,4 @@
-/* Makes system calls and malloc fail now and then, but only where the wire engine's modules call them.
+/* Makes system calls, malloc and mmap fail now and then, but only where the wire engine's modules call them.
  *
  * Loaded into a zqueued with LD_PRELOAD; faults.py maps the file that $ZQUEUE_FAULTS names, too, and
  * says there what fails, how and how often, while the daemon runs. What a fault does besides failing
@@ -206,6 +206,17 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 int epoll_wait(int epoll, struct epoll_event *events, int most, int timeout)
 {
     return HAPPENS(wait) ? fails(&faults->wait) : REAL(epoll_wait)(epoll, events, most, timeout);
+}
+
+/* Most of its memory the engine has of the kernel, and cuts it up itself. With large offsets, as Python's
+ * headers ask for, this is mmap. */
+void *mmap64(void *address, size_t size, int protection, int flags, int fd, off64_t offset)
+{
+    if (HAPPENS(allocate)) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    return REAL(mmap64)(address, size, protection, flags, fd, offset);
 }
 
 void *malloc(size_t size)

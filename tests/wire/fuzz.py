@@ -245,6 +245,21 @@ class _Peer:
         self.pending += mutated(rng, data) if wrong else data
 
 
+starved = 0.0
+"""In what share of the times a queue is to have no memory when it asks for some."""
+
+
+def _memory_fails() -> bool:
+    return starved > 0 or "ZQUEUE_FAULTS" in os.environ
+
+
+def _opened(settings: dict[str, Any], seed: int) -> Exchange:
+    exchange = Exchange(**settings)
+    if starved and not exchange.starve(starved, seed):
+        sys.exit("--starved needs a build with ZQUEUE_WIRE=debug or sanitize")
+    return exchange
+
+
 totals: Counter[str] = Counter()
 """What came of all scenes' requests so far."""
 
@@ -464,7 +479,7 @@ def _look(rng: random.Random, exchange: Exchange) -> None:
     requests, in_all = exchange.requests()
     counted = exchange.counters
     assert in_all == counted["waiting"] + counted["in_flight"]
-    if "ZQUEUE_FAULTS" not in os.environ:
+    if not _memory_fails():
         assert len(requests) == in_all
     for request in requests:
         assert request["peer"] in (0, *there)
@@ -475,7 +490,7 @@ def _look(rng: random.Random, exchange: Exchange) -> None:
 def play_exchange(rng: random.Random) -> None:
     """One scene of a whole queue."""
     settings = some_settings(rng)
-    exchange = Exchange(**settings)
+    exchange = _opened(settings, rng.randrange(1 << 32))
     books = _Books(settings)
     mode = 0
     calm = rng.random() < 0.6
@@ -547,7 +562,7 @@ def _until_due(exchange: Exchange) -> None:
 def _handed_over(exchange: Exchange, settings: dict[str, Any], mode: int) -> Exchange:
     """Another process that goes on with it; the same if there is no memory for that."""
     try:
-        another = Exchange(**settings)
+        another = _opened(settings, exchange.now)
         another.now = exchange.now
         another.steer(mode)
         another.restore(exchange.snapshot())
@@ -557,7 +572,7 @@ def _handed_over(exchange: Exchange, settings: dict[str, Any], mode: int) -> Exc
         if "no memory" not in str(error):
             raise
         return exchange
-    if "ZQUEUE_FAULTS" in os.environ:
+    if _memory_fails():
         # What the one has put off for want of memory the other does at once: that may end somebody.
         assert set(another.peers) <= set(exchange.peers)
     else:
@@ -859,7 +874,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the scene to begin with")
     parser.add_argument("--scenes", type=int, help="play so many at most")
     parser.add_argument("--only", choices=tuple(SCENES), help="only scenes of this kind")
+    parser.add_argument(
+        "--starved",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="there is no memory in this share of the times, such as 0.02; for a debug build",
+    )
     arguments = parser.parse_args()
+    global starved
+    starved = arguments.starved
     # The scenes are played by a child, so that one that kills the process can be told.
     place = mmap.mmap(-1, 8)
     sys.stdout.flush()
@@ -870,6 +894,7 @@ def main() -> int:
     if ended:
         (number,) = struct.unpack("<Q", place[:8])
         only = f" --only {arguments.only}" if arguments.only else ""
+        only += f" --starved {starved}" if starved else ""
         how = f"was killed by signal {-ended}" if ended < 0 else f"failed ({ended})"
         print(
             f"scene {number} {how}; it is played again by: python -m tests.wire.fuzz"

@@ -214,7 +214,8 @@ def test_no_memory_for_a_request_costs_only_who_sent_it(
     ):
         assert other.ask(b"before") == b"w:before"
         faults.begin(allocate=errno.ENOMEM)
-        unlucky.send(b"", b"request")
+        # Of a size that none had before: there is no room left over.
+        unlucky.send(b"", bytes(30_000))
         unlucky.farewell()
         event = zqueued.wait_event("peer.disconnected", peer=unlucky.name)
         assert event["reason"] == "there is no memory for its message"

@@ -131,6 +131,15 @@ def test_fuzzed(sanitized: dict[str, str]) -> None:
     assert "nothing found" in said
 
 
+def test_fuzzed_without_memory(sanitized: dict[str, str]) -> None:
+    """Any block may be the one that there is no memory for."""
+    seconds = str(FUZZED_SECONDS / 2)
+    options = ("--starved", "0.02", "--only", "exchange", "--seconds", seconds)
+    said = run(sanitized, "-m", "tests.wire.fuzz", *options)
+    print(said)
+    assert "nothing found" in said
+
+
 def test_its_own_tests(sanitized: dict[str, str]) -> None:
     modules = sorted(
         str(path.relative_to(ROOT))

@@ -1,12 +1,12 @@
 """See clients.pxd."""
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from zqueue.engine.wire.admission cimport leave_stalled, unstall_itself
 from zqueue.engine.wire.due cimport schedule
 from zqueue.engine.wire.entities cimport BY_ITSELF, FLOWS, IN_LINE, LET_GO
 from zqueue.engine.wire.memory cimport (
+    SMALL_SLAB,
     Outgoing,
     Segment,
     body_bytes,
@@ -18,6 +18,7 @@ from zqueue.engine.wire.memory cimport (
     outgoing_refer,
     outgoing_sent,
     outgoing_share,
+    zeros_new,
 )
 from zqueue.engine.wire.notices cimport CLIENT_RETURNED, DUPLICATE, notice
 from zqueue.engine.wire.peers cimport (
@@ -41,6 +42,7 @@ from zqueue.engine.wire.routing_ids cimport (
     make_id,
 )
 from zqueue.engine.wire.session cimport session_ask, session_ready, session_refuse
+from zqueue.engine.wire.slabs cimport piece_give
 from zqueue.engine.wire.zmtp cimport REQ, unit_size
 
 cdef enum:
@@ -98,7 +100,7 @@ cdef bint _is_known_as(
     if client == NULL or not session_ready(&peer.session, &it.pool):
         if client != NULL:
             it.clients_out -= 1
-            free(client)
+            piece_give(client, SMALL_SLAB)
         peer_end(it, peer, b"there is no memory for another client")
         return False
     client.named = named
@@ -156,7 +158,7 @@ cdef bint claim_settled(Dispatcher* it, Peer* peer) noexcept nogil:
 
 cdef void claim_over(Dispatcher* it, Peer* peer) noexcept nogil:
     it.clients_out -= 1
-    free(peer.claim)
+    piece_give(peer.claim, SMALL_SLAB)
     peer.claim = NULL
 
 
@@ -195,7 +197,7 @@ cdef inline bint _may_take_over(Dispatcher* it, Peer* holder) noexcept nogil:
 
 cdef Client* client_new(Dispatcher* it, const uint8_t* id, size_t size) noexcept nogil:
     """One that nobody is yet; NULL if there is no memory."""
-    cdef Client* client = <Client*> calloc(1, sizeof(Client) + size)
+    cdef Client* client = <Client*> zeros_new(&it.pool, sizeof(Client) + size)
     if client != NULL:
         it.clients_out += 1
         client.id_size = <uint8_t> size
@@ -268,7 +270,7 @@ cdef void client_left(Dispatcher* it, Peer* peer) noexcept nogil:
     place[0] = peer.leaving_next
     if is_unused(client):
         it.clients_out -= 1
-        free(client)
+        piece_give(client, SMALL_SLAB)
         return
     # What came on the next one may be read now.
     if client.leaving != NULL and client.leaving.stalled == BY_ITSELF:
@@ -423,7 +425,7 @@ cdef inline void _count_unclaimed(Dispatcher* it, uint64_t replies) noexcept nog
 
 cdef bint absence_begins(Dispatcher* it, Client* client) noexcept nogil:
     """False if there is no memory for it."""
-    cdef Absence* absence = <Absence*> calloc(1, sizeof(Absence))
+    cdef Absence* absence = <Absence*> zeros_new(&it.pool, sizeof(Absence))
     if absence == NULL:
         return False
     client.absence = absence
@@ -481,7 +483,7 @@ cdef void _forget_absence(Dispatcher* it, Absence* absence) noexcept nogil:
         absence.previous.next = absence.next
     else:
         it.absent_first = absence.next
-    free(absence)
+    piece_give(absence, SMALL_SLAB)
 
 
 cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
@@ -493,7 +495,7 @@ cdef void _gone_for_good(Dispatcher* it, Client* client) noexcept nogil:
     client.requests -= 1
     if is_unused(client):
         it.clients_out -= 1
-        free(client)
+        piece_give(client, SMALL_SLAB)
     elif is_gone(client):
         _let_go(it, client.leaving)
 

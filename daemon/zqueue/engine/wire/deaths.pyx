@@ -1,11 +1,11 @@
 """See deaths.pxd."""
 
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from zqueue.engine.wire.entities cimport NAME, Attempt
 from zqueue.engine.wire.error_replies cimport cause_name, tell_of_death
-from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.memory cimport SMALL_SLAB, body_bytes, zeros_new
 from zqueue.engine.wire.requests cimport ages_no_more, attempts_at, request_free
+from zqueue.engine.wire.slabs cimport piece_give
 from zqueue.engine.wire.zmtp cimport frames_of
 
 cdef enum:
@@ -21,7 +21,7 @@ cdef void die(Dispatcher* it, Request* request, int cause) noexcept nogil:
     ages_no_more(it, request)
     tell_of_death(it, request, cause)
     if it.died_count < MOST_UNTAKEN and it.died_bytes + request.size <= MOST_UNTAKEN_BYTES:
-        death = <Death*> calloc(1, sizeof(Death))
+        death = <Death*> zeros_new(&it.pool, sizeof(Death))
     if death == NULL:
         it.counters.unrecorded += 1
         request_free(it, request)
@@ -42,7 +42,7 @@ cdef void remember_attempt(
     Dispatcher* it, Worker* worker, Request* request, int cause
 ) noexcept nogil:
     """This worker had it in vain. What there is no memory for is not remembered."""
-    cdef Attempt* attempt = <Attempt*> calloc(1, sizeof(Attempt))
+    cdef Attempt* attempt = <Attempt*> zeros_new(&it.pool, sizeof(Attempt))
     if attempt == NULL:
         return
     attempt.worker, attempt.cause = worker.peer.number, cause
@@ -65,7 +65,7 @@ cdef void deaths_free(Dispatcher* it, Death* first) noexcept nogil:
     while first != NULL:
         death, first = first, first.next
         request_free(it, death.request)
-        free(death)
+        piece_give(death, SMALL_SLAB)
 
 
 cdef list deaths_told(Death* first):

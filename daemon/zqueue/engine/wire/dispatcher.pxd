@@ -15,7 +15,6 @@ cdef bint dispatcher_open(
     Dispatcher* it, const Settings* settings, Notices* notices, uint32_t first_id, Secret secret
 ) noexcept nogil
 cdef void dispatcher_close(Dispatcher* it) noexcept nogil
-cdef void dispatcher_trim(Dispatcher* it) noexcept nogil
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil
 cdef void dispatcher_turn(Dispatcher* it) noexcept nogil
 cdef int64_t dispatcher_due(Dispatcher* it) noexcept nogil

@@ -45,16 +45,20 @@ from zqueue.engine.wire.entities cimport (
 from zqueue.engine.wire.expiry cimport expire, expire_one_way, next_expiry
 from zqueue.engine.wire.giving cimport give_all
 from zqueue.engine.wire.instants cimport earlier
-from zqueue.engine.wire.linux cimport zq_check, zq_return_memory
+from zqueue.engine.wire.linux cimport zq_check
 from zqueue.engine.wire.listing cimport remember_closed
 from zqueue.engine.wire.memory cimport (
+    SMALL_SLAB,
     body_bytes,
     body_drop,
     body_new,
     outgoing_clear,
     outgoing_sent,
+    pool_balance,
     pool_clear,
-    pool_trim,
+    pool_mapped,
+    pool_open,
+    zeros_new,
 )
 from zqueue.engine.wire.notices cimport BROKE, BROKER_LOOP, CONNECTED, DISCONNECTED, REJECTED, notice
 from zqueue.engine.wire.peers cimport has_arrived, leave_dirty, make_dirty, peer_end, peer_is_ready
@@ -75,7 +79,7 @@ from zqueue.engine.wire.session cimport (
     session_pulse,
     session_wants_look,
 )
-from zqueue.engine.wire.spares cimport spares_clear, spares_trim
+from zqueue.engine.wire.slabs cimport piece_give
 from zqueue.engine.wire.workers cimport (
     UNANSWERED,
     UNLIMITED,
@@ -109,9 +113,6 @@ cdef enum:
     LARGE = 65536
     # Anybody may say that it is one.
     BROKERS_LOOKED_AT = 64
-    RETURNED_FROM = 1 << 20
-    RETURNED_AT_LATEST = 256 << 20
-    MUCH_A_TURN = 64 << 10
 
 # More than any message can have, and far from where 64 bits end.
 cdef uint64_t ENDLESS = <uint64_t> 1 << 62
@@ -125,6 +126,7 @@ cdef bint dispatcher_open(
 ) noexcept nogil:
     """Make an empty one; False if there is no memory."""
     memset(it, 0, sizeof(Dispatcher))
+    pool_open(&it.pool)
     it.settings = settings[0]
     it.worker_limits = settings.limits[BACKEND]
     # A worker may write each length of the envelope in the long way.
@@ -162,7 +164,6 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     while (request := oldest_waiting(it)) != NULL:
         finish(it, unqueue(it, request), &it.counters.dead)
     deaths_free(it, deaths_take(it))
-    spares_clear(&it.spare_requests)
     free(it.clients)
     free(it.matches)
     free(it.lost)
@@ -173,21 +174,6 @@ cdef void dispatcher_close(Dispatcher* it) noexcept nogil:
     free(it.due)
     free(it.closed)
     pool_clear(&it.pool)
-
-
-cdef void dispatcher_trim(Dispatcher* it) noexcept nogil:
-    """Give back part of the memory that was kept for later and has not been needed; call it again
-    and again."""
-    cdef size_t given_back = pool_trim(&it.pool) + spares_trim(&it.spare_requests, it.request_size)
-    it.given_back += given_back
-    # The C library gives the kernel only what lies above all that is in use, and there is always
-    # something that came last and stays. Told to give back all, it goes through all that is free, also
-    # what it has given back before, and nothing passes meanwhile: so it is told once that is over.
-    if it.given_back >= RETURNED_FROM and (
-        given_back < MUCH_A_TURN or it.given_back >= RETURNED_AT_LATEST
-    ):
-        zq_return_memory()
-        it.given_back = 0
 
 
 cdef void dispatcher_mode(Dispatcher* it, int mode) noexcept nogil:
@@ -211,6 +197,8 @@ cdef void dispatcher_turn(Dispatcher* it) noexcept nogil:
             break
     if not it.counters.waiting:
         it.told_congested = False
+    if pool_mapped(&it.pool) != it.pool.balanced:
+        pool_balance(&it.pool)
     _check(it)
 
 
@@ -254,11 +242,11 @@ cdef Peer* peer_open(Dispatcher* it, int side, const char* name) noexcept nogil:
 cdef Peer* _peer_new(Dispatcher* it, int side) noexcept nogil:
     cdef Peer* peer = NULL
     if due_has_room(it):
-        peer = <Peer*> calloc(1, sizeof(Peer))
+        peer = <Peer*> zeros_new(&it.pool, sizeof(Peer))
     if peer == NULL:
         return NULL
     if not session_open(&peer.session, &it.pool, ROUTER if side == FRONTEND else DEALER, it.now):
-        free(peer)
+        piece_give(peer, SMALL_SLAB)
         return NULL
     it.peers_out += 1
     it.peers_of[side] += 1
@@ -490,7 +478,7 @@ cdef void peer_close(Dispatcher* it, Peer* peer) noexcept nogil:
         it.peers = peer.next
     it.peers_out -= 1
     it.peers_of[side] -= 1
-    free(peer)
+    piece_give(peer, SMALL_SLAB)
 
 
 cdef const char* _why_it_left(Peer* peer) noexcept nogil:
@@ -722,7 +710,7 @@ cdef void _leave_let_go(Dispatcher* it, Peer* peer) noexcept nogil:
 
 cdef bint worker_new(Dispatcher* it, Peer* peer) noexcept nogil:
     """It is a worker; False if there is no memory for another."""
-    cdef Worker* worker = <Worker*> calloc(1, sizeof(Worker))
+    cdef Worker* worker = <Worker*> zeros_new(&it.pool, sizeof(Worker))
     if worker == NULL:
         return False
     worker.peer = peer
@@ -757,5 +745,5 @@ cdef void _worker_gone(Dispatcher* it, Peer* peer) noexcept nogil:
     worker_lost(it, worker)
     unplace_worker(it, worker)
     ring_of_kind(it, worker).connected -= 1
-    free(worker)
+    piece_give(worker, SMALL_SLAB)
     peer.worker = NULL

@@ -8,7 +8,6 @@ from zqueue.engine.wire.notices cimport NAME, Notices
 from zqueue.engine.wire.recent cimport Recent
 from zqueue.engine.wire.rows cimport ConnectionRow
 from zqueue.engine.wire.session cimport Heartbeat, Session
-from zqueue.engine.wire.spares cimport Spares
 from zqueue.engine.wire.tap cimport Tap
 from zqueue.engine.wire.zmtp cimport (
     DEEPEST_ENVELOPE,
@@ -435,9 +434,6 @@ cdef struct Dispatcher:
     Death* died_last
     uint32_t died_count
     size_t died_bytes
-    Spares spare_requests
-    # Bytes, to the C library, that the kernel may not have got.
-    size_t given_back
     size_t request_size
     int64_t requests_out
     int64_t peers_out

@@ -1,6 +1,6 @@
 """The state machine of one queue in Python's hands, without sockets: for tests and the fuzzer."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from zqueue.engine.wire.deaths cimport deaths_free, deaths_take, deaths_told
@@ -22,6 +22,7 @@ from zqueue.engine.wire.dispatcher cimport (
 )
 from zqueue.engine.wire.entities cimport BACKEND, Death, FLOWS, FRONTEND, Dispatcher, Peer, Settings
 from zqueue.engine.wire.keyed_hash cimport Secret
+from zqueue.engine.wire.linux cimport CHECKED
 from zqueue.engine.wire.listing cimport (
     BOTH_SIDES,
     Listing,
@@ -30,7 +31,7 @@ from zqueue.engine.wire.listing cimport (
     list_requests,
     requests_told,
 )
-from zqueue.engine.wire.memory cimport body_bytes
+from zqueue.engine.wire.memory cimport body_bytes, pool_judge, pool_mapped, pool_unmap
 from zqueue.engine.wire.notices cimport Notice, Notices, next_notice
 from zqueue.engine.wire.peers cimport leave_dirty, leave_ready, peer_end, peer_numbered
 from zqueue.engine.wire.receiving cimport submit
@@ -336,6 +337,26 @@ cdef class Exchange:
     def block_bytes(self) -> int:
         """The size of all blocks of memory that are held."""
         return self._it.pool.bytes_out
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What it has of the kernel for requests and blocks; 0 if it has them of the C library."""
+        return pool_mapped(&self._it.pool)
+
+    def judge_memory(self) -> None:
+        """See what nobody has needed since the last call, as the loop does each second."""
+        pool_judge(&self._it.pool)
+
+    def unmap(self) -> bool:
+        """Give back a part of that, as the loop does a hundred times a second; whether there is more."""
+        return pool_unmap(&self._it.pool)
+
+    def starve(self, double share, uint64_t seed) -> bool:
+        """Have there be no memory in this share of the times when some is asked for; False if this is
+        no debug build."""
+        self._it.pool.starved = <uint32_t> (share * 0xFFFFFFFF)
+        self._it.pool.dice = seed
+        return CHECKED
 
     def notices(self) -> list[tuple[int, int, str]]:
         """What there was to tell since the last call: kind, connection, detail."""

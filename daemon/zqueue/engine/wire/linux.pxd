@@ -138,18 +138,40 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
-# With another C library than glibc there is nothing to do, or nothing that could be done.
+cdef extern from "<sys/mman.h>" nogil:
+    int munmap(void* begin, size_t size)
+
+# Memory from the kernel, NULL if there is none; ``size`` is whole pages, and a power of two where that is
+# what it is to be aligned to.
 cdef extern from *:
     """
-    #include <stdlib.h>
-    #ifdef __GLIBC__
-    #include <malloc.h>
-    #define zq_return_memory() malloc_trim(0)
-    #else
-    #define zq_return_memory() ((void) 0)
-    #endif
+    #include <stdint.h>
+    #include <sys/mman.h>
+    static inline void *zq_map(size_t size)
+    {
+        void *begin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return begin == MAP_FAILED ? NULL : begin;
+    }
+    static inline void *zq_map_aligned(size_t size)
+    {
+        uintptr_t begin = (uintptr_t) zq_map(size), aligned;
+        /* Mostly it lies next to the one before it. */
+        if (!(begin & (size - 1)))
+            return (void *) begin;
+        munmap((void *) begin, size);
+        begin = (uintptr_t) zq_map(2 * size);
+        if (!begin)
+            return NULL;
+        aligned = (begin + size - 1) & ~(size - 1);
+        if (aligned > begin)
+            munmap((void *) begin, aligned - begin);
+        if (aligned < begin + size)
+            munmap((void *) (aligned + size), begin + size - aligned);
+        return (void *) aligned;
+    }
     """
-    void zq_return_memory() nogil
+    void* zq_map(size_t size) nogil
+    void* zq_map_aligned(size_t size) nogil
 
 # In a debug build (ZQUEUE_WIRE=debug or sanitize) what does not hold ends the process and says where;
 # in one for use it is not even looked at. Write nothing in it that does something.
@@ -161,11 +183,14 @@ cdef extern from *:
     #define zq_check(holds) \\
         ((holds) ? (void) 0 : ((void) fprintf(stderr, "%s:%d: zq_check failed: %s\\n", \\
             __FILE__, __LINE__, #holds), abort()))
+    #define ZQ_CHECKED 1
     #else
     #define zq_check(holds) ((void) 0)
+    #define ZQ_CHECKED 0
     #endif
     """
     void zq_check(bint holds) nogil
+    bint CHECKED "ZQ_CHECKED"
 
 cdef extern from *:
     """

@@ -95,6 +95,8 @@ cdef struct Loop:
     # When the first of ``connecting`` is to be tried, at the earliest.
     int64_t connect_at
     int64_t write_at
+    # When the next part of what is not needed is given back to the kernel.
+    int64_t unmap_at
     # From which number of a descriptor on a side gets no more connections; how many there may be, in
     # all and from one address to each side, 0 for any number, and how many of all are a side's own.
     int descriptors[2]

@@ -25,7 +25,6 @@ from zqueue.engine.wire.dispatcher cimport (
     dispatcher_due,
     dispatcher_mode,
     dispatcher_pulse,
-    dispatcher_trim,
     dispatcher_turn,
     peer_close,
     peer_deaf,
@@ -76,7 +75,13 @@ from zqueue.engine.wire.linux cimport (
     zq_set,
     zq_window_edge,
 )
-from zqueue.engine.wire.memory cimport Segment, body_bytes, outgoing_clear
+from zqueue.engine.wire.memory cimport (
+    Segment,
+    body_bytes,
+    outgoing_clear,
+    pool_judge,
+    pool_unmap,
+)
 from zqueue.engine.wire.notices cimport NAME, tell_suppressed
 from zqueue.engine.wire.listing cimport list_connections, list_requests
 from zqueue.engine.wire.peers cimport (
@@ -95,6 +100,7 @@ cdef enum:
     SMALL_READ = 256
     PARTS = 64
     WRITE_PAUSE = 10_000_000
+    UNMAP_PAUSE = 10_000_000
 
 
 cdef int64_t loop_clock() noexcept nogil:
@@ -396,6 +402,8 @@ cdef void _keep_time(Loop* loop) noexcept nogil:
         open_gates(loop)
     if 0 < loop.connect_at <= it.now and not loop.closing:
         _connect_due(loop)
+    if 0 < loop.unmap_at <= it.now:
+        loop.unmap_at = it.now + UNMAP_PAUSE if pool_unmap(&it.pool) else 0
     # What is over by time makes room, or has to go to another worker.
     if (
         it.dirty != NULL or it.ended != NULL or it.let_go != NULL or can_give(it) or _can_admit(it)
@@ -420,7 +428,7 @@ cdef void _look_at(Loop* loop, Peer* peer) noexcept nogil:
 cdef int64_t _next_due(Loop* loop) noexcept nogil:
     cdef Dispatcher* it = &loop.dispatcher
     cdef int64_t due = earlier(dispatcher_due(it), loop.gates_at)
-    due = earlier(due, loop.write_at)
+    due = earlier(earlier(due, loop.write_at), loop.unmap_at)
     if loop.closing:
         return earlier(due, loop.close_by)
     return earlier(due, loop.connect_at)
@@ -484,7 +492,8 @@ cdef void _obey(Loop* loop, Ordered* order) noexcept nogil:
         if peer != NULL:
             peer_end(it, peer, b"an operator sent it away")
     elif order.what == NUDGE:
-        dispatcher_trim(it)
+        pool_judge(&it.pool)
+        loop.unmap_at = it.now
         tell_suppressed(&loop.notices, it.now)
     elif order.what == SUBMIT:
         asked = <Submission*> <uintptr_t> order.argument

@@ -2,61 +2,118 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
+from zqueue.engine.wire.blocks cimport (
+    block_give,
+    block_take,
+    blocks_clear,
+    blocks_judge,
+    blocks_unmap,
+)
 from zqueue.engine.wire.linux cimport zq_check, zq_leading_zeros
-from zqueue.engine.wire.spares cimport (
+from zqueue.engine.wire.slabs cimport (
     KEEPS,
-    spare_keep,
-    spare_take,
-    spares_clear,
-    spares_trim,
+    kind_rests,
+    piece_give,
+    piece_take,
+    slabs_clear,
+    slabs_judge,
+    slabs_unmap,
 )
 
+cdef enum:
+    LARGEST_SMALL = 16 << 10
+    LARGEST_PIECE = 64 << 10
+    LARGEST_KEPT = 64 << 20
+    # Bytes that are not used.
+    KEPT_AT_MOST = 64 << 20
+    PAGE = 4096
+    # Empty slabs that stay, so that who asks now and then does not have one mapped each time.
+    SPARE = 4
+    # So that no message waits longer than a quarter of a millisecond for it.
+    UNMAPPED_AT_ONCE = 512 << 10
 
-cdef int _shelf_for(size_t capacity) noexcept nogil:
-    """The shelf whose blocks have at least ``capacity`` bytes and not a quarter more; -1: too small
-    or too large for one. Four sizes for each doubling, from 1 KiB on.
 
-    None where nothing is kept: there no block is larger than asked for, so that AddressSanitizer sees
-    what is used too far.
-    """
-    cdef uint64_t last = capacity - 1
+cdef inline size_t _in_pages(size_t size) noexcept nogil:
+    return (size + PAGE - 1) & ~<size_t> (PAGE - 1)
+
+
+cdef inline int _kind_for(size_t size) noexcept nogil:
+    """Which size has at least so many bytes, and not a quarter more: each sixteenth up to 128, and then
+    four for each doubling."""
+    cdef uint64_t last = size - 1
     cdef int doublings
-    if capacity <= COPIED_UP_TO or not KEEPS:
-        return -1
+    if size <= 128:
+        return <int> ((size + 15) >> 4)
     doublings = 63 - zq_leading_zeros(last)
-    doublings = (doublings - 10) * 4 + <int> ((last >> (doublings - 2)) & 3) + 1
-    return doublings if doublings < SHELVES else -1
+    return 9 + (doublings - 7) * 4 + <int> ((last >> (doublings - 2)) & 3)
 
 
-cdef inline size_t _shelf_size(int shelf) noexcept nogil:
-    return <size_t> (4 + shelf % 4) << (8 + shelf // 4)
+cdef inline size_t _size_of(int kind) noexcept nogil:
+    if kind <= 8:
+        return <size_t> kind << 4
+    return <size_t> (4 + kind % 4) << (3 + kind // 4)
 
 
-cdef inline Body* _taken(Pool* pool, int shelf) noexcept nogil:
-    """A block from the shelf, or NULL."""
-    cdef Body* body = <Body*> spare_take(&pool.shelves[shelf])
-    if body != NULL:
-        pool.kept -= _shelf_size(shelf)
-    return body
+cdef inline Body* _mapped(Pool* pool, size_t* size) noexcept nogil:
+    """Memory for a block of ``size`` bytes; that is then how large it is. NULL if there is none."""
+    cdef int kind
+    if not KEEPS:
+        # No block is larger than asked for, so that AddressSanitizer sees what is used too far.
+        return <Body*> malloc(size[0])
+    if size[0] > LARGEST_KEPT:
+        size[0] = _in_pages(size[0])
+        return <Body*> block_take(&pool.blocks, size[0], -1)
+    kind = _kind_for(size[0])
+    size[0] = _size_of(kind)
+    if kind < SMALL_KINDS:
+        return <Body*> piece_take(&pool.small, &pool.kinds[kind], size[0])
+    if kind < KINDS:
+        return <Body*> piece_take(&pool.large, &pool.kinds[kind], size[0])
+    return <Body*> block_take(&pool.blocks, size[0], kind - KINDS)
+
+
+cdef inline void _unmapped(Pool* pool, Body* body, size_t size) noexcept nogil:
+    if not KEEPS:
+        free(body)
+    elif size <= LARGEST_SMALL:
+        piece_give(body, SMALL_SLAB)
+    elif size <= LARGEST_PIECE:
+        piece_give(body, LARGE_SLAB)
+    else:
+        block_give(
+            &pool.blocks, body, size, -1 if size > LARGEST_KEPT else _kind_for(size) - KINDS
+        )
+
+
+cdef void pool_open(Pool* pool) noexcept nogil:
+    """Make an empty one of zeros."""
+    pool.small.size = SMALL_SLAB
+    pool.large.size = LARGE_SLAB
+
+
+cdef void* zeros_new(Pool* pool, size_t size) noexcept nogil:
+    """A piece of ``size`` zeros, up to LARGEST_SMALL, that is given back to a SMALL_SLAB; NULL if there is
+    no memory."""
+    cdef void* piece = NULL
+    cdef int kind = _kind_for(size)
+    if not starves(pool):
+        piece = piece_take(&pool.small, &pool.kinds[kind], _size_of(kind) if KEEPS else size)
+    if piece != NULL:
+        memset(piece, 0, size)
+    return piece
 
 
 cdef Body* body_new(Pool* pool, size_t capacity) noexcept nogil:
     """A block that one holds, for at least ``capacity`` bytes; NULL if there is no memory."""
-    cdef int shelf = _shelf_for(capacity)
-    cdef Body* body = NULL
-    if shelf >= 0:
-        capacity = _shelf_size(shelf)
-        body = _taken(pool, shelf)
+    cdef size_t size = sizeof(Body) + capacity
+    cdef Body* body
+    if capacity > (<size_t> 1 << 62) or starves(pool):
+        return NULL
+    body = _mapped(pool, &size)
     if body == NULL:
-        if capacity > (<size_t> 1 << 62):
-            return NULL
-        body = <Body*> malloc(sizeof(Body) + capacity)
-        if body == NULL:
-            return NULL
-    # A spare's link lay over the head of it.
-    body.capacity = capacity
-    body.shelf = shelf
+        return NULL
+    body.capacity = size - sizeof(Body)
     body.holders = 1
     pool.bodies_out += 1
     pool.bytes_out += body.capacity
@@ -84,37 +141,63 @@ cdef void body_drop(Pool* pool, Body* body) noexcept nogil:
         return
     pool.bodies_out -= 1
     pool.bytes_out -= body.capacity
-    if body.shelf >= 0 and pool.kept + body.capacity <= KEPT_AT_MOST:
-        pool.kept += body.capacity
-        spare_keep(&pool.shelves[body.shelf], body)
-    else:
-        free(body)
+    _unmapped(pool, body, sizeof(Body) + body.capacity)
 
 
-cdef size_t pool_trim(Pool* pool) noexcept nogil:
-    """Give back part of what nobody has needed since the last call; returns how many bytes."""
-    cdef int shelf
-    cdef size_t before = pool.kept
-    for shelf in range(SHELVES):
-        pool.kept -= spares_trim(&pool.shelves[shelf], _shelf_size(shelf))
-    return before - pool.kept + spares_trim(&pool.segments, sizeof(Segment))
+cdef void pool_judge(Pool* pool) noexcept nogil:
+    """See what nobody has needed since the last call: :c:func:`pool_unmap` gives back half of it."""
+    cdef int kind
+    for kind in range(KINDS):
+        kind_rests(&pool.kinds[kind])
+    kind_rests(&pool.segments)
+    kind_rests(&pool.requests)
+    slabs_judge(&pool.small, SPARE)
+    slabs_judge(&pool.large, 0)
+    blocks_judge(&pool.blocks)
+
+
+cdef bint pool_unmap(Pool* pool) noexcept nogil:
+    """Give back a part of what is to be given back; True if there is more."""
+    return _unmap(pool, UNMAPPED_AT_ONCE, KEPT_AT_MOST, False) >= UNMAPPED_AT_ONCE
+
+
+cdef size_t _unmap(Pool* pool, size_t most, size_t keep, bint needed) noexcept nogil:
+    cdef size_t unmapped = slabs_unmap(&pool.small, most, needed)
+    if unmapped < most:
+        unmapped += slabs_unmap(&pool.large, most - unmapped, needed)
+    if unmapped < most:
+        unmapped += blocks_unmap(&pool.blocks, most - unmapped, keep)
+    return unmapped
+
+
+cdef void pool_balance(Pool* pool) noexcept nogil:
+    """Some was mapped or unmapped since the last call. Where more is not used than may be kept, as much
+    of it is given back as was taken: what one size does not need any more adds up with no other."""
+    cdef size_t mapped = pool_mapped(pool)
+    cdef size_t unused = (
+        pool.small.empties * <size_t> SMALL_SLAB
+        + pool.large.empties * <size_t> LARGE_SLAB
+        + pool.blocks.kept
+    )
+    if mapped > pool.balanced and unused > KEPT_AT_MOST:
+        _unmap(pool, _in_pages(min(mapped - pool.balanced, unused - KEPT_AT_MOST)), 0, True)
+    pool.balanced = pool_mapped(pool)
 
 
 cdef void pool_clear(Pool* pool) noexcept nogil:
-    """Give back what is kept for later."""
-    cdef int shelf
-    for shelf in range(SHELVES):
-        spares_clear(&pool.shelves[shelf])
-    spares_clear(&pool.segments)
-    pool.kept = 0
+    """Give back all that is not used."""
+    pool_judge(pool)
+    slabs_clear(&pool.small)
+    slabs_clear(&pool.large)
+    blocks_clear(&pool.blocks)
 
 
 cdef Segment* _segment(Pool* pool, Outgoing* queue, Body* body) noexcept nogil:
-    cdef Segment* segment = <Segment*> spare_take(&pool.segments)
+    cdef Segment* segment = NULL
+    if not starves(pool):
+        segment = <Segment*> piece_take(&pool.small, &pool.segments, sizeof(Segment))
     if segment == NULL:
-        segment = <Segment*> malloc(sizeof(Segment))
-        if segment == NULL:
-            return NULL
+        return NULL
     segment.next = NULL
     segment.body = body
     pool.segments_out += 1
@@ -201,7 +284,7 @@ cdef void _drop_first(Pool* pool, Outgoing* queue) noexcept nogil:
     queue.size -= segment.end - segment.begin
     body_drop(pool, segment.body)
     pool.segments_out -= 1
-    spare_keep(&pool.segments, segment)
+    piece_give(segment, SMALL_SLAB)
 
 
 cdef void outgoing_sent(Pool* pool, Outgoing* queue, size_t size) noexcept nogil:

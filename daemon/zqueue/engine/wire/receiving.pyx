@@ -1,6 +1,5 @@
 """See receiving.pxd."""
 
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from zqueue.engine.wire.admission cimport is_full, tell_of_congestion
 from zqueue.engine.wire.clients cimport client_absent
@@ -18,7 +17,7 @@ from zqueue.engine.wire.entities cimport (
 )
 from zqueue.engine.wire.error_replies cimport tell_of_death
 from zqueue.engine.wire.giving cimport give_all
-from zqueue.engine.wire.memory cimport Body, body_bytes, body_drop, body_new
+from zqueue.engine.wire.memory cimport SMALL_SLAB, Body, body_bytes, body_drop, body_new
 from zqueue.engine.wire.notices cimport MALFORMED, NAME, notice
 from zqueue.engine.wire.peers cimport is_gone, peer_end
 from zqueue.engine.wire.requests cimport (
@@ -30,6 +29,7 @@ from zqueue.engine.wire.requests cimport (
     unqueue,
 )
 from zqueue.engine.wire.routing_ids cimport client_with
+from zqueue.engine.wire.slabs cimport piece_give
 from zqueue.engine.wire.tap cimport (
     REQUEST,
     Tapped,
@@ -165,7 +165,7 @@ cdef bint submit(
             body_drop(&it.pool, body)
         if absent and client != NULL:
             it.clients_out -= 1
-            free(client)
+            piece_give(client, SMALL_SLAB)
         return False
     it.counters.retried += 1
     _count(it, client, frames, payload)

@@ -1,7 +1,6 @@
 """Requests: in line, at a worker, at their end."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from zqueue.engine.wire.admission cimport unstall_itself
 from zqueue.engine.wire.entities cimport (
@@ -28,9 +27,9 @@ from zqueue.engine.wire.heaps cimport heap_take
 from zqueue.engine.wire.linux cimport zq_check
 from zqueue.engine.wire.lines cimport line_append, line_remove
 from zqueue.engine.wire.matches cimport match_add, match_remove
-from zqueue.engine.wire.memory cimport body_drop
+from zqueue.engine.wire.memory cimport SMALL_SLAB, body_drop, starves
 from zqueue.engine.wire.peers cimport is_unused, owe_no_more
-from zqueue.engine.wire.spares cimport spare_keep, spare_take
+from zqueue.engine.wire.slabs cimport piece_give, piece_take
 from zqueue.engine.wire.zmtp cimport MORE, REQ
 
 # A place in each line of those that wait; ``told``: those of the heaps that were told of, the latest
@@ -101,24 +100,24 @@ cdef inline void request_free(Dispatcher* it, Request* request) noexcept nogil:
             client.latest = NULL
         if is_unused(client):
             it.clients_out -= 1
-            free(client)
+            piece_give(client, SMALL_SLAB)
         elif client.absence != NULL:
             owe_no_more(it, client)
     while request.history != NULL:
         attempt = request.history
         request.history = attempt.next
-        free(attempt)
+        piece_give(attempt, SMALL_SLAB)
     it.requests_out -= 1
-    spare_keep(&it.spare_requests, request)
+    piece_give(request, SMALL_SLAB)
 
 
 cdef inline Request* request_blank(Dispatcher* it) noexcept nogil:
     """One that is nothing yet; NULL if there is no memory."""
-    cdef Request* request = <Request*> spare_take(&it.spare_requests)
+    cdef Request* request = NULL
+    if not starves(&it.pool):
+        request = <Request*> piece_take(&it.pool.small, &it.pool.requests, it.request_size)
     if request == NULL:
-        request = <Request*> malloc(it.request_size)
-        if request == NULL:
-            return NULL
+        return NULL
     # Its neighbours are written when it gets into a line.
     memset(request, 0, sizeof(Request) - LINE_KINDS * sizeof(Neighbours))
     it.requests_out += 1

@@ -14,7 +14,7 @@ import zlib
 from zqueue.engine.wire.support import STATE_FORMAT, STATE_FORMATS
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strlen
 from zqueue.engine.wire.admission cimport stall
 from zqueue.engine.wire.clients cimport CLAIM_LOOKS, absence_begins, client_new
@@ -50,6 +50,7 @@ from zqueue.engine.wire.histogram cimport BUCKETS, Histogram
 from zqueue.engine.wire.keyed_hash cimport Secret
 from zqueue.engine.wire.lines cimport line_append
 from zqueue.engine.wire.memory cimport (
+    SMALL_SLAB,
     Body,
     Outgoing,
     Segment,
@@ -59,6 +60,7 @@ from zqueue.engine.wire.memory cimport (
     outgoing_clear,
     outgoing_copy,
     outgoing_refer,
+    zeros_new,
 )
 from zqueue.engine.wire.peers cimport has_arrived, is_gone, is_unused, make_dirty, peer_is_ready
 from zqueue.engine.wire.recent cimport RECENT, RECENT_BUCKETS, Recent
@@ -82,6 +84,7 @@ from zqueue.engine.wire.session cimport (
     Session,
     greeting_fits,
 )
+from zqueue.engine.wire.slabs cimport piece_give
 from zqueue.engine.wire.workers cimport UNLIMITED, place_worker
 from zqueue.engine.wire.zmtp cimport (
     GREETING,
@@ -1026,7 +1029,7 @@ cdef int _restore_request(
             raise _Damaged("a request waits for nobody")
         if has_body:
             request.body = _body(it, found, size)
-        _restore_history(reader, request, it.peers_made)
+        _restore_history(it, reader, request)
         _restore_rest(it, reader, worker, request)
         reader.finish()
     except BaseException:
@@ -1121,7 +1124,7 @@ cdef int _must_be_whole(
     return 0
 
 
-cdef int _restore_history(_Reader reader, Request* request, int64_t peers_made) except -1:
+cdef int _restore_history(Dispatcher* it, _Reader reader, Request* request) except -1:
     cdef Attempt** place = &request.history
     cdef int64_t later = reader.now
     cdef uint32_t count = 0
@@ -1129,10 +1132,10 @@ cdef int _restore_history(_Reader reader, Request* request, int64_t peers_made) 
         count += 1
         if count > request.attempts:
             raise _Damaged("a request was tried more often than it says")
-        place[0] = <Attempt*> calloc(1, sizeof(Attempt))
+        place[0] = <Attempt*> zeros_new(&it.pool, sizeof(Attempt))
         if place[0] == NULL:
             raise MemoryError
-        place[0].worker = <int64_t> reader.upto(<uint64_t> peers_made, "whom a request was given to")
+        place[0].worker = <int64_t> reader.upto(<uint64_t> it.peers_made, "whom a request was given to")
         place[0].given_at = reader.instant("when a request was given")
         place[0].ended_at = reader.instant("when that had ended")
         if not place[0].given_at <= place[0].ended_at <= later:
@@ -1153,7 +1156,7 @@ cdef int _free_unused(Dispatcher* it, list clients) except -1:
         client.requests -= 1
         if is_unused(client):
             it.clients_out -= 1
-            free(client)
+            piece_give(client, SMALL_SLAB)
     return 0
 
 

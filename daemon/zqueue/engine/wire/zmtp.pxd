@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from zqueue.engine.wire.keyed_hash cimport Secret
-from zqueue.engine.wire.memory cimport Body, Pool, body_bytes, body_drop, body_grown, body_new, pool_clear
+from zqueue.engine.wire.memory cimport Body, Pool, body_bytes, body_drop, body_grown, body_new, pool_clear, pool_open
 
 cdef enum:
     MORE = 1
@@ -11,6 +11,8 @@ cdef enum:
     COMMAND_FLAG = 4
     LONGEST_COMMAND = 65536
     READ_DIRECTLY = 4096
+    # Up to so much larger than what is in it any block may be.
+    SMALLEST_BLOCK = 16
     GREETING = 64
     LONGEST_ID = 255
     LONGEST_ENVELOPE = 1 << 20

@@ -118,7 +118,7 @@ cdef int intake_next(
             piece.scan = intake.scan
             intake.have = 0
             # One that is much too large, as a command may have made it, is not kept for the message.
-            if intake.partial.capacity <= piece.size + piece.size // 2:
+            if intake.partial.capacity <= piece.size + max(piece.size // 2, SMALLEST_BLOCK):
                 piece.owner, intake.partial = intake.partial, NULL
             return MESSAGE
         if found == COMMAND:
@@ -395,6 +395,7 @@ cdef class Decoder:
 
     def __cinit__(self, uint64_t message_bytes=1 << 62, uint32_t frames=1 << 30) -> None:
         memset(&self._pool, 0, sizeof(Pool))
+        pool_open(&self._pool)
         memset(&self._intake, 0, sizeof(Intake))
         self._limits.message_bytes = message_bytes
         self._limits.frames = frames
