@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import zmq
+from click.testing import CliRunner
 
 from tests.conftest import StartZqueued
 from tests.engines import on_wire
 from tests.waiting import wait_for
 from tests.zqueued import Zqueued
 from zqueue.cli.completion import instance_names
+from zqueue.cli.zqueuectl import main
 
 GENERATE = Path(__file__).parent.parent / "packaging" / "completions" / "generate.py"
 QUEUES = "".join(
@@ -282,3 +284,15 @@ def test_fish_offers_verbs_and_queues(shells: Shells, broker: Zqueued, tmp_path:
     assert fish(f"zqueuectl -e {broker.control} pause pri") == ["prices.eu", "prices.us"]
     assert fish(f"zqueuectl -e {broker.control} events --queue=o") == ["--queue=orders"]
     assert fish("zqueuectl -e ipc:///nowhere/control.sock pause ") == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "file"), [("bash", "zqueuectl"), ("zsh", "_zqueuectl"), ("fish", "zqueuectl.fish")]
+)
+def test_zqueuectl_prints_what_the_package_has(shell: str, file: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(GENERATE), str(tmp_path)], check=True, timeout=60)
+    printed = CliRunner().invoke(main, ["completion", shell])
+    assert printed.exit_code == 0
+    assert printed.output == (tmp_path / file).read_text()
+    assert "zqueuectl" in printed.output
+    assert CliRunner().invoke(main, ["completion", "tcsh"]).exit_code == 2

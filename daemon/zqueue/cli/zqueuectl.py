@@ -424,6 +424,23 @@ def version(options: Options | None) -> None:
         )
 
 
+@main.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_script(ctx: click.Context, shell: str) -> None:
+    """Print the completion of zqueuectl for a shell; the Debian package has it in place.
+
+    bash: zqueuectl completion bash > ~/.local/share/bash-completion/completions/zqueuectl
+
+    zsh: zqueuectl completion zsh > a file _zqueuectl in a folder of $fpath
+
+    fish: zqueuectl completion fish > ~/.config/fish/completions/zqueuectl.fish
+    """
+    from zqueue.cli import completion_scripts
+
+    say(completion_scripts.script(shell, ctx.find_root().command).rstrip("\n"))
+
+
 # -- the demo ----------------------------------------------------------------------------------
 
 
