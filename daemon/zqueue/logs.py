@@ -263,7 +263,8 @@ def _was_to_be_journal(fd: int) -> bool:
     if "INVOCATION_ID" not in os.environ or "JOURNAL_STREAM" in os.environ:
         return False
     try:
-        is_null = os.path.samestat(os.fstat(fd), os.stat(os.devnull))
+        # By its number: a unit with PrivateDevices= has a /dev/null of its own.
+        is_null = os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
     except OSError:
         return False
     return is_null and not journal.takes_streams()

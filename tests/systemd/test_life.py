@@ -97,7 +97,7 @@ def test_a_bad_config_is_not_tried_again(machine: Machine) -> None:
     assert machine.property("zqueue", "ActiveState") == "failed"
     refused = entry(machine, "EVENT=daemon.refused -p err")
     assert refused["EXIT_CODE"] == "78"
-    assert "queues.default.frontend: missing" in refused["ERROR"]
+    assert "queues.default: frontend is missing" in refused["ERROR"]
     assert "zqueued could not start" in machine.journal("-x -u zqueue EVENT=daemon.refused")
 
 

@@ -87,7 +87,7 @@ def test_pages_and_completions_are_there(installed: Machine) -> None:
         "/usr/lib/systemd/catalog/zqueue.catalog",
         "/usr/lib/sysusers.d/zqueue.conf",
         "/usr/share/doc/zqueue/examples/zqueue.toml",
-        "/usr/share/doc/zqueue/CHANGELOG.md",
+        "/usr/share/doc/zqueue/docs/CHANGELOG.md",
     ):
         assert path in listed.splitlines()
     # Whatever page a config, a man page or another page points to is there.
