@@ -135,7 +135,7 @@ def test_a_daemon_is_found_though_its_config_cannot_be_read(tmp_path: Path) -> N
     done = ctl("reload")
     assert done.returncode == 69
     assert f"no zqueued is found, and {config} cannot be read" in done.stderr
-    assert "line 1" in done.stderr
+    assert f"{config}:1:" in done.stderr
     config.write_text(good)
     daemon = subprocess.Popen(
         [sys.executable, "-c", DAEMON, str(run), str(config)], env=clean, stderr=subprocess.DEVNULL

@@ -6,10 +6,8 @@ the line in the file, what was found there and what is allowed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,28 +27,26 @@ from pydantic import (
     model_validator,
 )
 
-from zqueue import endpoints, error_reply, families
+from zqueue import config_files, endpoints, error_reply, families
 from zqueue.config_conflicts import conflicts, endpoints_written, listening_endpoint
+from zqueue.config_files import Document
 from zqueue.config_problems import Plain, dotted, refusals, told
 from zqueue.engine import LARGEST_SUBSCRIPTION
 from zqueue.engine.wire import support
 from zqueue.errors import ConfigError
 from zqueue.event_filter import kinds
-from zqueue.printable import printable
 from zqueue.quantities import Duration, Size, format_duration, parse_duration
 from zqueue.toml_positions import Path as KeyPath
-from zqueue.toml_positions import positions
+from zqueue.toml_positions import Place
 
 DEFAULT_PATH = Path("/etc/zqueue.toml")
 """The file that is read when none is named."""
 
-_LARGEST_FILE = 16 << 20
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE of the kernel, in seconds
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
 _MODE = re.compile(r"0?[0-7]{3}")
 _USER_OR_GROUP = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
-_SYNTAX_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _LETTERS = ("dead_letters", "dead_letters_max", "dead_letters_max_bytes", "dead_letters_sync")
 APPLIED_BY_A_RESTART = (
     "control.endpoint",
@@ -526,7 +522,7 @@ class LoadedConfig:
     config: Config
     path: Path | None = None
     warnings: tuple[str, ...] = ()
-    _lines: Mapping[str, int] = field(default_factory=dict, repr=False)
+    _places: Mapping[str, Place] = field(default_factory=dict, repr=False)
 
     @property
     def names_queues(self) -> bool:
@@ -535,8 +531,8 @@ class LoadedConfig:
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key was written, as ``FILE:LINE``, or ``default``."""
-        line = self._lines.get(key)
-        return f"{self.path}:{line}" if line is not None else "default"
+        place = self._places.get(key)
+        return "default" if place is None else str(place)
 
     def effective(self) -> list[tuple[str, Any, str]]:
         """Every key, its value as JSON can hold and people write it, and its origin."""
@@ -544,22 +540,14 @@ class LoadedConfig:
 
 
 def load(path: Path | None) -> LoadedConfig:
-    """Read a config; ``None`` is :data:`DEFAULT_PATH` if it exists, else the built-in default.
+    """Read a config, and what is in its folder (see :mod:`zqueue.config_files`). ``None`` is
+    :data:`DEFAULT_PATH` or its folder if there is one, else the built-in default.
 
     Raises:
-        ConfigError: the file cannot be read, or is not a config; it tells everything at once.
+        ConfigError: a file cannot be read, or is not a config; it tells everything at once.
     """
-    try:
-        text = _read(path or DEFAULT_PATH)
-    except FileNotFoundError:
-        target = _points_to(path or DEFAULT_PATH)
-        if path is None and target is None:
-            return LoadedConfig(Config())
-        missing = (
-            "there is no such file" if target is None else f"it links to {target}, which is missing"
-        )
-        raise ConfigError([f"{path or DEFAULT_PATH}: {missing}"]) from None
-    return _parse(text, path or DEFAULT_PATH)
+    document = config_files.read(path or DEFAULT_PATH, may_be_missing=path is None)
+    return LoadedConfig(Config()) if document is None else _made(document, path or DEFAULT_PATH)
 
 
 def read_from(file: IO[bytes]) -> LoadedConfig:
@@ -569,71 +557,26 @@ def read_from(file: IO[bytes]) -> LoadedConfig:
         ConfigError: as :func:`load`.
     """
     path = Path("<stdin>")
-    return _parse(_text_of(file.read(_LARGEST_FILE + 1), path), path)
+    return _made(config_files.read_bytes(file.read(), path), path)
 
 
-def _points_to(path: Path) -> str | None:
-    """Where a symbolic link points to."""
-    with contextlib.suppress(OSError):
-        return os.readlink(path)
-    return None
-
-
-def _read(path: Path) -> str:
+def _made(document: Document, path: Path) -> LoadedConfig:
+    content, places = document.content, document.places
+    problems = [*document.missing, *conflicts(content, places)]
+    unknown = {key for key, _ in document.missing}
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except FileNotFoundError:
-        raise
-    except IsADirectoryError:
-        raise ConfigError([f"{path}: this is a folder, not a file"]) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
-    return _text_of(content, path)
-
-
-def _text_of(content: bytes, path: Path) -> str:
-    if len(content) > _LARGEST_FILE:
-        raise ConfigError([f"{path}: more than {_LARGEST_FILE >> 20} MiB; this is no config"])
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}:{line}: this line is not UTF-8 text"]) from None
-
-
-def _parse(text: str, path: Path) -> LoadedConfig:
-    try:
-        document = tomllib.loads(text)
-        lines = positions(text)
-    except ValueError as error:
-        raise ConfigError([_syntax_problem(error, text, path)]) from None
-    except RecursionError:
-        raise ConfigError([f"{path}: too many brackets inside of each other"]) from None
-    problems = list(conflicts(document, lines))
-    try:
-        config = Config.model_validate(document)
+        config = Config.model_validate(content)
     except ValidationError as error:
-        problems += refusals(error, document, Config)
+        # What is wrong with a value that is not there is said already.
+        problems += [each for each in refusals(error, content, Config) if each[0] not in unknown]
     if problems:
-        raise ConfigError(told(problems, path, lines))
-    origins = {dotted(key): line for key, line in lines.items()}
-    for key, _, _ in endpoints_written(document):
+        raise ConfigError(told(problems, path, places))
+    origins = {dotted(key): place for key, place in places.items()}
+    for key, _, _ in endpoints_written(content):
         if key[-1] in _SIDES:  # the whole side is one endpoint to bind to
-            origins[dotted((*key, "bind"))] = lines[key]
+            origins[dotted((*key, "bind"))] = places[key]
     loaded = LoadedConfig(config, path, (), origins)
     return LoadedConfig(config, path, tuple(_warnings(loaded)), origins)
-
-
-def _syntax_problem(error: ValueError, text: str, path: Path) -> str:
-    found = _SYNTAX_ERROR.fullmatch(str(error))
-    if found is None:
-        # Not tomllib's own: int() refuses thousands of digits.
-        return f"{path}: not TOML: a number has too many digits"
-    line = int(found[2] or text.rstrip("\n").count("\n") + 1)
-    column = f":{found[3]}" if found[3] else ""
-    return f"{path}:{line}{column}: not TOML: {printable(found[1])}"
 
 
 def _warnings(loaded: LoadedConfig) -> Iterator[str]:

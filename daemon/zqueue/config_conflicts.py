@@ -13,6 +13,7 @@ from typing import Any, Literal
 from zqueue import endpoints
 from zqueue.config_problems import Problem, dotted, show
 from zqueue.toml_positions import Path as KeyPath
+from zqueue.toml_positions import Place
 
 _SIDES = ("frontend", "backend")
 _Use = Literal["bind", "connect"]
@@ -64,7 +65,7 @@ class _Claim:
     endpoint: endpoints.Endpoint
 
 
-def conflicts(document: dict[str, Any], lines: Mapping[KeyPath, int]) -> Iterator[Problem]:
+def conflicts(document: dict[str, Any], places: Mapping[KeyPath, Place]) -> Iterator[Problem]:
     """Endpoints that two sockets bind to, and queues that connect to themselves."""
     bound: dict[object, list[_Claim]] = {}
     connecting = []
@@ -79,7 +80,7 @@ def conflicts(document: dict[str, Any], lines: Mapping[KeyPath, int]) -> Iterato
         others = bound.setdefault(_slot(claim.endpoint), [])
         for other in others:
             if endpoints.overlaps(claim.endpoint, other.endpoint):
-                yield key, f"{show(text)} is taken by {_other(other, text, lines)}"
+                yield key, f"{show(text)} is taken by {_other(other, claim, places)}"
                 break
         others.append(claim)
     for claim in connecting:
@@ -88,7 +89,7 @@ def conflicts(document: dict[str, Any], lines: Mapping[KeyPath, int]) -> Iterato
                 yield (
                     claim.key,
                     f"{show(claim.text)} is this queue itself, "
-                    f"bound by {_other(other, claim.text, lines)}; connect to something else",
+                    f"bound by {_other(other, claim, places)}; connect to something else",
                 )
                 break
 
@@ -98,6 +99,8 @@ def _slot(endpoint: endpoints.Endpoint) -> object:
     return endpoint.port if endpoint.transport == "tcp" else endpoints.normal_path(endpoint)
 
 
-def _other(claim: _Claim, text: str, lines: Mapping[KeyPath, int]) -> str:
-    where = f"{dotted(claim.key)} (line {lines[claim.key]})"
-    return where if claim.text == text else f"{where}, {show(claim.text)}"
+def _other(other: _Claim, claim: _Claim, places: Mapping[KeyPath, Place]) -> str:
+    place = places[other.key]
+    same_file = place.path == places[claim.key].path
+    where = f"{dotted(other.key)} ({f'line {place.line}' if same_file else place})"
+    return where if other.text == claim.text else f"{where}, {show(other.text)}"

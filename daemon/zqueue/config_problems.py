@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from zqueue.printable import printable
 from zqueue.toml_positions import Path as KeyPath
+from zqueue.toml_positions import Place
 
 Problem = tuple[KeyPath, str]
 """The key, as much of it as the file has, and what is wrong there."""
@@ -39,14 +40,15 @@ class Plain(ValueError):
         self.key = key
 
 
-def told(problems: list[Problem], path: Path, lines: Mapping[KeyPath, int]) -> list[str]:
-    """The problems as people read them, in the order of the file."""
-    lines_told = {}
+def told(problems: list[Problem], path: Path, places: Mapping[KeyPath, Place]) -> list[str]:
+    """The problems as people read them, in the order of the files: ``path`` is the first."""
+    order: dict[str, tuple[bool, str, int]] = {}
     for key, text in problems:
-        line = lines.get(key)
-        place = f"{path}:{line}" if line else f"{path}"
-        lines_told[f"{place}: {printable(f'{dotted(key)}: {text}' if key else text)}"] = line or 0
-    return sorted(lines_told, key=lines_told.__getitem__)
+        place = places.get(key, Place(path, 0))
+        where = str(place) if place.line else str(path)
+        line = f"{where}: {printable(f'{dotted(key)}: {text}' if key else text)}"
+        order[line] = (place.path != path, str(place.path), place.line)
+    return sorted(order, key=order.__getitem__)
 
 
 def refusals(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -13,6 +15,17 @@ Path = tuple[str | int, ...]
 # How a statement of several lines ends: with an array, an inline table or a string, and nothing
 # after it. Only such lines are tried, or a long array would be parsed again for each of its lines.
 _END = re.compile(r"""(\]|\}|\"{3}|'{3})[ \t]*(#.*)?$""")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a file, counted from 1."""
+
+    path: FilePath
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
 
 
 def positions(text: str) -> dict[Path, int]:

@@ -12,11 +12,11 @@ import errno
 import os
 import socket
 import stat
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from zqueue.errors import EndpointError, ZqueueError
+from zqueue import config_files
+from zqueue.errors import ConfigError, EndpointError, ZqueueError
 
 SOCKET_NAME = "control.sock"
 _REMEMBERED = "control.endpoint"
@@ -278,16 +278,18 @@ def _candidates(instance: str | None) -> Iterator[str]:
 
 
 def _configured(path: Path) -> tuple[str | None, str]:
-    """The control endpoint of a config file, if it names one, or why that cannot be told."""
+    """The control endpoint of a config, if it names one, or why that cannot be told."""
     try:
-        with path.open("rb") as file:
-            endpoint = tomllib.load(file).get("control", {}).get("endpoint")
-    except FileNotFoundError:
+        document = config_files.read(path, may_be_missing=True)
+    except ConfigError as error:
+        return None, error.problems[0]
+    if document is None:
         return None, ""
-    except OSError as error:
-        return None, error.strerror or str(error)
-    except (ValueError, AttributeError, RecursionError) as error:
-        return None, str(error)
+    for key, problem in document.missing:
+        if key == ("control", "endpoint"):
+            return None, problem
+    control = document.content.get("control")
+    endpoint = control.get("endpoint") if isinstance(control, dict) else None
     return (endpoint, "") if isinstance(endpoint, str) else (None, "")
 
 
