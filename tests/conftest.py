@@ -32,6 +32,7 @@ class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it is not typed
         return next((place for place in _TOGETHER if nodeid.startswith(place)), nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     # Not --dist=loadgroup: with pytest 9.2 the marks of xdist 3.8 have no effect.
     return _Scheduling(config, log)
