@@ -33,7 +33,7 @@ STEPS = (
     "zqueue.rebinding:start",
     "zqueue.plan:Claims.claim_free",
     "zqueue.plan:Claims.take_over",
-    "zqueue.plan:listen",
+    "zqueue.inherited:listen",
     "zqueue.queue:Queue.__init__",
     "zqueue.queue:Queue.begin",
     "zqueue.queue:Queue.reconfigure",

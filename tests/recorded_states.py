@@ -23,7 +23,8 @@ from zqueue.handover import QueueState, SocketState
 from zqueue.states import Standing, State
 
 RECORDED = Path(__file__).parent / "recorded"
-SOURCE = Path(handover.__file__).parent / "engine" / "wire" / "snapshot.pyx"
+# Of the repository: what is installed has no source.
+SOURCE = Path(__file__).parents[1] / "daemon/zqueue/engine/wire/snapshot.pyx"
 SAVES = ("dispatcher_saved", "_save_client", "_save_peer", "_save_request")
 PEERS = 5
 """How many connections the recorded queue has."""

@@ -189,7 +189,7 @@ def test_settings(start_zqueued: StartZqueued) -> None:
     [found] = [each for each in json.loads(done.stdout)["findings"] if "in force" in each["what"]]
     assert found["what"] == f"{zqueued.path} has changed and is not in force: daemon.name"
     # This one is nobody's unit.
-    assert found["do"] == ["zqueued --upgrade"]
+    assert found["do"] == [f"zqueued --upgrade --config {zqueued.path}"]
 
 
 @on_every_engine
