@@ -27,7 +27,9 @@ class Lookup:
 
     def find(self) -> None:
         """Look it up, anew if it was found before: names move."""
-        if not self.searching:
+        if is_address(self._host):
+            self._search()  # nobody need be asked
+        elif not self.searching:
             self.searching = True
             threading.Thread(target=self._search, name="zq.resolve", daemon=True).start()
 
