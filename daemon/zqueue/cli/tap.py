@@ -234,7 +234,7 @@ def _record(zqueued: ControlClient, looks: Iterator[TapResult], file: IO[str]) -
 @click.command()
 @takes_options
 @click.argument("file", type=click.File("r", encoding="ascii"))
-@click.argument("endpoint")
+@click.argument("target", metavar="ENDPOINT")
 @click.option(
     "--speed",
     type=Speed(),
@@ -251,7 +251,7 @@ def _record(zqueued: ControlClient, looks: Iterator[TapResult], file: IO[str]) -
 )
 @click.pass_obj
 def replay(
-    options: Options | None, file: IO[str], endpoint: str, speed: float, patience: float
+    options: Options | None, file: IO[str], target: str, speed: float, patience: float
 ) -> None:
     """Ask again what "tap --write" has recorded, and compare the replies.
 
@@ -270,9 +270,9 @@ def replay(
     except (recording.NotARecording, UnicodeDecodeError) as error:
         fail(how, "malformed", f"{file.name}: {error}", 2)
     try:
-        report = ask_again(found, endpoint, speed=speed or None, timeout=patience)
+        report = ask_again(found, target, speed=speed or None, timeout=patience)
     except zmq.ZMQError as error:
-        fail(how, "unreachable", f"{endpoint}: {error.strerror}", 69)
+        fail(how, "unreachable", f"{target}: {error.strerror}", 69)
     except KeyboardInterrupt:
         sys.exit(130)
     if how.json:
