@@ -6,16 +6,7 @@ import json
 
 from tests.conftest import StartZqueued
 from tests.stuck_thread import stopped_thread
-from tests.zqueued import Zqueued
-
-TWO = """
-[queues.orders]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-[queues.other]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-"""
+from tests.zqueued import TWO_QUEUES, Zqueued
 
 
 def said(zqueued: Zqueued, *options: str) -> tuple[int, str]:
@@ -24,7 +15,7 @@ def said(zqueued: Zqueued, *options: str) -> tuple[int, str]:
 
 
 def test_it_tells_whether_every_queue_answers_and_runs(start_zqueued: StartZqueued) -> None:
-    zqueued = start_zqueued(TWO)
+    zqueued = start_zqueued(TWO_QUEUES)
     assert said(zqueued) == said(zqueued, "--ready") == (0, "ok\n")
     zqueued.ctl("pause", "orders")
     assert said(zqueued) == (0, "ok\n"), "an operator has paused it; it must not be started anew"

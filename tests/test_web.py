@@ -20,17 +20,8 @@ from tests.http import SERVED, address, ask, say
 from tests.peers import Peers, wait_for_more
 from tests.stuck_thread import stopped_thread
 from tests.waiting import DEADLINE, wait_for
-from tests.zqueued import ONE_QUEUE, Zqueued, free_port
+from tests.zqueued import ONE_QUEUE, TWO_QUEUES, Zqueued, free_port
 from zqueue.web import hosts
-
-TWO_QUEUES = """
-[queues.orders]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-[queues.other]
-frontend = "tcp://127.0.0.1:*"
-backend = "tcp://127.0.0.1:*"
-"""
 
 
 @pytest.fixture

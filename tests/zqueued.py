@@ -24,6 +24,14 @@ ONE_QUEUE = """
 frontend = "tcp://127.0.0.1:*"
 backend = "tcp://127.0.0.1:*"
 """
+TWO_QUEUES = """
+[queues.orders]
+frontend = "tcp://127.0.0.1:*"
+backend = "tcp://127.0.0.1:*"
+[queues.other]
+frontend = "tcp://127.0.0.1:*"
+backend = "tcp://127.0.0.1:*"
+"""
 
 
 def has_ipv6() -> bool:
